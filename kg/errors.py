@@ -1,0 +1,50 @@
+"""Our errors: a small tree, each saying what was wrong, where, and what to do.
+
+Every error that a user can cause or mend derives from `KgrankError`; the command line prints its text without a
+traceback, and the server maps it to a gRPC status in one table.
+"""
+
+
+class KgrankError(Exception):
+    """Something a user can understand and mend.
+
+    Args:
+        problem: what was wrong, where, and what was got instead.
+        remedy: what to do about it; printed on a line of its own.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.remedy}" if self.remedy else self.problem
+
+
+class ConfigError(KgrankError):
+    """A setting is missing, malformed or out of range."""
+
+
+class MissingExtraError(KgrankError):
+    """A package that belongs to an extra of kgrank is not installed."""
+
+
+class DataError(KgrankError):
+    """An input file or table can't be used."""
+
+
+class SnapshotError(KgrankError):
+    """A snapshot is damaged, of another schema version, or not there."""
+
+
+class GraphError(KgrankError):
+    """The graph store refused or failed a request."""
+
+
+class GraphUnavailableError(GraphError):
+    """The graph store can't be reached, or is still starting."""
+
+
+class GraphAuthError(GraphError):
+    """The graph store refused the user or password."""

@@ -1,0 +1,1 @@
+"""Learning: text features, the graph network, training, evaluation and artifacts."""

@@ -1,0 +1,1 @@
+"""The kgrank contract: generated messages and stubs, and a thin client."""

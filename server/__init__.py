@@ -1,0 +1,1 @@
+"""Serving: the gRPC service, its engine and journal, and the command line."""

@@ -1,0 +1,70 @@
+"""The command tree, and what happens when a command fails."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kg.errors import KgrankError, MissingExtraError
+from server.cli import console
+from server.config import Settings, load_settings
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+"""The option that every command has."""
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return the settings that the command line read."""
+    settings: Settings = context.obj
+    return settings
+
+
+app = typer.Typer(
+    name="kgrank",
+    help="Rank products for people with a knowledge graph and language.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = (
+    "load",
+    "graph",
+    "snapshot",
+    "train",
+    "evaluate",
+    "score",
+    "publish",
+    "serve",
+    "recommend",
+    "explain",
+    "config",
+    "demo",
+)
+"""One module of `server.cli` each, with a function `register(app)`."""
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).", show_default="kgrank.toml")] = None,
+) -> None:
+    """Read the settings once, for every command."""
+    context.obj = load_settings(config)
+
+
+def run() -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit code 1, a missing extra in 3."""
+    for command in COMMANDS:
+        importlib.import_module(f"server.cli.{command}").register(app)
+    try:
+        app()
+    except MissingExtraError as error:
+        console.fail(error)
+        sys.exit(console.EXIT_MISSING_EXTRA)
+    except KgrankError as error:
+        console.fail(error)
+        sys.exit(console.EXIT_FAILED)

@@ -1,0 +1,7 @@
+"""`kgrank load`: not written yet."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""

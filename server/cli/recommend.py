@@ -1,0 +1,7 @@
+"""`kgrank recommend`: not written yet."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""

@@ -1,0 +1,7 @@
+"""`kgrank score`: not written yet."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""

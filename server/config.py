@@ -1,0 +1,123 @@
+"""The settings of kgrank: one TOML file, `KGRANK_*` variables, and defaults, in falling order of precedence.
+
+A variable names a nested field with two underscores (`KGRANK_SERVE__PORT=6000`). `KGRANK_NEO4J_URI`, `_USER`,
+`_PASSWORD`, `_PASSWORD_FILE` and `_DATABASE` are the usual names for the graph server's fields and win over the file.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from kg.config import GraphSettings
+from kg.errors import ConfigError
+
+CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
+DEFAULT_CONFIG_FILE = Path("kgrank.toml")
+_NEO4J_FIELDS = ("uri", "user", "password", "password_file", "database")
+
+
+class ServeSettings(BaseModel):
+    """The gRPC service."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    max_results: int = Field(1000, ge=1, le=10_000, description="largest k of a request")
+    max_candidates: int = Field(10_000, ge=1, le=100_000, description="largest number of candidates of a Rank request")
+    history_limit: int = Field(500, ge=1, le=100_000, description="interactions of a user kept in memory")
+    max_batch: int = Field(64, ge=1, le=4096, description="requests scored together at most")
+    max_waiting: int = Field(512, ge=1, le=100_000, description="requests waiting before new ones are refused")
+    drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
+    reflection: bool = Field(True, description="answer gRPC reflection")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix="KGRANK_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".kgrank"), description="folder of the graph, snapshots, artifacts, journal and caches")
+    graph: GraphSettings = GraphSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @property
+    def graph_folder(self) -> Path:
+        """Where the embedded Neo4j keeps its store."""
+        return self.home / "graph"
+
+    @property
+    def snapshots_folder(self) -> Path:
+        """Where snapshots are kept, a folder each."""
+        return self.home / "snapshots"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Where artifacts are kept, a folder each, named by model version."""
+        return self.home / "artifacts"
+
+    @property
+    def journal_file(self) -> Path:
+        """The server's event journal."""
+        return self.home / "journal.db"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Caches that can be removed at any time: text features and the like."""
+        return self.home / "cache"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config_file: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config_file: a TOML file; by default the one that `KGRANK_CONFIG` names, else `kgrank.toml` here if it exists.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a value is out of range; names the field, value and remedy.
+    """
+    named = config_file or (Path(os.environ[CONFIG_FILE_VARIABLE]) if CONFIG_FILE_VARIABLE in os.environ else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(f"configuration file {named} does not exist", "Check --config or KGRANK_CONFIG.")
+    file = named or DEFAULT_CONFIG_FILE
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    neo4j: dict[str, Any] = {
+        field: os.environ[f"KGRANK_NEO4J_{field.upper()}"]
+        for field in _NEO4J_FIELDS
+        if f"KGRANK_NEO4J_{field.upper()}" in os.environ
+    }
+    try:
+        return FileSettings(**({"graph": neo4j} if neo4j else {}))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration file {file} is not valid TOML: {error}", "Mend that line.") from error
+    except ValidationError as error:
+        raise ConfigError(_explain(error), "`kgrank config` lists every setting, its range and its default.") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        secret = "password" in place
+        got = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r})"
+        lines.append(f"setting {place}: {problem['msg']}{got}")
+    return "\n".join(lines)
