@@ -149,7 +149,10 @@ def _product_edges(products: pa.Table) -> list[tuple[str, _End, _End]]:
 
 def _fact_edges(facts: pa.Table) -> list[tuple[str, _End, _End]]:
     columns = (facts[name].to_pylist() for name in ("relation", "head_kind", "head", "tail_kind", "tail"))
-    return [(relation, (kind, head), (tail_kind, tail)) for relation, kind, head, tail_kind, tail in zip(*columns)]
+    return [
+        (relation, (kind, head), (tail_kind, tail))
+        for relation, kind, head, tail_kind, tail in zip(*columns, strict=True)
+    ]
 
 
 def _facts(edges: list[tuple[str, _End, _End]], products: Vocabulary, outside: dict[_End, int]) -> dict[str, Edges]:

@@ -4,7 +4,8 @@ It is what training and serving read; neither touches the database on its hot pa
 in it, so that no training run sees the future. `kg.freeze` makes one, this module holds, saves and opens it.
 
 Index spaces: a *user index* is a row of `users`; a *product index* a row of `products`; a *node index* is a product
-index below `len(products)` and, above it, `len(products) +` a row of `nodes` (brands, categories, attributes, entities).
+index below `len(products)` and, above it, `len(products) +` a row of `nodes` (brands, categories, attributes,
+entities).
 """
 
 import hashlib
@@ -101,7 +102,8 @@ class Snapshot:
         products: product ids, index order (sorted by id).
         catalogue: one row per product, in index order: `title`, `brand`, `category` (list), `price`, `text`;
             `text` is what a language model reads.
-        nodes: one row per other node, sorted: `kind` (`brand`, `category`, `attribute` or an entity kind), `id`, `name`.
+        nodes: one row per other node, sorted: `kind` (`brand`, `category`, `attribute` or an entity kind), `id`,
+            `name`.
         histories: interactions by user.
         facts: edges by relation, over node indices.
         as_of_ms: nothing in the histories is later.

@@ -11,7 +11,6 @@ from kg.errors import KgrankError, MissingExtraError
 from server.cli import console
 from server.config import Settings, load_settings
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 """The option that every command has."""
 
