@@ -1,0 +1,54 @@
+# `make demo` and `make test` are all a newcomer needs; each makes the virtual environment first if it isn't there.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format bench serve proto constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+
+# The environment depends on what is declared, so a change there installs again.
+$(READY): pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (the first time: about 3 GB, one to three minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^# uv==//p' constraints.txt)"
+	@$(BIN)/uv pip install --system-certs --python $(BIN)/python -c constraints.txt -e '.[all]'
+	@touch $(READY)
+
+demo: $(READY) ## real groceries, a real Neo4j, a trained model, ten explained products over gRPC
+	@$(BIN)/kgrank demo
+
+test: $(READY) ## all tests, on two workers
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY) ## format, lint, types, import rules, contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+
+format: $(READY) ## put the code into the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## every benchmark: one JSON line each, ours and a peer in the same run
+	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
+
+serve: $(READY) ## the gRPC server on what was loaded and trained last
+	@$(BIN)/kgrank serve
+
+proto: $(READY) ## generate the stubs from the .proto files
+	$(BIN)/python proto/generate.py
+
+constraints: $(READY) ## resolve the newest versions that fit pyproject.toml, by name and version
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --upgrade -q --no-header --no-annotate \
+	   --python-version 3.11; } > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove the environment and everything a run made
+	@if [ -x $(BIN)/kgrank ]; then $(BIN)/kgrank graph stop >/dev/null 2>&1 || true; fi
+	rm -rf $(VENV) .kgrank .kgrank-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
