@@ -1,0 +1,121 @@
+"""Splits: known answers on a tiny shop, and what must hold on any."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kg.snapshot import Histories
+from kg.tables import CODES, InteractionType
+from model.errors import ModelError
+from model.splits import DAY_MS, SplitConfig, leave_one_out, temporal
+
+PRODUCTS = 6
+
+
+def histories_of(users: list[list[int]], *, step_ms: int = DAY_MS) -> Histories:
+    """Each user's products in order; the n-th interaction of a user happens on day n."""
+    lengths = [len(user) for user in users]
+    size = sum(lengths)
+    return Histories(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        product_index=np.array([product for user in users for product in user], np.int32),
+        type=np.full(size, CODES[InteractionType.PURCHASE], np.int8),
+        at_ms=np.array([day * step_ms for user in users for day in range(len(user))], np.int64),
+        value=np.full(size, np.nan, np.float32),
+    )
+
+
+def sequences(histories: Histories) -> list[list[int]]:
+    return [histories.product_index[histories.rows(user)].tolist() for user in range(len(histories))]
+
+
+def test_leave_one_out_asks_for_the_last_two_interactions() -> None:
+    split = leave_one_out(histories_of([[0, 1, 2, 3], [4, 5], [5, 4, 3]]), PRODUCTS, SplitConfig())
+    assert sequences(split.train) == [[0, 1], [4, 5], [5]]
+    assert sequences(split.test.known) == [[0, 1, 2], [4, 5], [5, 4]]
+    assert split.validation.user_index.tolist() == split.test.user_index.tolist() == [0, 2]
+    assert split.validation.truth_product_index.tolist() == [2, 4]
+    assert split.test.truth_product_index.tolist() == [3, 3]
+    assert split.test.now_ms.tolist() == [3 * DAY_MS, 2 * DAY_MS]
+    assert sequences(split.test.histories) == [[0, 1, 2], [5, 4]]
+
+
+def test_leave_one_out_asks_only_for_target_types() -> None:
+    histories = histories_of([[0, 1, 2, 3, 4]])
+    histories.type[[2, 4]] = CODES[InteractionType.VIEW]
+    split = leave_one_out(histories, PRODUCTS, SplitConfig(target_types=(InteractionType.PURCHASE,)))
+    assert split.test.truth_product_index.tolist() == [3]
+    assert sequences(split.test.known) == [[0, 1, 2]]
+    assert split.validation.truth_product_index.tolist() == [1]
+
+
+def test_products_had_before_are_asked_for_only_when_repeats_are_allowed() -> None:
+    histories = histories_of([[0, 1, 2, 0], [0, 1, 2, 3]])
+    without = leave_one_out(histories, PRODUCTS, SplitConfig())
+    assert without.test.user_index.tolist() == [1]
+    assert without.test.exclude_seen
+    with_repeats = leave_one_out(histories, PRODUCTS, SplitConfig(repeats=True))
+    assert with_repeats.test.truth_product_index.tolist() == [0, 3]
+    assert not with_repeats.test.exclude_seen
+    assert with_repeats.test.new_only().user_index.tolist() == [1]
+
+
+def test_temporal_asks_everybody_at_the_same_moment() -> None:
+    config = SplitConfig(protocol="temporal", repeats=True, validation_days=1, test_days=2)
+    split = temporal(histories_of([[0, 1, 2, 3, 4], [5, 5, 5], [1, 2]]), PRODUCTS, config)
+    # The last interaction is on day 4, so the test window starts one millisecond after day 2.
+    assert sequences(split.test.known) == [[0, 1, 2], [5, 5, 5], [1, 2]]
+    assert split.test.user_index.tolist() == [0]
+    assert split.test.truth(0).tolist() == [3, 4]
+    assert sequences(split.train) == [[0, 1], [5, 5], [1, 2]]
+    assert split.validation.user_index.tolist() == [0, 1]
+    assert split.validation.truth_product_index.tolist() == [2, 5]
+    assert set(split.test.now_ms.tolist()) == {2 * DAY_MS + 1}
+
+
+def test_rare_products_are_no_candidates_and_no_truth() -> None:
+    histories = histories_of([[0, 1, 2], [1, 0, 1, 0], [0, 1, 3, 4]])
+    split = leave_one_out(histories, PRODUCTS, SplitConfig(repeats=True, min_product_interactions=2))
+    assert split.test.candidates.tolist() == [True, True, False, False, False, False]
+    assert split.test.user_index.tolist() == [1]
+
+
+def test_a_split_without_users_to_ask_is_refused() -> None:
+    with pytest.raises(ModelError, match="no user to ask about"):
+        leave_one_out(histories_of([[0, 1], [2]]), PRODUCTS, SplitConfig())
+
+
+def test_windows_out_of_order_are_refused() -> None:
+    config = SplitConfig(protocol="temporal", test_from_ms=5, validation_from_ms=5)
+    with pytest.raises(ModelError, match="validation window starts"):
+        temporal(histories_of([[0, 1, 2]]), PRODUCTS, config)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, PRODUCTS - 1), max_size=8), min_size=1, max_size=8),
+    st.sampled_from(["leave-one-out", "temporal"]),
+    st.booleans(),
+)
+def test_truth_comes_after_what_is_known(users: list[list[int]], protocol: str, repeats: bool) -> None:
+    histories = histories_of(users)
+    config = SplitConfig.model_validate(
+        {"protocol": protocol, "repeats": repeats, "test_days": 2, "validation_days": 2, "min_history": 1}
+    )
+    make = leave_one_out if protocol == "leave-one-out" else temporal
+    try:
+        split = make(histories, PRODUCTS, config)
+    except ModelError:
+        return
+    assert sequences(split.train) == sequences(split.validation.known)
+    for case in (split.validation, split.test):
+        for row, user in enumerate(case.user_index):
+            known, everything = sequences(case.known)[user], users[user]
+            assert everything[: len(known)] == known
+            truth = case.truth(row).tolist()
+            assert truth
+            assert truth == sorted(set(truth))
+            assert set(truth) <= set(everything[len(known) :])
+            if not repeats:
+                assert not set(truth) & set(known)
+            assert (case.histories.at_ms[case.histories.rows(row)] <= case.now_ms[row]).all()
