@@ -1,0 +1,80 @@
+"""Saving and opening a snapshot, and what a damaged one says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kg.errors import SnapshotError
+from kg.freeze import freeze
+from kg.snapshot import Histories, Snapshot
+from tests.kg.test_freeze import SHOP
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    freeze(SHOP).save(folder)
+    return folder
+
+
+def test_an_opened_snapshot_equals_the_saved_one(saved: Path) -> None:
+    before, after = freeze(SHOP), Snapshot.open(saved)
+    assert after.content_hash == before.content_hash
+    assert after.counts == before.counts
+    assert after.catalogue.equals(before.catalogue)
+    assert after.nodes.equals(before.nodes)
+    for name in Histories.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(after.histories, name), getattr(before.histories, name))
+    for relation, edges in before.facts.items():
+        np.testing.assert_array_equal(after.facts[relation].head, edges.head)
+        np.testing.assert_array_equal(after.facts[relation].tail, edges.tail)
+
+
+def test_the_arrays_are_memory_mapped(saved: Path) -> None:
+    assert isinstance(Snapshot.open(saved).histories.at_ms, np.memmap)
+
+
+def test_saving_twice_to_one_folder_is_refused(saved: Path) -> None:
+    with pytest.raises(SnapshotError, match="exists already"):
+        freeze(SHOP).save(saved)
+
+
+def test_saving_leaves_nothing_but_the_snapshot(saved: Path) -> None:
+    assert [path.name for path in saved.parent.iterdir()] == ["shop"]
+
+
+@pytest.mark.parametrize("name", ["history.at_ms.npy", "products.arrow", "facts.ALSO_BOUGHT.npy"])
+def test_a_damaged_file_is_named(saved: Path, name: str) -> None:
+    data = bytearray((saved / name).read_bytes())
+    data[-1] ^= 1
+    (saved / name).write_bytes(data)
+    with pytest.raises(SnapshotError, match=f"{re.escape(name)} is damaged"):
+        Snapshot.open(saved)
+
+
+def test_a_missing_file_is_named(saved: Path) -> None:
+    (saved / "nodes.arrow").unlink()
+    with pytest.raises(SnapshotError, match=r"nodes\.arrow is missing"):
+        Snapshot.open(saved)
+
+
+def test_another_schema_version_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 0}))
+    with pytest.raises(SnapshotError, match="schema version 0; this kgrank reads 1"):
+        Snapshot.open(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}'])
+def test_a_damaged_manifest_is_refused(saved: Path, text: str) -> None:
+    (saved / "manifest.json").write_text(text)
+    with pytest.raises(SnapshotError, match="is damaged"):
+        Snapshot.open(saved)
+
+
+def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="is not a snapshot"):
+        Snapshot.open(tmp_path)
