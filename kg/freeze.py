@@ -89,8 +89,7 @@ def product_text(product: dict[str, object]) -> str:
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    column = table[name].combine_chunks()
-    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    return table[name].combine_chunks()
 
 
 def _sorted_union(*columns: pa.ChunkedArray) -> pa.Array:
@@ -123,8 +122,8 @@ def _histories(interactions: pa.Table, users: Vocabulary, products: Vocabulary) 
 
 
 def _indices(column: pa.ChunkedArray, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    found = pc.fill_null(pc.index_in(column, vocabulary.array), MISSING)
-    return found.to_numpy().astype(np.int32)
+    found: npt.NDArray[np.int32] = pc.fill_null(pc.index_in(column, vocabulary.array), MISSING).to_numpy()
+    return found.astype(np.int32)
 
 
 _End = tuple[str, str]  # (kind, id)

@@ -46,4 +46,5 @@ class Vocabulary:
 
     def ids(self, indices: npt.NDArray[np.integer] | Sequence[int]) -> list[str]:
         """Return the outside ids of many indices."""
-        return self.array.take(pa.array(indices, pa.int64())).to_pylist()  # type: ignore[no-any-return]  # strings, see above
+        outside_ids: list[str] = self.array.take(pa.array(indices, pa.int64())).to_pylist()
+        return outside_ids
