@@ -106,7 +106,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
         if f"KGRANK_NEO4J_{field.upper()}" in os.environ
     }
     try:
-        return FileSettings(graph=neo4j) if neo4j else FileSettings()  # type: ignore[arg-type]  # validated here
+        return FileSettings(graph=neo4j) if neo4j else FileSettings()
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file} is not valid TOML: {error}", "Mend that line.") from error
     except ValidationError as error:
