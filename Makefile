@@ -29,7 +29,7 @@ lint: $(READY) ## format, lint, types, import rules, contract
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd proto && ../$(BIN)/buf lint
+	$(BIN)/buf lint
 
 format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff format .

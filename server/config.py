@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kg.config import GraphSettings
 from kg.errors import ConfigError
+from model.config import ModelConfig, TrainConfig
 
 CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
 DEFAULT_CONFIG_FILE = Path("kgrank.toml")
@@ -43,6 +44,8 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".kgrank"), description="folder of the graph, snapshots, artifacts, journal and caches")
     graph: GraphSettings = GraphSettings()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
     serve: ServeSettings = ServeSettings()
 
     @property

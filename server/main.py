@@ -16,3 +16,7 @@ def main() -> None:
         )
         sys.exit(3)
     run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
 """Settings: precedence, ranges, secrets."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kg.config import GraphSettings
 from kg.errors import ConfigError
+from server.cli.config import settings_table
 from server.config import load_settings
 
 
@@ -73,3 +76,33 @@ def test_a_bad_password_is_not_shown(empty_place: Path) -> None:
 def test_a_named_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
         load_settings(Path("nowhere.toml"))
+
+
+def test_a_password_is_not_printed_and_not_saved_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGRANK_NEO4J_PASSWORD", "secret-word")
+    for command in (["config"], ["config", "--json"]):
+        shown = run_kgrank(*command).stdout
+        assert "secret-word" not in shown
+    assert "# password = (set, not shown)" in run_kgrank("config").stdout
+
+
+def test_printed_settings_read_back_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "copy.toml").write_text(run_kgrank("config").stdout)
+    assert run_kgrank("--config", "copy.toml", "config", "--json").stdout == run_kgrank("config", "--json").stdout
+
+
+def test_the_page_lists_every_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page.endswith("\n".join(settings_table()) + "\n"), "append the output of: kgrank config --markdown"
+
+
+def test_a_mistake_ends_in_one_sentence_without_a_traceback() -> None:
+    done = run_kgrank("--config", "nowhere.toml", "config", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nowhere.toml does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_kgrank(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "server.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=120)
