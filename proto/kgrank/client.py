@@ -1,0 +1,237 @@
+"""A thin client of the service: deadlines on every call, retries only where that is safe, errors as exceptions.
+
+    with Client() as client:
+        for result in client.recommend("17", k=5).results:
+            print(result.product_id, result.score)
+
+It needs the base install alone. Every method returns the contract's own message, so that its documentation is the
+contract's.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kgrank.errors import decode
+from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2
+from kgrank.v1.event_service_pb2_grpc import EventServiceStub
+from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
+from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+
+TARGET_VARIABLE = "KGRANK_TARGET"
+DEFAULT_TARGET = "localhost:50051"
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "kgrank.v1.RankingService"},
+                {"service": "kgrank.v1.EventService"},
+                {"service": "kgrank.v1.ModelService", "method": "ListModels"},
+            ],
+            # An event carries an id, so that a second delivery changes nothing; see `write_events`.
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+def event(
+    user_id: str,
+    product_id: str,
+    kind: str = "view",
+    *,
+    at_ms: int | None = None,
+    value: float | None = None,
+    event_id: str = "",
+) -> event_service_pb2.Event:
+    """Return an event; `kind` is an interaction type in lower case (`view`, `add_to_cart`, `purchase`, ...).
+
+    Raises:
+        ValueError: there is no such interaction type.
+    """
+    made = event_service_pb2.Event(
+        event_id=event_id,
+        user_id=user_id,
+        product_id=product_id,
+        type=common_pb2.InteractionType.Value(f"INTERACTION_TYPE_{kind.upper()}"),
+    )
+    if at_ms is not None:
+        made.at.CopyFrom(_timestamp(at_ms))
+    if value is not None:
+        made.value = value
+    return made
+
+
+class Client:
+    """A connection to one server; may be shared by threads.
+
+    Args:
+        target: `host:port`; by default `KGRANK_TARGET`, else `localhost:50051`.
+        timeout_s: deadline of each call, retries included.
+
+    Every method raises a `kgrank.errors.CallError`: `InvalidRequestError` names the refused fields,
+    `ServerUnavailableError` says that nobody answers.
+    """
+
+    def __init__(self, target: str | None = None, *, timeout_s: float = 5.0) -> None:
+        self.target = target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(
+            self.target, options=[("grpc.service_config", json.dumps(_SERVICE_CONFIG))]
+        )
+        self._ranking = RankingServiceStub(self._channel)
+        self._events = EventServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def recommend(
+        self,
+        user_id: str = "",
+        *,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        exclude_product_ids: Iterable[str] = (),
+        allowed_product_ids: Iterable[str] = (),
+        context: common_pb2.Context | None = None,
+        reasons: bool = False,
+        details: bool = False,
+    ) -> ranking_service_pb2.RecommendResponse:
+        """Rank the whole catalogue for a user."""
+        request = ranking_service_pb2.RecommendRequest(
+            user_id=user_id,
+            k=k,
+            exclude_seen=exclude_seen,
+            exclude_product_ids=exclude_product_ids,
+            allowed_product_ids=allowed_product_ids,
+            context=context,
+            include_reasons=reasons,
+            include_details=details,
+        )
+        return self._call(self._ranking.Recommend, request)
+
+    def rank(
+        self,
+        user_id: str,
+        product_ids: Iterable[str],
+        *,
+        k: int | None = None,
+        context: common_pb2.Context | None = None,
+        reasons: bool = False,
+        details: bool = False,
+    ) -> ranking_service_pb2.RankResponse:
+        """Rank given candidates for a user."""
+        request = ranking_service_pb2.RankRequest(
+            user_id=user_id,
+            product_ids=product_ids,
+            k=k,
+            context=context,
+            include_reasons=reasons,
+            include_details=details,
+        )
+        return self._call(self._ranking.Rank, request)
+
+    def similar_products(
+        self,
+        product_id: str,
+        *,
+        k: int = 10,
+        exclude_product_ids: Iterable[str] = (),
+        reasons: bool = False,
+        details: bool = False,
+    ) -> ranking_service_pb2.SimilarProductsResponse:
+        """Find the products most like one."""
+        request = ranking_service_pb2.SimilarProductsRequest(
+            product_id=product_id,
+            k=k,
+            exclude_product_ids=exclude_product_ids,
+            include_reasons=reasons,
+            include_details=details,
+        )
+        return self._call(self._ranking.SimilarProducts, request)
+
+    def explain(
+        self,
+        user_id: str,
+        product_id: str,
+        *,
+        context: common_pb2.Context | None = None,
+        max_reasons: int = 3,
+    ) -> ranking_service_pb2.ExplainResponse:
+        """Explain the score of one product for a user."""
+        request = ranking_service_pb2.ExplainRequest(
+            user_id=user_id, product_id=product_id, context=context, max_reasons=max_reasons
+        )
+        return self._call(self._ranking.Explain, request)
+
+    def write_event(self, written: event_service_pb2.Event) -> event_service_pb2.EventOutcome:
+        """Write one event; once this returns, it is on the server's disk."""
+        request = event_service_pb2.WriteEventRequest(event=_identified(written))
+        return self._call(self._events.WriteEvent, request).outcome
+
+    def write_events(self, written: Sequence[event_service_pb2.Event]) -> list[event_service_pb2.EventOutcome]:
+        """Write events; each without an id is given one here, so that a retried call can't write it twice."""
+        request = event_service_pb2.WriteEventsRequest(events=[_identified(each) for each in written])
+        return list(self._call(self._events.WriteEvents, request).outcomes)
+
+    def list_models(self, *, page_size: int = 0, page_token: str = "") -> model_service_pb2.ListModelsResponse:
+        """List a page of the models that the server can serve, newest first."""
+        request = model_service_pb2.ListModelsRequest(page_size=page_size, page_token=page_token)
+        return self._call(self._models.ListModels, request)
+
+    def activate_model(self, name: str, *, timeout_s: float = 120.0) -> model_service_pb2.Model:
+        """Put a model (`models/...`) into service; returns once it serves."""
+        request = model_service_pb2.ActivateModelRequest(name=name)
+        return self._call(self._models.ActivateModel, request, timeout_s).model
+
+    def _call(
+        self,
+        method: Callable[..., _Response],
+        request: _Request,
+        timeout_s: float | None = None,
+    ) -> _Response:
+        try:
+            return method(request, timeout=timeout_s or self._timeout_s)
+        except grpc.RpcError as error:
+            raise decode(error) from None
+
+
+def _identified(written: event_service_pb2.Event) -> event_service_pb2.Event:
+    if written.event_id:
+        return written
+    copy = event_service_pb2.Event()
+    copy.CopyFrom(written)
+    copy.event_id = uuid.uuid4().hex
+    return copy
+
+
+def _timestamp(at_ms: int) -> Timestamp:
+    made = Timestamp()
+    made.FromMilliseconds(at_ms)
+    return made
