@@ -1,0 +1,27 @@
+"""Names of relations as the graph writes them."""
+
+import re
+
+import pyarrow as pa
+
+from kg.quality.casting import to_string
+
+_OTHER = re.compile(r"[^A-Z0-9]+")
+
+
+def relation_name(name: str) -> str:
+    """Return a relation's name as `[A-Z][A-Z0-9_]*`: `film.film.genre` is FILM_FILM_GENRE.
+
+    A name without a letter or digit is returned as it is, for the quality check to refuse.
+    """
+    plain = _OTHER.sub("_", name.upper()).strip("_")
+    return f"R_{plain}" if plain[:1].isdigit() else plain or name
+
+
+def relation_names(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column with every relation's name normalised; null where it isn't text."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = to_string(array.dictionary_decode() if pa.types.is_dictionary(array.type) else array).values
+    encoded = encoded.dictionary_encode()
+    names = [relation_name(name) for name in encoded.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(encoded.indices)

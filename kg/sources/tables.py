@@ -1,0 +1,126 @@
+"""The canonical tables as CSV, JSON lines or Parquet files, with a mapping for columns of other names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg.errors import DataError
+from kg.quality.casting import as_text, to_string
+from kg.sources.files import read_file
+from kg.sources.mapping import ColumnMapping, ColumnRule
+from kg.sources.names import relation_names
+from kg.sources.raw import ORIGIN, Raw, RawTable
+from kg.tables import ATTRIBUTES, SCHEMAS
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """The files of each table; a table may have none, or several that are read one after another."""
+
+    interactions: tuple[Path, ...] = ()
+    products: tuple[Path, ...] = ()
+    facts: tuple[Path, ...] = ()
+    users: tuple[Path, ...] = ()
+    delimiter: str | None = None
+
+
+def read_tables(files: TableFiles, mapping: ColumnMapping | None = None) -> Raw:
+    """Read canonical tables.
+
+    Raises:
+        DataError: no file is given, one can't be read, or lacks a column that the mapping names.
+    """
+    mapping = mapping or ColumnMapping()
+    tables: dict[str, RawTable] = {}
+    refused: list[pa.Table] = []
+    for name in SCHEMAS:
+        paths: tuple[Path, ...] = getattr(files, name)
+        if not paths:
+            continue
+        rows: list[pa.Table] = []
+        for path in paths:
+            found = read_file(path, name, delimiter=files.delimiter)
+            rows.append(_renamed(found.rows, name, mapping.of(name), path))
+            refused.append(found.refused)
+        at = mapping.of(name).get("at_ms")
+        tables[name] = RawTable(_stacked(rows), time_unit=at.unit if at else None)
+    if not tables:
+        raise DataError("no table is given", "Give --interactions FILE, --products FILE, --facts FILE or --users FILE.")
+    return Raw("tables", tables, pa.concat_tables(refused))
+
+
+def _renamed(rows: pa.Table, table: str, rules: Mapping[str, ColumnRule], path: Path) -> pa.Table:
+    """Return the canonical columns of a file that has them under any name."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in SCHEMAS[table].names:
+        rule = rules.get(name, ColumnRule())
+        if rule.constant is not None:
+            columns[name] = pa.repeat(pa.scalar(rule.constant), len(rows))
+            continue
+        source = rule.column or name
+        if source not in rows.column_names:
+            if rule.column:
+                raise _no_column(path, table, name, source, rows)
+            continue
+        columns[name] = _split(rows[source], rule.split) if rule.split else rows[source]
+    if table == "facts" and "relation" in columns:
+        columns["relation"] = relation_names(columns["relation"])
+    extra = {name.partition(".")[2]: rule for name, rule in rules.items() if name.startswith("attributes.")}
+    if extra:
+        columns["attributes"] = _attributes(rows, extra, table, path)
+    return pa.table(columns | {name: rows[name] for name in ORIGIN})
+
+
+def _no_column(path: Path, table: str, name: str, source: str, rows: pa.Table) -> DataError:
+    known = ", ".join(column for column in rows.column_names if column not in ORIGIN)
+    return DataError(
+        f"{path} has no column {source!r}, which the mapping names for {table}.{name}",
+        f"Its columns are: {known}.",
+    )
+
+
+def _split(column: pa.ChunkedArray, separator: str) -> pa.Array:
+    return pc.split_pattern(to_string(column.combine_chunks()).values, separator)
+
+
+def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, path: Path) -> pa.Array:
+    values = {}
+    for name, rule in rules.items():
+        if rule.constant is not None:
+            values[name] = [rule.constant] * len(rows)
+        elif (rule.column or name) in rows.column_names:
+            found = to_string(rows[rule.column or name].combine_chunks()).values
+            values[name] = found.to_pylist()
+        else:
+            raise _no_column(path, table, f"attributes.{name}", rule.column or name, rows)
+    names = sorted(values)
+    pairs = [
+        [(name, as_text(value)) for name, value in zip(names, row, strict=True) if value not in (None, "")]
+        for row in zip(*(values[name] for name in names), strict=True)
+    ]
+    return pa.array(pairs, ATTRIBUTES)
+
+
+def _stacked(tables: list[pa.Table]) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        names = dict.fromkeys(name for table in tables for name in table.column_names if name not in ORIGIN)
+        texts = [
+            pa.table(
+                {
+                    name: to_string(table[name].combine_chunks()).values
+                    if name in table.column_names
+                    else pa.nulls(len(table), pa.string())
+                    for name in names
+                }
+                | {name: table[name] for name in ORIGIN}
+            )
+            for table in tables
+        ]
+        return pa.concat_tables(texts).unify_dictionaries()
