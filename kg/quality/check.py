@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.casting import Mask, cast, to_time_ms
 from kg.errors import DataError
 from kg.quality import rules
-from kg.quality.casting import Mask, cast, to_time_ms
 from kg.quality.findings import Findings
 from kg.quality.identity import event_ids, occurrences
 from kg.quality.mending import mend

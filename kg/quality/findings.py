@@ -1,14 +1,15 @@
 """The running record of a check: what each rule found, and the refused rows with their place and value."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kg.quality.casting import Mask
+from kg.casting import Mask
 from kg.quality.report import Action, Report, RuleCount, TableCount
 from kg.quality.rules import Broken
-from kg.sources.raw import FILE, LINE, MAX_VALUE_CHARS, REFUSALS, Raw
+from kg.sources.raw import FILE, LINE, REFUSALS, Raw, shortened
 
 _MAX_QUARANTINED = 100_000
 """Rows a rule writes to the quarantine file at most; the counts are always complete."""
@@ -75,7 +76,7 @@ class Findings:
                     "file": rows[FILE].cast(pa.string()),
                     "line": rows[LINE],
                     "field": [broken.field] * len(rows),
-                    "value": [_shortened(value) for value in values],
+                    "value": [shortened(value) for value in values],
                     "rule": [broken.rule] * len(rows),
                 },
                 schema=REFUSALS,
@@ -94,22 +95,15 @@ class Findings:
             )
             for name in kept
         }
-        return Report(self._raw.source, counts, tuple(self._rules), self._raw.left_out)
+        return Report(self._raw.source, counts, tuple(self._rules), self._raw.left_out, self._raw.notes)
 
     def refused(self) -> pa.Table:
         """Return the rows for the quarantine file."""
         return pa.concat_tables(self._refused)
 
 
-def _count_lines(refused: pa.Table) -> dict[tuple[str, str], list[dict[str, object]]]:
-    groups: dict[tuple[str, str], list[dict[str, object]]] = {}
+def _count_lines(refused: pa.Table) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in refused.to_pylist():
         groups.setdefault((row["table"], row["rule"]), []).append(row)
     return groups
-
-
-def _shortened(value: object) -> str | None:
-    if value is None:
-        return None
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return text[:MAX_VALUE_CHARS]

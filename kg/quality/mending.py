@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.quality.casting import PATH_SEPARATOR
+from kg.casting import PATH_SEPARATOR
 from kg.quality.rules import Broken
 from kg.tables import MAX_ID_BYTES
 

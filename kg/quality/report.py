@@ -60,12 +60,14 @@ class Report:
         tables: row counts by table.
         rules: every rule that a row broke.
         left_out: rows that the source left out on purpose, by reason.
+        notes: what else the source has to say of its reading.
     """
 
     source: str
     tables: Mapping[str, TableCount]
     rules: tuple[RuleCount, ...]
     left_out: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
@@ -75,6 +77,7 @@ class Report:
             "tables": tables,
             "rules": [asdict(rule) for rule in self.rules],
             "left_out": dict(self.left_out),
+            "notes": list(self.notes),
         }
 
     def judge(self, policy: Policy) -> None:

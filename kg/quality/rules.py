@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.quality.casting import Mask
+from kg.casting import Mask
 from kg.tables import MAX_ID_BYTES, InteractionType
 
 EARLIEST_MS = 100_000_000_000

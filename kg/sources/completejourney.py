@@ -2,7 +2,7 @@
 
 | table | what it is |
 |---|---|
-| interactions | a purchase: household, product, time, quantity; lines without a quantity (refunds, deposits) are left out |
+| interactions | a purchase: household, product, time, quantity; lines of quantity zero are left out |
 | products | a readable title, National or Private brand, category path, manufacturer and package size |
 | facts | product COUPON_OF coupon, product IN_CAMPAIGN campaign |
 | users | demographics of the 801 households that gave them |

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kg.casting import TimeUnit
 from kg.errors import DataError
-from kg.sources.raw import TimeUnit
 from kg.tables import SCHEMAS
 
 _KEYS = {"column", "constant", "split", "unit"}

@@ -4,7 +4,7 @@ import re
 
 import pyarrow as pa
 
-from kg.quality.casting import to_string
+from kg.casting import texts
 
 _OTHER = re.compile(r"[^A-Z0-9]+")
 
@@ -20,8 +20,6 @@ def relation_name(name: str) -> str:
 
 def relation_names(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column with every relation's name normalised; null where it isn't text."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = to_string(array.dictionary_decode() if pa.types.is_dictionary(array.type) else array).values
-    encoded = encoded.dictionary_encode()
+    encoded = texts(column).dictionary_encode()
     names = [relation_name(name) for name in encoded.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(encoded.indices)

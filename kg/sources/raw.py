@@ -6,11 +6,14 @@ until it is either clean or in the quarantine file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from kg.casting import TimeUnit, texts
 
 FILE = "_file"
 LINE = "_line"
@@ -30,15 +33,6 @@ REFUSALS = pa.schema(
 """One row per rule that an input row breaks; `value` is shortened to `MAX_VALUE_CHARS`."""
 
 MAX_VALUE_CHARS = 200
-
-
-class TimeUnit(StrEnum):
-    """The unit of times that are given as numbers."""
-
-    SECONDS = "s"
-    MILLISECONDS = "ms"
-    MICROSECONDS = "us"
-    NANOSECONDS = "ns"
 
 
 @dataclass(frozen=True)
@@ -66,31 +60,65 @@ class Raw:
         tables: raw tables by canonical name; a table the source does not have is absent.
         refused: rows that could not even be split into columns (`REFUSALS`).
         left_out: how many rows were left out on purpose, by reason; they are reported, and not bad.
+        notes: what else a person should know of the reading: a column not used, a unit guessed.
     """
 
     source: str
     tables: Mapping[str, RawTable]
     refused: pa.Table = field(default_factory=REFUSALS.empty_table)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """A file's rows with `ORIGIN` columns, and its lines that could not be split into columns (`REFUSALS`)."""
+
+    rows: pa.Table
+    refused: pa.Table
 
 
 def with_origin(rows: pa.Table, file: str, lines: npt.NDArray[np.int64] | None = None) -> pa.Table:
-    """Return `rows` with the `ORIGIN` columns; `lines [N]` are the row numbers from 1 if not given."""
+    """Return `rows` with the `ORIGIN` columns; `lines [N]` are the row numbers from 1 unless given."""
     names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([file], pa.string()))
     numbers = np.arange(1, len(rows) + 1) if lines is None else lines
-    return rows.append_column(FILE, names).append_column(LINE, pa.array(numbers, pa.int64()))
+    own = [name for name in rows.column_names if name not in ORIGIN]
+    return rows.select(own).append_column(FILE, names).append_column(LINE, pa.array(numbers, pa.int64()))
 
 
-def refusals(table: str, file: str, rule: str, found: Sequence[tuple[int, str]]) -> pa.Table:
+def stacked(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of raw tables one after another; a column of different types becomes text throughout."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        names = dict.fromkeys(name for table in tables for name in table.column_names if name not in ORIGIN)
+        return pa.concat_tables([_as_texts(table, list(names)) for table in tables]).unify_dictionaries()
+
+
+def _as_texts(table: pa.Table, names: list[str]) -> pa.Table:
+    nothing = pa.nulls(len(table), pa.string())
+    columns = {name: texts(table[name]) if name in table.column_names else nothing for name in names}
+    return pa.table(columns | {name: table[name] for name in ORIGIN})
+
+
+def refusals(table: str, path: Path, rule: str, found: Sequence[tuple[int, str]]) -> pa.Table:
     """Return `REFUSALS` rows for whole lines: `found` holds (line, text)."""
     return pa.table(
         {
             "table": [table] * len(found),
-            "file": [file] * len(found),
+            "file": [path.name] * len(found),
             "line": [line for line, _ in found],
             "field": [""] * len(found),
-            "value": [text[:MAX_VALUE_CHARS] for _, text in found],
+            "value": [shortened(text) for _, text in found],
             "rule": [rule] * len(found),
         },
         schema=REFUSALS,
     )
+
+
+def shortened(value: Any) -> str | None:
+    """Return a value as the quarantine shows it: text of at most `MAX_VALUE_CHARS`, odd bytes escaped."""
+    if value is None:
+        return None
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    return text[:MAX_VALUE_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")

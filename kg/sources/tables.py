@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.casting import as_text, texts
 from kg.errors import DataError
-from kg.quality.casting import as_text, to_string
 from kg.sources.files import read_file
 from kg.sources.mapping import ColumnMapping, ColumnRule
 from kg.sources.names import relation_names
-from kg.sources.raw import ORIGIN, Raw, RawTable
+from kg.sources.raw import ORIGIN, Raw, RawTable, stacked
 from kg.tables import ATTRIBUTES, SCHEMAS
 
 
@@ -46,7 +46,7 @@ def read_tables(files: TableFiles, mapping: ColumnMapping | None = None) -> Raw:
             rows.append(_renamed(found.rows, name, mapping.of(name), path))
             refused.append(found.refused)
         at = mapping.of(name).get("at_ms")
-        tables[name] = RawTable(_stacked(rows), time_unit=at.unit if at else None)
+        tables[name] = RawTable(stacked(rows), time_unit=at.unit if at else None)
     if not tables:
         raise DataError("no table is given", "Give --interactions FILE, --products FILE, --facts FILE or --users FILE.")
     return Raw("tables", tables, pa.concat_tables(refused))
@@ -83,7 +83,7 @@ def _no_column(path: Path, table: str, name: str, source: str, rows: pa.Table) -
 
 
 def _split(column: pa.ChunkedArray, separator: str) -> pa.Array:
-    return pc.split_pattern(to_string(column.combine_chunks()).values, separator)
+    return pc.split_pattern(texts(column), separator)
 
 
 def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, path: Path) -> pa.Array:
@@ -92,7 +92,7 @@ def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, pat
         if rule.constant is not None:
             values[name] = [rule.constant] * len(rows)
         elif (rule.column or name) in rows.column_names:
-            found = to_string(rows[rule.column or name].combine_chunks()).values
+            found = texts(rows[rule.column or name])
             values[name] = found.to_pylist()
         else:
             raise _no_column(path, table, f"attributes.{name}", rule.column or name, rows)
@@ -102,25 +102,3 @@ def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, pat
         for row in zip(*(values[name] for name in names), strict=True)
     ]
     return pa.array(pairs, ATTRIBUTES)
-
-
-def _stacked(tables: list[pa.Table]) -> pa.Table:
-    if len(tables) == 1:
-        return tables[0]
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        names = dict.fromkeys(name for table in tables for name in table.column_names if name not in ORIGIN)
-        texts = [
-            pa.table(
-                {
-                    name: to_string(table[name].combine_chunks()).values
-                    if name in table.column_names
-                    else pa.nulls(len(table), pa.string())
-                    for name in names
-                }
-                | {name: table[name] for name in ORIGIN}
-            )
-            for table in tables
-        ]
-        return pa.concat_tables(texts).unify_dictionaries()

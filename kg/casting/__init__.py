@@ -1,0 +1,29 @@
+"""Columns of any type to canonical types, row by row: what can't be read is marked, never guessed."""
+
+import pyarrow as pa
+
+from kg.casting.arrays import Cast, Mask, plain
+from kg.casting.nested import PATH_SEPARATOR, as_text, to_attributes, to_path
+from kg.casting.scalars import to_float, to_int, to_string
+from kg.casting.times import TimeUnit, to_time_ms
+
+__all__ = ["PATH_SEPARATOR", "Cast", "Mask", "TimeUnit", "as_text", "cast", "texts", "to_time_ms"]
+
+
+def cast(column: pa.ChunkedArray | pa.Array, target: pa.DataType) -> Cast:
+    """Cast a column to the type of a canonical column other than a time."""
+    array = plain(column)
+    if pa.types.is_string(target):
+        return to_string(array)
+    if pa.types.is_int64(target):
+        return to_int(array)
+    if pa.types.is_floating(target):
+        return to_float(array, target)
+    if pa.types.is_list(target):
+        return to_path(array)
+    return to_attributes(array)
+
+
+def texts(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column as text, null where it is missing or can't be."""
+    return to_string(plain(column)).values

@@ -1,0 +1,88 @@
+"""Delimited text with a header: CSV, TSV and RecBole's atomic files."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from kg.errors import DataError
+from kg.sources.opening import is_gzip, reading, text_lines
+from kg.sources.raw import FileRows, refusals, with_origin
+
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+
+
+def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = True) -> FileRows:
+    """Read delimited text, gzipped or not; every column comes as bytes, for the quality check to cast.
+
+    Args:
+        path: the file.
+        table: the canonical table it is for, named in refusals.
+        delimiter: one character.
+        quoted: fields may stand in double quotes, with delimiters and line ends inside.
+
+    Raises:
+        DataError: the file is not there, empty, truncated, not UTF-8 in its header, or of another delimiter.
+    """
+    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise DataError(f"{delimiter!r} can't be a delimiter", "Give one character, such as --delimiter ';'.")
+    header = _header(path, delimiter, quoted)
+    invalid: list[tuple[int, str]] = []
+
+    def keep_invalid(row: Any) -> str:
+        invalid.append((row.number, row.text))
+        return "skip"
+
+    with reading(path):
+        rows = pa_csv.read_csv(
+            pa.input_stream(str(path), compression="gzip" if is_gzip(path) else None),
+            # One thread: only then does Arrow tell the numbers of the rows that it can't split.
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=8 << 20),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+                invalid_row_handler=keep_invalid,
+            ),
+            convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.binary())),
+        )
+    skipped = np.array([number for number, _ in invalid], np.int64)
+    lines = np.setdiff1d(np.arange(2, len(rows) + len(skipped) + 2), skipped, assume_unique=True)
+    found = [(line, text) for line, text in invalid if text.strip()]
+    return FileRows(
+        _without_blank(with_origin(rows, path.name, lines), header), refusals(table, path, "columns", found)
+    )
+
+
+def _without_blank(rows: pa.Table, header: list[str]) -> pa.Table:
+    blank = np.logical_and.reduce([np.asarray(pc.equal(rows[name], b""), dtype=bool) for name in header])
+    return rows.filter(pa.array(~blank)) if blank.any() else rows
+
+
+def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
+    first = next(text_lines(path)).rstrip("\r\n")
+    if "\x00" in first or any("\udc80" <= letter <= "\udcff" for letter in first):
+        raise DataError(f"{path} line 1 is not UTF-8 text", "Write the file as UTF-8 with a header line.")
+    try:
+        # Without quotes every field is plain text: a space-free split says the same as csv with QUOTE_NONE.
+        names = next(csv.reader([first], delimiter=delimiter, strict=True), []) if quoted else first.split(delimiter)
+    except csv.Error as error:
+        raise DataError(f"{path} line 1: the header can't be read ({error})", "Check its quotes.") from error
+    if not any(name.strip() for name in names):
+        raise DataError(f"{path} line 1 has no column names", "Give a header line.")
+    other = next((name for char, name in _DELIMITERS.items() if char != delimiter and char in first), None)
+    if len(names) == 1 and other:
+        used = _DELIMITERS.get(delimiter, repr(delimiter))
+        raise DataError(
+            f"{path} line 1 is one column if the delimiter is a {used}, but it has a {other} in it",
+            "Give the right one with --delimiter.",
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} line 1 has column {repeated[0]!r} twice", "Rename one of them.")
+    return names
