@@ -1,6 +1,7 @@
 """Category paths and attributes."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,14 @@ from kg.casting.scalars import blank_is_null, is_text, to_string
 from kg.tables import ATTRIBUTES
 
 PATH_SEPARATOR = " > "
-"""Splits a category path that comes as one string."""
+"""Joins a category path to the id of its node."""
+
+_SPLIT = r"\s*\|\s*| > "
+"""Splits a category path that comes as one text."""
 
 
 def to_path(array: pa.Array) -> Cast:
-    """Cast a category path: a list of strings, or one string split at `PATH_SEPARATOR`; empty parts are left out."""
+    """Cast a category path: a list of strings, or a text: `A|B|C`, `A > B > C`, or a JSON list."""
     kind = array.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         array = array.cast(pa.list_(kind.value_type))
@@ -30,7 +34,7 @@ def to_path(array: pa.Array) -> Cast:
         text = to_string(array)
         if true(pc.starts_with(text.values, "[")).any():
             return _spelled_paths(text)
-        lists = pc.split_pattern(blank_is_null(text.values), PATH_SEPARATOR)
+        lists = pc.split_pattern_regex(blank_is_null(text.values), _SPLIT)
         offsets, values, bad, rule = lists.offsets.to_numpy(), lists.values, text.bad, text.rule
     trimmed = pc.fill_null(pc.utf8_trim_whitespace(values), "")
     keep = np.asarray(pc.not_equal(trimmed, ""), dtype=bool)
@@ -46,7 +50,7 @@ def _spelled_paths(text: Cast) -> Cast:
     paths: list[list[Any] | None] = []
     for value in text.values.to_pylist():
         try:
-            found = json.loads(value) if value and value.startswith("[") else (value or "").split(PATH_SEPARATOR)
+            found = json.loads(value) if value and value.startswith("[") else re.split(_SPLIT, value or "")
         except (ValueError, RecursionError):
             found = None
         paths.append(found if isinstance(found, list) and all(map(_is_text, found)) else None)

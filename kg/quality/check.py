@@ -16,7 +16,7 @@ from kg.quality.mending import mend
 from kg.quality.policy import Outside, Policy
 from kg.quality.report import Action, Report
 from kg.quality.rules import Broken
-from kg.sources.raw import FILE, LINE, REFUSALS, Raw, RawTable
+from kg.sources.raw import FILE, LINE, Raw, RawTable
 from kg.tables import SCHEMAS, Tables
 
 _REQUIRED = {
@@ -111,6 +111,8 @@ def _judge_rows(name: str, raw: RawTable, now_ms: int, findings: Findings) -> tu
         found = to_time_ms(column, raw.time_unit) if field.name == "at_ms" else cast(column, field.type)
         keep &= ~findings.refuse(Broken(found.rule, field.name, found.bad))
         columns[field.name] = found.values
+        if field.name == "position":
+            columns["position"] = pc.coalesce(found.values, _default(field, len(raw.rows)))
     readable = keep.copy()
     for broken in _rules(name, columns, now_ms, raw):
         if broken.rule == "time_unit":
@@ -225,6 +227,3 @@ def _with_bare(products: pa.Table, bought: pa.ChunkedArray) -> pa.Table:
     schema = SCHEMAS["products"]
     columns = [missing if field.name == "product_id" else _default(field, len(missing)) for field in schema]
     return pa.concat_tables([products, pa.table(columns, schema=schema)])
-
-
-__all__ = ["REFUSALS", "Checked", "check", "clean"]

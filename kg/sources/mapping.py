@@ -58,6 +58,18 @@ class ColumnMapping:
         of_table[column] = replace(of_table.get(column, ColumnRule()), **changes)
         return ColumnMapping(rules)
 
+    def with_assignment(self, key: str, assignment: str) -> "ColumnMapping":
+        """Return the mapping with one field of a rule set, as the command line says it: `TABLE.COLUMN=VALUE`.
+
+        Raises:
+            DataError: the text is not of that form, or names something unknown.
+        """
+        place, equals, value = assignment.partition("=")
+        table, dot, column = place.partition(".")
+        if not (equals and dot and value):
+            raise DataError(f"{assignment!r} is not TABLE.COLUMN=VALUE", "Write interactions.at_ms=time, for example.")
+        return self.with_rule(table, column, **{key: time_unit(value, place) if key == "unit" else value})
+
 
 def read_mapping(path: Path) -> ColumnMapping:
     """Read a mapping file (TOML): a section a table, `canonical = "file's column"` or a table of the rule's fields.
