@@ -14,7 +14,9 @@ class TextConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str = Field(
-        DEFAULT_ENCODER, min_length=1, description="BERT-like encoder: a Hugging Face name or a folder; the default is built in"
+        DEFAULT_ENCODER,
+        min_length=1,
+        description="BERT-like encoder: a Hugging Face name or a folder; the default is built in",
     )
     max_tokens: int = Field(64, ge=8, le=512, description="tokens read of each text")
     batch_tokens: int = Field(4096, ge=64, le=1_048_576, description="tokens, padding included, encoded at a time")
@@ -31,21 +33,37 @@ class ModelConfig(BaseModel):
     text: TextConfig = TextConfig()
     dimension: int = Field(128, ge=8, le=1024, description="width of product and user vectors")
     layers: int = Field(2, ge=0, le=6, description="rounds of propagation over the graph")
+    propagation: Literal["fused", "message_passing"] = Field(
+        "fused",
+        description="fused sparse products, or PyTorch Geometric's plain message passing (slow, the same result)",
+    )
     exclude_relations: tuple[str, ...] = Field((), description="relations of the snapshot that the model must not see")
     transitions: bool = Field(True, description="add a relation between products that follow each other in a history")
     max_transitions: int = Field(64, ge=1, le=10_000, description="heaviest transitions kept for each product")
     temperature: float = Field(0.07, gt=0, le=10, description="divides the cosine of user and product")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of features dropped while training")
-    id_dropout: float = Field(0.1, ge=0, lt=1, description="share of products whose id is hidden while training: the cold case")
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of products whose id is hidden while training: the cold case"
+    )
     history_length: int = Field(20, ge=1, le=2048, description="last interactions of a user that the network reads")
     heads: int = Field(2, ge=1, le=64, description="heads of the transformer block")
     text_kernel_dimension: int = Field(
-        128, ge=0, le=4096, description="width of the text component, by principal components; 0 leaves the component out"
+        128,
+        ge=0,
+        le=4096,
+        description="width of the text component, by principal components; 0 leaves the component out",
     )
-    text_decay: float = Field(0.5, gt=0, le=1, description="weight of an interaction in the text component, per step back")
-    repeat: bool = Field(False, description="products are bought again: score what a user had before by its own features")
+    text_decay: float = Field(
+        0.5, gt=0, le=1, description="weight of an interaction in the text component, per step back"
+    )
+    repeat: bool = Field(
+        False, description="products are bought again: score what a user had before by its own features"
+    )
     repeat_half_lives_days: tuple[float, ...] = Field(
-        (14, 56, 112), min_length=1, max_length=8, description="half-lives of the counts that the repeat component reads"
+        (14, 56, 112),
+        min_length=1,
+        max_length=8,
+        description="half-lives of the counts that the repeat component reads",
     )
     popularity_half_life_days: float = Field(28, gt=0, le=36_500, description="half-life of popularity")
 
@@ -61,16 +79,14 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    split: Literal["leave_one_out", "temporal"] = Field("leave_one_out", description="protocol that holds data back")
-    validation_days: float = Field(21, gt=0, le=3650, description="temporal split: length of the validation window")
-    test_days: float = Field(21, gt=0, le=3650, description="temporal split: length of the test window, the last one")
     objective: Literal["next_item", "next_basket"] = Field(
         "next_item",
-        description="next_item predicts each interaction from those before; next_basket all of a window from what precedes it",
+        description="next_item predicts each interaction from those before, next_basket a window from all before",
     )
-    exclude_seen: bool = Field(True, description="validation does not rank products that the user has had")
     window_days: float = Field(7, gt=0, le=3650, description="next_basket: length of the predicted window")
-    windows: int = Field(30, ge=1, le=10_000, description="next_basket: number of windows, back from the end of training")
+    windows: int = Field(
+        30, ge=1, le=10_000, description="next_basket: number of windows, back from the end of training"
+    )
     batch_users: int = Field(256, ge=1, le=65_536, description="users in a training step")
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training data at most")
     patience: int = Field(2, ge=1, le=1000, description="epochs without a better validation NDCG@10 before stopping")
@@ -80,4 +96,6 @@ class TrainConfig(BaseModel):
     validation_users: int = Field(20_000, ge=1, description="users that validation looks at, at most")
     seed: int = Field(7, ge=0, le=2**31 - 1, description="seed of all that is random")
     threads: int = Field(0, ge=0, le=1024, description="processor threads; 0 leaves the choice to torch")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto takes CUDA when there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to train; auto takes CUDA when there is one"
+    )

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from kg.config import GraphSettings
 from kg.errors import ConfigError
 from model.config import ModelConfig, TrainConfig
+from model.splits import SplitConfig
 
 CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
 DEFAULT_CONFIG_FILE = Path("kgrank.toml")
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     graph: GraphSettings = GraphSettings()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    split: SplitConfig = SplitConfig()
     serve: ServeSettings = ServeSettings()
 
     @property

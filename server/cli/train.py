@@ -1,7 +1,88 @@
-"""`kgrank train`: not written yet."""
+"""`kgrank train`: a snapshot to an artifact."""
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kg.errors import MissingExtraError, SnapshotError
+from server.cli import console
+from server.cli.app import Json, settings_of
+
+if TYPE_CHECKING:
+    from model.checkpoint import EpochRecord
+
+LATEST = "LATEST"
+"""The file, in the folders of snapshots and artifacts, that names the newest."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("train", epilog="Example: kgrank --config configs/beauty.toml train --snapshot beauty")(train_model)
+
+
+def train_model(
+    context: typer.Context,
+    snapshot: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="the latest")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of a run that was killed.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a model on a snapshot and keep it as an artifact; [model], [train] and [split] configure it."""
+    settings = settings_of(context)
+    try:
+        from model.artifact import read_manifest, save_artifact
+        from model.product_graph import product_graph
+        from model.text import encode_cached
+        from model.train import train
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"training needs the package {error.name}", "pip install 'kgrank[train]'") from error
+    from kg.snapshot import Snapshot
+    from model.splits import make_split
+
+    folder = settings.snapshots_folder
+    if snapshot is None:
+        if not (folder / LATEST).is_file():
+            raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
+        snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
+    data = Snapshot.open(folder / snapshot)
+    split = make_split(data, settings.split)
+    graph = product_graph(data, split.train, settings.model)
+    counts = data.counts
+    console.say(
+        f"snapshot {snapshot}: {counts['users']:,} users, {counts['products']:,} products, "
+        f"{counts['interactions']:,} interactions, {len(graph.relations)} relations"
+    )
+    with console.meter("reading product texts", len(graph)) as meter:
+        text = encode_cached(graph.texts, settings.model.text, settings.cache_folder, meter.advance)
+
+    def show_epoch(record: "EpochRecord") -> None:
+        console.say(
+            f"epoch {record.epoch}: loss {record.loss:.3f}, "
+            f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
+        )
+
+    with console.meter("training", None) as meter:
+        trained = train(
+            data,
+            split,
+            text,
+            graph,
+            settings.model,
+            settings.train,
+            checkpoint_folder=settings.home / "checkpoints" / data.content_hash[:12],
+            resume=resume,
+            on_step=lambda step, steps, loss: meter.advance(1, f"step {step} of {steps}, loss {loss:.3f}"),
+            on_epoch=show_epoch,
+        )
+    artifact = save_artifact(settings.artifacts_folder, data, split, trained, settings.train)
+    pointer = settings.artifacts_folder / f".{LATEST}"
+    pointer.write_text(artifact.name, encoding="utf-8")
+    pointer.replace(settings.artifacts_folder / LATEST)
+    manifest = read_manifest(artifact)
+    if json:
+        console.emit_json({"model_version": manifest.model_version, "folder": artifact, **manifest.metrics})
+        return
+    console.out.print(
+        f"model {manifest.model_version}: validation NDCG@10 {trained.validation_ndcg:.4f} (epoch {trained.best_epoch})"
+    )

@@ -1,0 +1,85 @@
+"""The weights of the score's components, chosen on validation data.
+
+The network is trained without the text component, and for one balance of the others. What each should count is a
+question of a few numbers, and validation answers it: coordinate search over a grid, for the best NDCG@10. It looks at
+each user's most promising products by any component, not at the catalogue again for every grid point.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.metrics import per_user
+from model.ranker import top_k
+from model.scorer import Blend, TrainedModel
+from model.scoring import GRAPH, HISTORY, POPULARITY, TEXT, components, full_scores
+from model.splits import Case
+
+GRID: dict[str, tuple[float, ...]] = {
+    TEXT: (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0),
+    POPULARITY: (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
+    HISTORY: (0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5),
+}
+_SHORTLIST = 200
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _Shortlists:
+    """Promising products of B users: `products [B, C]`, and what each component of unit weight gives them `[B, C]`."""
+
+    products: npt.NDArray[np.int32]
+    parts: dict[str, npt.NDArray[np.float32]]
+
+
+def fit_blend(model: TrainedModel, case: Case) -> tuple[Blend, float]:
+    """Return the best weights, and the NDCG@10 they give on the case's users over their shortlists."""
+    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1)), model.blend, case)
+    best, best_value = model.blend, _ndcg(shortlists, model.blend, case)
+    for _ in range(2):
+        for name, grid in GRID.items():
+            if not shortlists.parts[name].any():
+                continue
+            for weight in grid:
+                tried = replace(best, **{name: weight})
+                value = _ndcg(shortlists, tried, case)
+                if value > best_value:
+                    best, best_value = tried, value
+    return best, best_value
+
+
+def _ndcg(shortlists: _Shortlists, blend: Blend, case: Case) -> float:
+    weights = blend.as_dict()
+    total = sum(weights[name] * part for name, part in shortlists.parts.items())
+    order = np.argsort(-np.asarray(total), axis=1, kind="stable")[:, :10]
+    ranked = np.take_along_axis(shortlists.products, order, axis=1)
+    return float(per_user(ranked, case.truth_offsets, case.truth_product_index, (10,))["ndcg@10"].mean())
+
+
+@torch.inference_mode()
+def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
+    half = _SHORTLIST // 2
+    products, parts = [], []
+    started = unit.with_blend(start)
+    for at in range(0, len(case), _BATCH):
+        rows = np.arange(at, min(at + _BATCH, len(case)))
+        histories, now_ms = case.histories.take(rows), case.now_ms[rows]
+        users = unit.encode_users(histories, now_ms)
+        seen = histories if case.exclude_seen else None
+        scores = full_scores(started, started.encode_users(histories, now_ms)).numpy()
+        first, _ = top_k(scores, half, seen=seen, candidates=case.candidates)
+        columns = unit.blocks[TEXT]
+        text = (users.vectors[:, columns] @ unit.matrix[:, columns].T).numpy()
+        second, _ = top_k(text, half, seen=seen, candidates=case.candidates)
+        for row in range(len(rows)):
+            chosen = np.unique(np.concatenate([first[row], second[row]]))
+            chosen = chosen[chosen >= 0]
+            products.append(np.resize(chosen, _SHORTLIST) if len(chosen) else np.zeros(_SHORTLIST, np.int32))
+            part = components(unit, users, row, products[-1].astype(np.int64))
+            for values in part.values():
+                values[len(chosen) :] = -np.inf if values is part[GRAPH] else 0
+            parts.append(part)
+    names = (GRAPH, TEXT, HISTORY, POPULARITY)
+    return _Shortlists(np.stack(products), {name: np.stack([part[name] for part in parts]) for name in names})

@@ -1,0 +1,44 @@
+"""Gated fusion of what a node says (text) and which one it is (id).
+
+    t = W f,   g = sigmoid(W_g [t ; e] + b_g),   x = g ⊙ t + (1 − g) ⊙ e        (gated unit, Arevalo et al. 2017,
+                                                                                 arXiv:1702.01992)
+
+While training, a share of the nodes loses its id (x = t), as in DropoutNet (Volkovs et al. 2017). So the network also
+learns to rank products from text and facts alone, which is all there is of one that joined after training.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class GatedFusion(nn.Module):
+    """Node features from text features and id embeddings.
+
+    Args:
+        text_width: width of a text feature.
+        dimension: width d of the result.
+        id_dropout: share of ids hidden while training.
+    """
+
+    def __init__(self, text_width: int, dimension: int, id_dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(text_width, dimension)
+        self.gate = nn.Linear(2 * dimension, dimension)
+        self.id_dropout = id_dropout
+
+    def forward(self, text: Tensor, identity: Tensor, has_identity: Tensor) -> Tensor:
+        """Fuse.
+
+        Args:
+            text: `[N, text_width]`.
+            identity: `[N, d]`, anything where there is none.
+            has_identity: `[N]` bool.
+
+        Returns:
+            `[N, d]`.
+        """
+        projected: Tensor = self.project(text)
+        if self.training and self.id_dropout:
+            has_identity = has_identity & (torch.rand(len(text), device=text.device) >= self.id_dropout)
+        gate = torch.sigmoid(self.gate(torch.cat([projected, identity], dim=1)))
+        return torch.where(has_identity[:, None], gate * projected + (1 - gate) * identity, projected)

@@ -1,0 +1,86 @@
+"""The network: products from text, id and graph; users from their histories; the score of the two.
+
+    x = fusion(text, id)                               model.fusion
+    h^(0) = x,   h^(l+1) = Σ_r α_{l,r} Â_r h^(l)       model.graph
+    z = normalise(Σ_l softmax(λ)_l h^(l))
+    u = history(z of the last interactions)            model.history
+    logits(u, p) = u·z_p / τ + repeat(u, p) + w_b popularity(p)
+
+Users are never parameters. Product texts enter twice: here through W, and beside the network as the text component of
+the score (model.scorer).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.fusion import GatedFusion
+from model.graph import Relation, propagate
+from model.history import HistoryEncoder, RecentEvents
+from model.repeat import RepeatScore, feature_count
+
+
+class RankingNetwork(nn.Module):
+    """All that is learned by gradient.
+
+    Args:
+        config: the model's settings.
+        text_width: width of text features.
+        node_count: nodes with an id embedding.
+        relation_names: the relations, in the order of their weights.
+    """
+
+    def __init__(self, config: ModelConfig, text_width: int, node_count: int, relation_names: list[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.relation_names = list(relation_names)
+        self.identity = nn.Embedding(node_count, config.dimension)
+        nn.init.normal_(self.identity.weight, std=config.dimension**-0.5)
+        self.fusion = GatedFusion(text_width, config.dimension, config.id_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.relation_logit = nn.Parameter(torch.zeros(config.layers, len(relation_names)))
+        self.layer_logit = nn.Parameter(torch.zeros(config.layers + 1))
+        self.history = HistoryEncoder(config.dimension, config.heads, config.history_length, config.dropout)
+        self.repeat = RepeatScore(feature_count(config.repeat_half_lives_days)) if config.repeat else None
+        self.popularity_weight = nn.Parameter(torch.zeros(()))
+
+    def nodes(self, text: Tensor, identity_index: Tensor, relations: tuple[Relation, ...]) -> Tensor:
+        """Return the unit vectors of all nodes `[N, d]`.
+
+        Args:
+            text: `[N, text_width]` text features.
+            identity_index: `[N]` row of the id embedding of each node, -1 for one that has none.
+            relations: the edges over the N nodes, in the order of `relation_names`.
+        """
+        identity = self.identity(identity_index.clamp(min=0))
+        hidden = self.dropout(self.fusion(text, identity, identity_index >= 0))
+        propagate_once = self._propagation(half=hidden.is_cuda)
+        share = self.layer_logit.softmax(0)
+        total = share[0] * hidden
+        for layer in range(self.config.layers):
+            hidden = propagate_once(hidden, F.softplus(self.relation_logit[layer]), relations)
+            total = total + share[layer + 1] * hidden
+        return F.normalize(total, dim=1)
+
+    def _propagation(self, *, half: bool) -> Callable[[Tensor, Tensor, tuple[Relation, ...]], Tensor]:
+        if self.config.propagation == "fused":
+            return partial(propagate, half=half)
+        from model.message_passing import RelationPropagation
+
+        return RelationPropagation()
+
+    def users(self, products: Tensor, events: RecentEvents, *, last_only: bool = False) -> Tensor:
+        """Return user vectors `[B, L, d]` (or `[B, 1, d]`) for product vectors `[P, d]`; see `HistoryEncoder`."""
+        encoded: Tensor = self.history(F.embedding(events.product, products), events, last_only=last_only)
+        return encoded
+
+    def relation_weights(self) -> dict[str, float]:
+        """Return how much each relation counts, averaged over the layers: what reasons are weighed by."""
+        if not self.config.layers:
+            return dict.fromkeys(self.relation_names, 0.0)
+        weights = F.softplus(self.relation_logit.detach()).mean(0).tolist()
+        return dict(zip(self.relation_names, weights, strict=True))

@@ -1,0 +1,84 @@
+"""The graph a model learns on: a snapshot's products, the nodes that link them, and their relations.
+
+A node that only one edge touches links nothing and is left out with its edge: catalogues of crawled facts have many.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from kg.snapshot import Edges, Histories, Snapshot
+from kg.vocabulary import Vocabulary
+from model.config import ModelConfig
+from model.graph import TRANSITION, Relation, fact_relations, symmetric_relation, transition_edges
+
+
+@dataclass(frozen=True)
+class ProductGraph:
+    """Products (the first P nodes) and linking nodes, N in all.
+
+    Args:
+        product_count: P.
+        keys: the id of every node across snapshots, `[N]`: its kind and its id.
+        texts: what a language model reads of every node, `[N]`.
+        relations: relation name to its edges.
+    """
+
+    product_count: int
+    keys: Vocabulary
+    texts: list[str]
+    relations: dict[str, Relation]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def relations_of(self, names: list[str], device: torch.device) -> tuple[Relation, ...]:
+        """Return the relations in the order of `names`; one that this graph does not have is empty."""
+        nothing = np.empty(0, np.int64)
+        return tuple(
+            (self.relations.get(name) or symmetric_relation(nothing, nothing, len(self))).to(device) for name in names
+        )
+
+
+def product_graph(snapshot: Snapshot, histories: Histories, config: ModelConfig) -> ProductGraph:
+    """Build the graph.
+
+    Args:
+        snapshot: products, nodes, facts.
+        histories: the interactions that transitions are counted in: those of training, nothing later.
+        config: which relations the model sees.
+    """
+    product_count = len(snapshot.products)
+    facts = {name: edges for name, edges in snapshot.facts.items() if name not in config.exclude_relations}
+    degree = np.zeros(snapshot.node_count, np.int64)
+    for edges in facts.values():
+        for end in (edges.head, edges.tail):
+            degree += np.bincount(end, minlength=snapshot.node_count)
+    linked = product_count + np.flatnonzero(degree[product_count:] > 1)
+    index = np.full(snapshot.node_count, -1, np.int64)
+    index[:product_count] = np.arange(product_count)
+    index[linked] = product_count + np.arange(len(linked))
+    node_count = product_count + len(linked)
+
+    kept = {name: _kept(edges, index) for name, edges in facts.items()}
+    relations = fact_relations(kept, node_count, exclude=())
+    if config.transitions:
+        head, tail, count = transition_edges(histories, product_count, config.max_transitions)
+        if len(head):
+            relations[TRANSITION] = symmetric_relation(head, tail, node_count, count)
+    nodes = snapshot.nodes.take(pa.array(linked - product_count))
+    node_keys = [f"{node['kind']}	{node['id']}" for node in nodes.select(["kind", "id"]).to_pylist()]
+    return ProductGraph(
+        product_count=product_count,
+        keys=Vocabulary([f"product\t{product_id}" for product_id in snapshot.products.array.to_pylist()] + node_keys),
+        texts=snapshot.catalogue["text"].to_pylist() + nodes["name"].to_pylist(),
+        relations=relations,
+    )
+
+
+def _kept(edges: Edges, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Edges:
+    head, tail = index[edges.head], index[edges.tail]
+    inside = (head >= 0) & (tail >= 0)
+    return Edges(head[inside].astype(np.int32), tail[inside].astype(np.int32))

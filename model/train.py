@@ -1,0 +1,228 @@
+"""Training, from a snapshot to a model that scores: one loop, readable from top to bottom.
+
+The epoch is chosen by NDCG@10 on the validation case of the split; the test case is never touched here.
+"""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from torch import Tensor
+
+from kg.snapshot import Snapshot
+from model.batches import batches, count_batches
+from model.blend import fit_blend
+from model.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
+from model.config import ModelConfig, TrainConfig
+from model.errors import ModelError
+from model.loss import batch_loss
+from model.metrics import per_user
+from model.network import RankingNetwork
+from model.popularity import decayed_popularity
+from model.product_graph import ProductGraph
+from model.ranker import top_k
+from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
+from model.scoring import full_scores
+from model.splits import Case, Split
+
+_log = structlog.get_logger(__name__)
+_VALIDATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run yields.
+
+    Args:
+        model: the best epoch, with its component weights.
+        kernel: how text features become the text component.
+        graph: the graph it was trained on.
+        records: every epoch.
+        best_epoch: the chosen one, from 1.
+        validation_ndcg: NDCG@10 of `model` on the validation users looked at.
+    """
+
+    model: TrainedModel
+    kernel: TextKernel
+    graph: ProductGraph
+    records: list[EpochRecord]
+    best_epoch: int
+    validation_ndcg: float
+
+
+def train(
+    snapshot: Snapshot,
+    split: Split,
+    text: npt.NDArray[np.float32],
+    graph: ProductGraph,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    checkpoint_folder: Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Trained:
+    """Train a network and choose its component weights.
+
+    Args:
+        snapshot: the products.
+        split: what to train on, and the validation case that chooses.
+        text: `[N, W]` text features of the graph's nodes.
+        graph: what `product_graph` made of the snapshot and `split.train`.
+        model_config: the network.
+        config: the run.
+        checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
+        resume: go on from the checkpoint there, if it is of the same data and settings.
+        on_step: called with the step in the epoch, their number and the loss.
+        on_epoch: called after every epoch.
+
+    Raises:
+        ModelError: nothing to train on, a loss that is not finite, or a damaged checkpoint.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = _device(config)
+    product_count = graph.product_count
+    names = list(graph.relations)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = RankingNetwork(model_config, text.shape[1], len(graph), names).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    text_features = torch.from_numpy(text).to(device)  # [N, W]
+    identity_index = torch.arange(len(graph), device=device)
+    relations = graph.relations_of(names, device)
+    validation = _sample(split.validation, config)
+    now_ms = int(validation.now_ms.max())
+    popularity = decayed_popularity(split.train, now_ms, model_config.popularity_half_life_days, product_count)
+    no_text = fit_text_kernel(torch.from_numpy(text[:product_count]), 0)
+    steps = count_batches(split.train, config)
+    if not steps:
+        raise ModelError("no user has two interactions to learn from", "Load more interactions.")
+
+    run_key = _run_key(snapshot, split, model_config, config)
+    progress = Progress(run_key)
+    if resume and checkpoint_folder is not None:
+        progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer) or progress
+
+    while progress.epochs_done < config.epochs and progress.epochs_done - progress.best_epoch < config.patience:
+        epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
+        # Each epoch has its own seed, so that a resumed run draws what an unbroken one would have drawn.
+        generator = np.random.default_rng([config.seed, epoch])
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed * 100_003 + epoch)
+            network.train()
+            for step, batch in enumerate(batches(split.train, product_count, model_config, config, generator), 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    loss = batch_loss(
+                        network, text_features, identity_index, relations, product_count, batch.to(device)
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch
+                torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+                optimizer.step()
+                if not np.isfinite(value := float(loss.detach())):
+                    raise ModelError(f"the loss is {value} in epoch {epoch}, step {step}", "Lower train.learning_rate.")
+                total += value
+                on_step(step, steps, value)
+
+        ndcg = validation_ndcg(assemble(network, text, graph, popularity, no_text), validation)
+        record = EpochRecord(epoch, total / steps, ndcg, time.perf_counter() - started)
+        progress.records.append(record)
+        if ndcg > progress.best_ndcg:
+            progress.best_epoch, progress.best_ndcg = epoch, ndcg
+            progress.best = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        if checkpoint_folder is not None:
+            save_checkpoint(checkpoint_folder, progress, network, optimizer)
+        on_epoch(record)
+
+    network.load_state_dict(progress.best)
+    kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)
+    model = assemble(network, text, graph, popularity, kernel)
+    blend, _ = fit_blend(model, validation)
+    model = model.with_blend(blend)
+    return Trained(model, kernel, graph, progress.records, progress.best_epoch, validation_ndcg(model, validation))
+
+
+@torch.inference_mode()
+def assemble(
+    network: RankingNetwork,
+    text: npt.NDArray[np.float32],
+    graph: ProductGraph,
+    popularity: npt.NDArray[np.float32],
+    kernel: TextKernel,
+    identity_index: Tensor | None = None,
+) -> TrainedModel:
+    """Compute the product matrix of a network on a graph, and return both as a model on the CPU.
+
+    Args:
+        network: trained, on any device; it is copied.
+        text: `[N, W]` text features of the graph's nodes.
+        graph: the graph, which may have other nodes than that of training.
+        popularity: `[P]`.
+        kernel: the text component.
+        identity_index: `[N]` row of each node's id embedding, -1 without; by default each node has its own.
+    """
+    network = copy.deepcopy(network).eval()
+    device = network.layer_logit.device
+    features = torch.from_numpy(text)
+    if identity_index is None:
+        identity_index = torch.arange(len(graph))
+    relations = graph.relations_of(network.relation_names, device)
+    nodes = network.nodes(features.to(device), identity_index.to(device), relations)
+    products = nodes[: graph.product_count].float().cpu()
+    network = network.cpu()
+    blend = Blend(popularity=float(network.popularity_weight))
+    kernel_features = kernel(features[: graph.product_count])
+    return TrainedModel(network, products, kernel_features, torch.from_numpy(popularity), blend)
+
+
+def validation_ndcg(model: TrainedModel, case: Case) -> float:
+    """Return the mean NDCG@10 of a case over the full catalogue."""
+    values = []
+    for start in range(0, len(case), _VALIDATION_BATCH):
+        part = case.take(np.arange(start, min(start + _VALIDATION_BATCH, len(case))))
+        with torch.inference_mode():
+            scores = full_scores(model, model.encode_users(part.histories, part.now_ms)).numpy()
+        seen = part.histories if part.exclude_seen else None
+        ranked, _ = top_k(scores, 10, seen=seen, candidates=part.candidates)
+        values.append(per_user(ranked, part.truth_offsets, part.truth_product_index, (10,))["ndcg@10"])
+    return float(np.concatenate(values).mean())
+
+
+def _sample(case: Case, config: TrainConfig) -> Case:
+    """Return the case with at most `validation_users` of its users, the same ones in every run of a seed."""
+    if len(case) <= config.validation_users:
+        return case
+    generator = np.random.default_rng(config.seed)
+    return case.take(np.sort(generator.choice(len(case), config.validation_users, replace=False)))
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("train.device is cuda, but torch sees no CUDA device", "Set train.device to auto or cpu.")
+    return torch.device(config.device)
+
+
+def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig) -> str:
+    """Return a digest of what a run's result depends on; a checkpoint of another key is not resumed from.
+
+    The number of epochs and the patience are left out, so that a finished run can be trained on.
+    """
+    described = [
+        snapshot.content_hash,
+        split.config.model_dump(mode="json"),
+        model_config.model_dump(mode="json"),
+        config.model_dump(mode="json", exclude={"epochs", "patience"}),
+    ]
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
