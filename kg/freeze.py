@@ -10,17 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.edges import PRODUCT, EdgeList, edges_of, kinds_and_ids, names_of, node_keys
 from kg.snapshot import Edges, Histories, Snapshot
-from kg.tables import CODES, Tables
+from kg.tables import CATEGORY_SEPARATOR, CODES, Tables
 from kg.vocabulary import MISSING, Vocabulary
-
-CATEGORY_SEPARATOR = " > "
-"""Joins a category path to the id of its node; a separator inside a name is the source's to avoid."""
-
-PRODUCT = "product"
-BRAND = "brand"
-CATEGORY = "category"
-ATTRIBUTE = "attribute"
 
 _DESCRIPTION_CHARS = 300
 
@@ -46,18 +39,14 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
     users = Vocabulary(_sorted_union(interactions["user_id"], tables.users["user_id"]))
     histories = _histories(interactions, users, products)
 
-    edges = _product_edges(products_table) + _fact_edges(tables.facts)
-    ends = {end for _, head, tail in edges for end in (head, tail)}
-    outside = sorted(end for end in ends if not (end[0] == PRODUCT and end[1] in products))
-    index = {end: len(products) + row for row, end in enumerate(outside)}
-    facts = _facts(edges, products, index)
-    nodes = pa.table(
-        {
-            "kind": pa.array([kind for kind, _ in outside], pa.string()),
-            "id": pa.array([node_id for _, node_id in outside], pa.string()),
-            "name": pa.array([_name(kind, node_id) for kind, node_id in outside], pa.string()),
-        }
-    )
+    edges = edges_of(products_table, tables.facts)
+    of_products = node_keys(PRODUCT, products.array)
+    ends = pa.concat_arrays([edges.head, edges.tail]).unique()
+    outside = ends.filter(pc.invert(pc.is_in(ends, value_set=of_products)))
+    outside = outside.take(pc.sort_indices(outside))
+    facts = _facts(edges, pa.concat_arrays([of_products, outside]))
+    kinds, ids = kinds_and_ids(outside)
+    nodes = pa.table({"kind": kinds, "id": ids, "name": names_of(kinds, ids)})
     catalogue = pa.table(
         {
             "title": _column(products_table, "title"),
@@ -126,46 +115,16 @@ def _indices(column: pa.ChunkedArray, vocabulary: Vocabulary) -> npt.NDArray[np.
     return found.astype(np.int32)
 
 
-_End = tuple[str, str]  # (kind, id)
-
-
-def _product_edges(products: pa.Table) -> list[tuple[str, _End, _End]]:
-    """Return the edges that product columns declare: brand, category path, attributes."""
-    edges: list[tuple[str, _End, _End]] = []
-    for row in products.select(["product_id", "brand", "category", "attributes"]).to_pylist():
-        product = (PRODUCT, row["product_id"])
-        if row["brand"]:
-            edges.append(("HAS_BRAND", product, (BRAND, row["brand"])))
-        path = row["category"]
-        if path:
-            edges.append(("IN_CATEGORY", product, (CATEGORY, CATEGORY_SEPARATOR.join(path))))
-        for depth in range(len(path) - 1, 0, -1):
-            child, parent = (CATEGORY_SEPARATOR.join(path[:cut]) for cut in (depth + 1, depth))
-            edges.append(("CHILD_OF", (CATEGORY, child), (CATEGORY, parent)))
-        edges += [("HAS_ATTRIBUTE", product, (ATTRIBUTE, f"{key}={value}")) for key, value in row["attributes"]]
-    return edges
-
-
-def _fact_edges(facts: pa.Table) -> list[tuple[str, _End, _End]]:
-    columns = (facts[name].to_pylist() for name in ("relation", "head_kind", "head", "tail_kind", "tail"))
-    return [
-        (relation, (kind, head), (tail_kind, tail))
-        for relation, kind, head, tail_kind, tail in zip(*columns, strict=True)
-    ]
-
-
-def _facts(edges: list[tuple[str, _End, _End]], products: Vocabulary, outside: dict[_End, int]) -> dict[str, Edges]:
-    pairs: dict[str, list[tuple[int, int]]] = {}
-    for relation, head, tail in edges:
-        pair = tuple(outside[end] if end in outside else products.index(end[1]) for end in (head, tail))
-        pairs.setdefault(relation, []).append((pair[0], pair[1]))
-    unique = {relation: np.unique(np.array(rows, np.int32), axis=0) for relation, rows in sorted(pairs.items())}
-    return {relation: Edges(rows[:, 0].copy(), rows[:, 1].copy()) for relation, rows in unique.items()}
-
-
-def _name(kind: str, node_id: str) -> str:
-    """Return what a person calls a node: a category by its leaf, anything else by its id."""
-    return node_id.rsplit(CATEGORY_SEPARATOR, 1)[-1] if kind == CATEGORY else node_id
+def _facts(edges: EdgeList, nodes: pa.Array) -> dict[str, Edges]:
+    """Return the edges by relation as indices into `nodes`, sorted by head then tail, each once."""
+    relations = edges.relation.dictionary_encode()
+    codes = relations.indices.to_numpy()
+    head, tail = (pc.index_in(end, value_set=nodes).to_numpy().astype(np.int64) for end in (edges.head, edges.tail))
+    facts: dict[str, Edges] = {}
+    for relation, code in sorted((name, code) for code, name in enumerate(relations.dictionary.to_pylist())):
+        pairs = np.unique(head[codes == code] * len(nodes) + tail[codes == code])
+        facts[relation] = Edges((pairs // len(nodes)).astype(np.int32), (pairs % len(nodes)).astype(np.int32))
+    return facts
 
 
 def _content_hash(

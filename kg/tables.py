@@ -41,6 +41,9 @@ CODES: dict[InteractionType, int] = {kind: code for code, kind in enumerate(Inte
 
 MAX_ID_BYTES = 256
 
+CATEGORY_SEPARATOR = " > "
+"""Joins a category path to the id of its node; the quality check takes it out of a category's own name."""
+
 ATTRIBUTES = pa.map_(pa.string(), pa.string())
 
 INTERACTIONS = pa.schema(

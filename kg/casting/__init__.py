@@ -3,11 +3,11 @@
 import pyarrow as pa
 
 from kg.casting.arrays import Cast, Mask, plain
-from kg.casting.nested import PATH_SEPARATOR, as_text, to_attributes, to_path
+from kg.casting.nested import as_text, to_attributes, to_path
 from kg.casting.scalars import to_float, to_int, to_string
 from kg.casting.times import TimeUnit, to_time_ms
 
-__all__ = ["PATH_SEPARATOR", "Cast", "Mask", "TimeUnit", "as_text", "cast", "texts", "to_time_ms"]
+__all__ = ["Cast", "Mask", "TimeUnit", "as_text", "cast", "texts", "to_time_ms"]
 
 
 def cast(column: pa.ChunkedArray | pa.Array, target: pa.DataType) -> Cast:

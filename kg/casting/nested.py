@@ -13,9 +13,6 @@ from kg.casting.arrays import Cast, nowhere, plain, true
 from kg.casting.scalars import blank_is_null, is_text, to_string
 from kg.tables import ATTRIBUTES
 
-PATH_SEPARATOR = " > "
-"""Joins a category path to the id of its node."""
-
 _SPLIT = r"\s*\|\s*| > "
 """Splits a category path that comes as one text."""
 

@@ -4,9 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting import PATH_SEPARATOR
 from kg.quality.rules import Broken
-from kg.tables import MAX_ID_BYTES
+from kg.tables import CATEGORY_SEPARATOR, MAX_ID_BYTES
 
 _CONTROL = r"[\x00-\x1f\x7f]+"
 _TEXTS = ("title", "description", "brand")
@@ -46,10 +45,10 @@ def _mend_paths(paths: pa.Array) -> tuple[pa.Array, list[Broken]]:
         paths = pa.array([path or [] for path in paths.to_pylist()], paths.type)
     offsets = paths.offsets.to_numpy()
     names = paths.values
-    wild = np.asarray(pc.match_substring_regex(names, PATH_SEPARATOR + "|" + _CONTROL), dtype=bool)
+    wild = np.asarray(pc.match_substring_regex(names, CATEGORY_SEPARATOR + "|" + _CONTROL), dtype=bool)
     if not wild.any():
         return paths, []
-    names = pc.replace_substring_regex(pc.replace_substring(names, PATH_SEPARATOR, " / "), _CONTROL, " ")
+    names = pc.replace_substring_regex(pc.replace_substring(names, CATEGORY_SEPARATOR, " / "), _CONTROL, " ")
     before = np.concatenate([[0], np.cumsum(wild)])
     rows = before[offsets[1:]] > before[offsets[:-1]]
     mended = pa.ListArray.from_arrays(paths.offsets, names)
