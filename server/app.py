@@ -1,0 +1,173 @@
+"""The server's life: listen, load, serve, drain, leave."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kg.errors import KgrankError
+from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2
+from server.config import ServeSettings
+from server.contract import Limits
+from server.drain import Drain, EventStore
+from server.journal import Journal, StoredEvent
+from server.rpc import service_handler
+from server.services.events import EventService
+from server.services.models import ModelService
+from server.services.ranking import RankingService
+from server.serving import Places, Serving
+
+_log = structlog.get_logger(__name__)
+
+RANKING = ranking_service_pb2.DESCRIPTOR.services_by_name["RankingService"]
+EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_MOST_BYTES = 4 << 20
+
+
+class PortTakenError(KgrankError):
+    """The address can't be listened on."""
+
+
+Connect = Callable[[], AbstractContextManager[EventStore]]
+
+
+class Server:
+    """One server process: made, started and stopped in one event loop.
+
+    Args:
+        settings: address and limits.
+        places: where models and snapshots are.
+        journal_file: the event journal.
+        connect: opens the graph that events drain to; None leaves them in the journal.
+
+    Raises:
+        JournalError: the journal can't be opened.
+    """
+
+    def __init__(self, settings: ServeSettings, places: Places, journal_file: Path, connect: Connect | None) -> None:
+        self._settings = settings
+        self._places = places
+        self._loop = asyncio.get_running_loop()
+        self._journal = Journal(journal_file, self._committed)
+        self._drain = None if connect is None else Drain(self._journal, connect)
+        self._serving = Serving(settings, places)
+        self._health = health.aio.HealthServicer()
+        self._server = self._make()
+        self._loading: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen, say NOT_SERVING, and begin to load the model; return the port.
+
+        Raises:
+            PortTakenError: somebody else listens there.
+        """
+        await self._say(_NOT_SERVING)
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise PortTakenError(
+                f"the server can't listen on {address}: the port is taken, or the address is not this machine's",
+                "Stop the other server, or choose another: --port 0 takes a free one.",
+            ) from error
+        await self._server.start()
+        if self._drain is not None:
+            self._drain.start()
+        self._loading = asyncio.create_task(self._load())
+        return port
+
+    async def ready(self) -> bool:
+        """Wait until the model is loaded; return whether one is in service."""
+        if self._loading is not None:
+            await self._loading
+        return self._serving.active is not None
+
+    @property
+    def active(self) -> str | None:
+        """The model version in service."""
+        return self._serving.active
+
+    async def stop(self) -> None:
+        """Drain: take no new calls, finish the running ones, store and pass on what is journalled, leave."""
+        await self._health.enter_graceful_shutdown()
+        if self._loading is not None:
+            self._loading.cancel()
+        await self._server.stop(self._settings.drain_s)
+        await asyncio.to_thread(self._serving.close)
+        await asyncio.to_thread(self._journal.close)
+        if self._drain is not None:
+            await asyncio.to_thread(self._drain.close, self._settings.drain_s)
+        _log.info("stopped")
+
+    def _make(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not shared
+                ("grpc.max_receive_message_length", _MOST_BYTES),
+            ]
+        )
+        limits = Limits(self._settings.max_results, self._settings.max_candidates)
+        servicers = {
+            RANKING: RankingService(self._serving, limits),
+            EVENTS: EventService(self._serving, self._journal),
+            MODELS: ModelService(self._serving, self._places.models, self._journal, self._activated),
+        }
+        server.add_generic_rpc_handlers(tuple(service_handler(*each) for each in servicers.items()))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            names = [service.full_name for service in servicers]
+            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        return server
+
+    async def _load(self) -> None:
+        """Put the active model into service; without one, wait for `ActivateModel`."""
+        version = await asyncio.to_thread(lambda: self._places.models.active)
+        if version is None:
+            _log.warning("no_model", folder=str(self._places.models.folder), remedy="train one and activate it")
+            return
+        try:
+            await self._serving.activate(version, self._journal)
+        except KgrankError as error:
+            _log.error("model_refused", model_version=version, reason=error.problem, remedy=error.remedy)
+        else:
+            await self._activated()
+
+    async def _activated(self) -> None:
+        await self._say(_SERVING)
+
+    async def _say(self, status: int) -> None:
+        """Tell the health of the whole and of each service; models can be listed and activated at any time."""
+        for name in ("", RANKING.full_name, EVENTS.full_name):
+            await self._health.set(name, status)
+        await self._health.set(MODELS.full_name, _SERVING)
+
+    def _committed(self, events: list[StoredEvent]) -> None:
+        """Hear from the journal's thread what is on disk now."""
+        self._loop.call_soon_threadsafe(self._serving.apply, events)
+        if self._drain is not None:
+            self._drain.wake()
+
+
+async def serve(server: Server, on_ready: Callable[[int, str | None], None]) -> None:
+    """Run a server until SIGTERM or SIGINT."""
+    leave = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave.set)
+    port = await server.start()
+    ready = asyncio.create_task(server.ready())
+    leaving = asyncio.create_task(leave.wait())
+    await asyncio.wait({ready, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        on_ready(port, server.active)
+    await leaving
+    await server.stop()

@@ -1,0 +1,82 @@
+"""Concurrent questions are answered together: what arrives while a batch is being scored is the next batch."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from server.errors import OverloadedError
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Batcher(Generic[Q, A]):
+    """Runs a function over batches of waiting items, one batch at a time, in a thread of its own.
+
+    Args:
+        answer: returns one answer for each item of a batch.
+        max_batch: items answered together at most.
+        max_waiting: items waiting before new ones are refused.
+    """
+
+    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int, max_waiting: int) -> None:
+        self._answer = answer
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._running: asyncio.Task[None] | None = None
+
+    def admit(self) -> None:
+        """Refuse a call, before any work is done for it, when too many are waiting.
+
+        Raises:
+            OverloadedError: try again later.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise OverloadedError(f"{len(self._waiting)} requests are waiting", "Try again a little later.")
+
+    async def submit(self, item: Q) -> A:
+        """Return the answer to an item; a cancelled caller's item is not worked on.
+
+        Raises:
+            OverloadedError: too many are waiting; nothing was done.
+        """
+        self.admit()
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return await future
+
+    async def run(self, function: Callable[[], R]) -> R:
+        """Run other work of the scoring thread, between batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def close(self) -> None:
+        """Release the thread, once its work is done."""
+        self._thread.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+                batch = [(item, future) for item, future in batch if not future.done()]
+                if not batch:
+                    continue
+                try:
+                    answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
+                except Exception as error:  # each caller gets it, and maps it to a status
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), answer in zip(batch, answers, strict=True):
+                        if not future.done():
+                            future.set_result(answer)
+        finally:
+            self._running = None

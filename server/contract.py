@@ -1,0 +1,251 @@
+"""The contract's requests as questions and interactions, checked; every violated field is named, not just the first."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kg.tables import CODES, MAX_ID_BYTES, InteractionType
+from kgrank.v1 import common_pb2, event_service_pb2, ranking_service_pb2
+from server.errors import InvalidRequestError, Violation
+from server.question import ContextEvent, Question
+
+DEFAULT_RESULTS = 10
+DEFAULT_REASONS = 3
+MAX_REASONS = 10
+MAX_EVENTS = 1000
+MAX_CONTEXT = 1000
+AHEAD_MS = 5 * 60_000
+"""How far ahead of the server's clock an event may be."""
+
+_EARLIEST_MS = 0
+
+_CODE_OF_ENUM: dict[int, int] = {
+    common_pb2.InteractionType.Value(f"INTERACTION_TYPE_{kind.name}"): code for kind, code in CODES.items()
+}
+TYPE_OF_CODE = {code: kind for kind, code in CODES.items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest requests that are accepted."""
+
+    results: int
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenEvent:
+    """An event to store; `event_id` is empty where the caller gave none, `value` None where there is none."""
+
+    event_id: str
+    user_id: str
+    product_id: str
+    type: InteractionType
+    at_ms: int
+    value: float | None
+
+
+class Checker:
+    """Collects what is wrong with a request."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def refuse(self, field: str, description: str) -> None:
+        """Note one violation."""
+        self.violations.append(Violation(field, description))
+
+    def finish(self) -> None:
+        """Raise `InvalidRequestError` if anything was noted."""
+        if self.violations:
+            raise InvalidRequestError(self.violations)
+
+    def id(self, field: str, value: str, *, optional: bool = False) -> str:
+        """Check an outside id."""
+        if not value:
+            if not optional:
+                self.refuse(field, "is empty")
+        elif len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
+            self.refuse(field, f"has {len(value.encode())} bytes; at most {MAX_ID_BYTES} are allowed")
+        elif not value.isprintable() and any(_is_control(character) for character in value):
+            self.refuse(field, "has control characters")
+        return value
+
+    def ids(self, field: str, values: Iterable[str], limit: int) -> tuple[str, ...]:
+        """Check a list of ids and its length, repeats counted."""
+        checked = tuple(values)
+        if len(checked) > limit:
+            self.refuse(field, f"has {len(checked)} ids; at most {limit} are allowed")
+            return ()
+        for position, value in enumerate(checked):
+            self.id(f"{field}[{position}]", value)
+        return checked
+
+    def count(self, field: str, value: int, limit: int) -> int:
+        """Check a number from 1 to a limit."""
+        if not 1 <= value <= limit:
+            self.refuse(field, f"is {value}; it must be from 1 to {limit}")
+        return value
+
+    def type(self, field: str, value: int) -> int:
+        """Check an interaction type; return its code."""
+        if value not in _CODE_OF_ENUM:
+            what = "is not set" if value == common_pb2.INTERACTION_TYPE_UNSPECIFIED else f"has no value {value}"
+            self.refuse(field, what)
+        return _CODE_OF_ENUM.get(value, 0)
+
+    def at(self, field: str, value: Timestamp, now_ms: int) -> int:
+        """Check a moment; return it in milliseconds since the epoch."""
+        at_ms = value.seconds * 1000 + value.nanos // 1_000_000
+        if not 0 <= value.nanos < 1_000_000_000:
+            self.refuse(f"{field}.nanos", f"is {value.nanos}; it must be from 0 to 999,999,999")
+        elif at_ms < _EARLIEST_MS:
+            self.refuse(field, "is before 1970")
+        elif at_ms > now_ms + AHEAD_MS:
+            self.refuse(field, f"is {(at_ms - now_ms) // 1000} s ahead of the server's clock; 300 s are allowed")
+        return at_ms
+
+    def value(self, field: str, value: float) -> float:
+        """Check a rating or quantity."""
+        if not math.isfinite(value):
+            self.refuse(field, f"is {value}; it must be finite")
+        return value
+
+    def context(self, context: common_pb2.Context, now_ms: int) -> tuple[tuple[ContextEvent, ...], tuple[str, ...]]:
+        """Check what a request tells of the moment."""
+        seeds = self.ids("context.seed_product_ids", context.seed_product_ids, MAX_CONTEXT)
+        if len(context.events) > MAX_CONTEXT:
+            self.refuse("context.events", f"has {len(context.events)}; at most {MAX_CONTEXT} are allowed")
+            return (), seeds
+        events = []
+        for position, each in enumerate(context.events):
+            field = f"context.events[{position}]"
+            events.append(
+                ContextEvent(
+                    product_id=self.id(f"{field}.product_id", each.product_id),
+                    type=self.type(f"{field}.type", each.type),
+                    at_ms=self.at(f"{field}.at", each.at, now_ms) if each.HasField("at") else None,
+                    value=self.value(f"{field}.value", each.value) if each.HasField("value") else math.nan,
+                )
+            )
+        return tuple(events), seeds
+
+
+def _is_control(character: str) -> bool:
+    # C0, DEL and C1: what breaks lines and terminals. Other unprintables (spaces, joiners) are text.
+    return character < " " or "\x7f" <= character < "\xa0"
+
+
+def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Limits, now_ms: int) -> Question:
+    """Return what a Recommend request asks.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    question = Question(
+        user_id=check.id("user_id", request.user_id, optional=True),
+        k=check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS,
+        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+        exclude=check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates),
+        candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
+        events=events,
+        seeds=seeds,
+    )
+    check.finish()
+    return question
+
+
+def rank_question(request: ranking_service_pb2.RankRequest, limits: Limits, now_ms: int) -> Question:
+    """Return what a Rank request asks.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    if not request.product_ids:
+        check.refuse("product_ids", "is empty; give the candidates to rank")
+    question = Question(
+        user_id=check.id("user_id", request.user_id, optional=True),
+        k=check.count("k", request.k, limits.candidates) if request.HasField("k") else None,
+        exclude_seen=False,
+        candidates=check.ids("product_ids", request.product_ids, limits.candidates),
+        events=events,
+        seeds=seeds,
+    )
+    check.finish()
+    return question
+
+
+def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -> tuple[Question, int]:
+    """Return what an Explain request asks, and how many reasons it wants.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    reasons = (
+        check.count("max_reasons", request.max_reasons, MAX_REASONS)
+        if request.HasField("max_reasons")
+        else DEFAULT_REASONS
+    )
+    question = Question(
+        user_id=check.id("user_id", request.user_id, optional=True),
+        k=1,
+        exclude_seen=False,
+        candidates=(check.id("product_id", request.product_id),),
+        events=events,
+        seeds=seeds,
+    )
+    check.finish()
+    return question, reasons
+
+
+def similar_question(
+    request: ranking_service_pb2.SimilarProductsRequest, limits: Limits
+) -> tuple[str, int, tuple[str, ...]]:
+    """Return the product, k and exclusions of a SimilarProducts request.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    product_id = check.id("product_id", request.product_id)
+    k = check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS
+    exclude = check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates)
+    check.finish()
+    return product_id, k, exclude
+
+
+def written_events(events: Iterable[event_service_pb2.Event], prefix: str, now_ms: int) -> list[WrittenEvent]:
+    """Return the events of a request; `prefix` is the path of an event with `{}` for its place.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    checked = list(events)
+    if not checked:
+        check.refuse("events", "is empty")
+    elif len(checked) > MAX_EVENTS:
+        check.refuse("events", f"has {len(checked)}; at most {MAX_EVENTS} are allowed")
+        checked = []
+    written = [_written_event(check, each, prefix.format(place), now_ms) for place, each in enumerate(checked)]
+    check.finish()
+    return written
+
+
+def _written_event(check: Checker, each: event_service_pb2.Event, field: str, now_ms: int) -> WrittenEvent:
+    return WrittenEvent(
+        event_id=check.id(f"{field}.event_id", each.event_id, optional=True),
+        user_id=check.id(f"{field}.user_id", each.user_id),
+        product_id=check.id(f"{field}.product_id", each.product_id),
+        type=TYPE_OF_CODE[check.type(f"{field}.type", each.type)],
+        at_ms=check.at(f"{field}.at", each.at, now_ms) if each.HasField("at") else now_ms,
+        value=check.value(f"{field}.value", each.value) if each.HasField("value") else None,
+    )

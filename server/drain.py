@@ -1,0 +1,113 @@
+"""From the journal to the graph: in order, in batches, each once.
+
+A batch and the journal's offset are committed in one transaction of the graph, so that a crash on either side repeats
+nothing and loses nothing. While the graph is away, events wait in the journal; the wait between attempts grows.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import pyarrow as pa
+import structlog
+
+from kg.errors import GraphAuthError, GraphError
+from kg.tables import INTERACTIONS
+from server.journal import Journal, StoredEvent
+
+_log = structlog.get_logger(__name__)
+
+BATCH = 1000
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+_AFTER_FILES = 1 << 40
+"""Added to an offset to give a position: at equal times an event comes after rows loaded from files."""
+
+
+class EventStore(Protocol):
+    """What the drain needs of `kg.store.Graph`."""
+
+    def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
+        """Store events, and how far the journal has been taken, in one transaction; return how many were new."""
+
+    def journal_offset(self, journal: str) -> int:
+        """Return how far a journal has been taken, 0 if not at all."""
+
+
+class Drain:
+    """A thread that takes events from the journal to the graph.
+
+    Args:
+        journal: where events come from.
+        connect: opens the graph; called again after each failure.
+    """
+
+    def __init__(self, journal: Journal, connect: Callable[[], AbstractContextManager[EventStore]]) -> None:
+        self._journal = journal
+        self._connect = connect
+        self._wake = threading.Event()
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; whatever the journal holds is taken first."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell that the journal has new events."""
+        self._wake.set()
+
+    def close(self, timeout_s: float) -> None:
+        """Take what is in the journal to a graph that answers, then stop; give up after a while."""
+        self._leaving.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                with self._connect() as graph:
+                    offset = graph.journal_offset(self._journal.name)
+                    _log.info("drain_connected", offset=offset)
+                    wait_s = _FIRST_WAIT_S
+                    self._drain(graph, offset)
+                    return
+            except GraphError as error:
+                remedy = error.remedy if isinstance(error, GraphAuthError) else ""
+                _log.warning("drain_waits", reason=error.problem, remedy=remedy, next_attempt_s=wait_s)
+            except Exception:
+                # A defect must not end the drain for good: events would pile up unseen.
+                _log.exception("drain_failed", next_attempt_s=wait_s)
+            if self._leaving.wait(wait_s):
+                return
+            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+
+    def _drain(self, graph: EventStore, offset: int) -> None:
+        """Take events until the server leaves."""
+        while True:
+            self._wake.clear()
+            while events := self._journal.read(offset, BATCH):
+                offset = events[-1].offset
+                graph.append_events(rows(events), self._journal.name, offset)
+                self._journal.note_drained(offset)
+            if self._leaving.is_set():
+                return
+            self._wake.wait()
+
+
+def rows(events: list[StoredEvent]) -> pa.Table:
+    """Return events as a table of interactions."""
+    return pa.table(
+        {
+            "user_id": [each.event.user_id for each in events],
+            "product_id": [each.event.product_id for each in events],
+            "type": [str(each.event.type) for each in events],
+            "at_ms": [each.event.at_ms for each in events],
+            "value": pa.array([each.event.value for each in events], pa.float32()),
+            "position": [_AFTER_FILES + each.offset for each in events],
+            "event_id": [each.event.event_id for each in events],
+        },
+        schema=INTERACTIONS,
+    )

@@ -1,0 +1,119 @@
+"""Every error that a call can end in, and its gRPC status: one table.
+
+Each has `google.rpc.Status` details: ErrorInfo always, BadRequest for refused fields, RetryInfo where waiting helps. A
+defect of ours becomes INTERNAL with an id that is in the log; never a trace, a path or a secret.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
+
+from kg.errors import GraphUnavailableError, KgrankError
+
+DOMAIN = "kgrank"
+DETAILS_KEY = "grpc-status-details-bin"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A refused field of a request: its path (`events[3].product_id`), and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(KgrankError):
+    """A request has fields that can't be accepted."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(f"{len(violations)} field{'s' * (len(violations) > 1)} of the request can't be accepted")
+        self.violations = tuple(violations)
+
+
+class UnknownProductError(KgrankError):
+    """The single product that was asked about is not in the catalogue."""
+
+
+class UnknownModelError(KgrankError):
+    """There is no such model in the artifacts folder."""
+
+
+class ModelRefusedError(KgrankError):
+    """A model does not fit the catalogue, or can't be read."""
+
+
+class OverloadedError(KgrankError):
+    """Too many requests are waiting; refused before any work."""
+
+
+class JournalFullError(KgrankError):
+    """The event journal's disk is full; the event is not stored."""
+
+
+class NotServingError(KgrankError):
+    """No model is in service, or the server is leaving."""
+
+
+@dataclass(frozen=True)
+class _Status:
+    code: grpc.StatusCode
+    reason: str
+    retry_after_s: float | None = None
+
+
+_TABLE: dict[type[Exception], _Status] = {
+    InvalidRequestError: _Status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"),
+    UnknownProductError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_PRODUCT"),
+    UnknownModelError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
+    ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
+    OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
+    JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),
+    NotServingError: _Status(grpc.StatusCode.UNAVAILABLE, "NOT_SERVING", 1),
+    GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
+}
+_DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a caller is told: gRPC code, sentence, and the serialised `google.rpc.Status` for the trailing metadata."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+
+
+def failure(error: Exception, *, method: str, request_id: str) -> Failure:
+    """Return what a caller is told of an error; a defect is logged with its trace, under an id that the caller gets."""
+    status = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _DEFECT)
+    metadata = {"request_id": request_id} if request_id else {}
+    if status is _DEFECT:
+        error_id = secrets.token_hex(8)
+        metadata["error_id"] = error_id
+        message = f"the server failed; its log has the details under error_id {error_id}"
+        _log.error("call_failed", method=method, error_id=error_id, request_id=request_id, exc_info=error)
+    else:
+        message = str(error).replace("\n", " ")
+        _log.info("call_refused", method=method, reason=status.reason, request_id=request_id)
+    details = [error_details_pb2.ErrorInfo(reason=status.reason, domain=DOMAIN, metadata=metadata)]
+    if isinstance(error, InvalidRequestError):
+        fields = [error_details_pb2.BadRequest.FieldViolation(**vars(each)) for each in error.violations]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
+    if status.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(status.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    rich = status_pb2.Status(code=status.code.value[0], message=message, details=packed)
+    return Failure(status.code, message, rich.SerializeToString())

@@ -1,0 +1,245 @@
+"""The event journal: what is acknowledged is on disk first.
+
+SQLite with a write-ahead log and full synchronisation. One thread commits whatever is waiting in one transaction
+(group commit), so that many callers share the price of one sync to disk; each is told after the commit. An event's id
+is unique: one that is stored already is acknowledged and not stored again. Offsets only grow; `name` tells this journal
+from any other, so that the graph can keep how far it has taken each.
+"""
+
+import queue
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from kg.errors import KgrankError
+from kg.tables import InteractionType
+from server.contract import WrittenEvent
+from server.errors import JournalFullError, NotServingError
+
+_log = structlog.get_logger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    offset INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    product_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    value REAL,
+    received_ms INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS journal (name TEXT NOT NULL, drained INTEGER NOT NULL);
+"""
+_INSERT = """
+INSERT INTO event (event_id, user_id, product_id, type, at_ms, value, received_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
+"""
+_MOST_TOGETHER = 500
+_BUSY_S = 30
+_LEAST_FREE_BYTES = 1 << 20
+
+
+class JournalError(KgrankError):
+    """The journal can't be opened or read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event of the journal, at its offset."""
+
+    offset: int
+    event: WrittenEvent
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of an event: its offset, and whether an event with its id was there before."""
+
+    offset: int
+    event_id: str
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    events: Sequence[WrittenEvent]
+    done: Future[list[Stored]]
+
+
+class Journal:
+    """A durable, ordered log of events. Appending is safe from any thread.
+
+    Args:
+        path: the SQLite file; made, with its folder, where it is missing.
+        on_commit: called by the writing thread with what a transaction stored, in order, before its callers are told.
+
+    Raises:
+        JournalError: the file can't be opened, or is not a journal.
+    """
+
+    def __init__(self, path: Path, on_commit: Callable[[list[StoredEvent]], None] = lambda stored: None) -> None:
+        self._path = path
+        self._on_commit = on_commit
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._connection() as connection:
+                connection.executescript(_SCHEMA)
+                connection.execute(
+                    "INSERT INTO journal SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM journal)", (uuid.uuid4().hex,)
+                )
+                self.name: str = connection.execute("SELECT name FROM journal").fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(
+                f"journal {path} can't be opened: {error}",
+                "Check the disk and the file's permissions; a damaged file moved away makes room for a new journal.",
+            ) from error
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        self._thread.start()
+
+    def append(self, events: Sequence[WrittenEvent]) -> "Future[list[Stored]]":
+        """Store events, each with an id; the future is done once they are on disk.
+
+        Where it ends in `JournalFullError` (the disk is full) or `JournalError`, none of them is stored.
+
+        Raises:
+            NotServingError: the journal is closed.
+        """
+        waiting = _Waiting(events, Future())
+        with self._closing:
+            if self._closed:
+                raise NotServingError("the server is leaving", "Try again; another one may be there.")
+            self._queue.put(waiting)
+        return waiting.done
+
+    def read(self, after: int, limit: int) -> list[StoredEvent]:
+        """Return events with an offset above `after`, in order, at most `limit`."""
+        with self._connection() as connection:
+            rows = connection.execute("SELECT * FROM event WHERE offset > ? ORDER BY offset LIMIT ?", (after, limit))
+            return [_stored_event(row) for row in rows]
+
+    def all(self, page: int = 10_000) -> Iterator[StoredEvent]:
+        """Yield every event in order."""
+        after = 0
+        while events := self.read(after, page):
+            yield from events
+            after = events[-1].offset
+
+    @property
+    def drained(self) -> int:
+        """The last offset that the graph is known to have."""
+        with self._connection() as connection:
+            return int(connection.execute("SELECT drained FROM journal").fetchone()[0])
+
+    def note_drained(self, offset: int) -> None:
+        """Remember that the graph has everything up to an offset."""
+        with self._connection() as connection:
+            connection.execute("UPDATE journal SET drained = max(drained, ?)", (offset,))
+
+    def trim(self, offsets: Sequence[int]) -> None:
+        """Forget events; the ids of forgotten events are no longer known as duplicates."""
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Store what is waiting, then stop."""
+        with self._closing:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            yield connection
+        finally:
+            connection.close()
+
+    def _write_all(self) -> None:
+        with self._connection() as connection:
+            waiting: _Waiting | None = self._queue.get()
+            while waiting is not None:
+                together = [waiting]
+                count = len(waiting.events)
+                waiting = None
+                while count < _MOST_TOGETHER:
+                    try:
+                        following = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                    if following is None:
+                        self._queue.put(None)
+                        break
+                    together.append(following)
+                    count += len(following.events)
+                self._write(connection, together)
+                waiting = self._queue.get()
+
+    def _write(self, connection: sqlite3.Connection, together: list[_Waiting]) -> None:
+        """Store the events of several callers in one transaction, and tell each."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            now_ms = time.time_ns() // 1_000_000
+            stored = [[_insert(connection, event, now_ms) for event in waiting.events] for waiting in together]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            failure = self._failure(error)
+            _log.error("journal_write_failed", error=str(error), events=sum(len(each.events) for each in together))
+            if connection.in_transaction:
+                connection.rollback()
+            for waiting in together:
+                waiting.done.set_exception(failure)
+        else:
+            new = [
+                StoredEvent(outcome.offset, event, now_ms)
+                for waiting, outcomes in zip(together, stored, strict=True)
+                for event, outcome in zip(waiting.events, outcomes, strict=True)
+                if not outcome.duplicate
+            ]
+            if new:
+                self._on_commit(new)
+            for waiting, outcomes in zip(together, stored, strict=True):
+                waiting.done.set_result(outcomes)
+
+    def _failure(self, error: sqlite3.Error) -> KgrankError:
+        # A full disk shows as SQLITE_FULL, or as an I/O error where the shared-memory file can't grow.
+        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        if full or shutil.disk_usage(self._path.parent).free < _LEAST_FREE_BYTES:
+            return JournalFullError(
+                "the event journal's disk is full; the event is not stored", "Free space on that disk."
+            )
+        return JournalError("the event journal can't be written; nothing is stored", "The server's log says why.")
+
+
+def _insert(connection: sqlite3.Connection, event: WrittenEvent, now_ms: int) -> Stored:
+    row = (event.event_id, event.user_id, event.product_id, str(event.type), event.at_ms, event.value, now_ms)
+    inserted = connection.execute(_INSERT, row).fetchall()
+    if inserted:
+        return Stored(inserted[0][0], event.event_id, duplicate=False)
+    known = connection.execute("SELECT offset FROM event WHERE event_id = ?", (event.event_id,)).fetchone()
+    return Stored(known[0], event.event_id, duplicate=True)
+
+
+def _stored_event(row: tuple[int, str, str, str, str, int, float | None, int]) -> StoredEvent:
+    offset, event_id, user_id, product_id, kind, at_ms, value, received_ms = row
+    return StoredEvent(
+        offset, WrittenEvent(event_id, user_id, product_id, InteractionType(kind), at_ms, value), received_ms
+    )

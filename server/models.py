@@ -1,0 +1,94 @@
+"""The models in the artifacts folder, and which of them is in service."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kg.errors import KgrankError
+from kg.snapshot import MANIFEST as SNAPSHOT_MANIFEST
+from model.artifact import Artifact, ArtifactManifest, load_artifact, read_manifest
+from server.errors import ModelRefusedError, UnknownModelError
+
+ACTIVE = "ACTIVE"
+LATEST = "LATEST"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder of artifacts, each in a folder named by its model version; `ACTIVE` names the one in service.
+
+    Args:
+        folder: where the artifacts are.
+        chosen: the version to start with, instead of the one that `ACTIVE` names.
+    """
+
+    folder: Path
+    chosen: str | None = None
+
+    def manifests(self) -> list[ArtifactManifest]:
+        """Return what every readable artifact says of itself, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.name.startswith("."):
+                try:
+                    found.append(read_manifest(path))
+                except KgrankError:
+                    continue  # another version's, or half removed: it can't be served, so it isn't listed
+        return sorted(found, key=lambda manifest: (-manifest.created_at_ms, manifest.model_version))
+
+    def load(self, model_version: str) -> Artifact:
+        """Load an artifact, checked.
+
+        Raises:
+            UnknownModelError: there is none of this version.
+            ModelRefusedError: it is damaged.
+        """
+        # The version is a name out of a request: only one that the folder lists may become a path.
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if model_version not in names or model_version.startswith("."):
+            raise UnknownModelError(f"there is no model {model_version}", "ListModels names those that there are.")
+        try:
+            return load_artifact(self.folder / model_version)
+        except KgrankError as error:
+            raise ModelRefusedError(
+                f"model {model_version} can't be loaded: {error.problem.splitlines()[0]}", error.remedy
+            ) from error
+
+    @property
+    def active(self) -> str | None:
+        """The version to start with: the chosen one, the one put into service last, the newest; None without any."""
+        if self.chosen is not None:
+            return self.chosen
+        pointer = self.folder / ACTIVE
+        if pointer.is_file():
+            named = pointer.read_text(encoding="utf-8").strip()
+            if (self.folder / named).is_dir():
+                return named
+        manifests = self.manifests()
+        return manifests[0].model_version if manifests else None
+
+    def note_active(self, model_version: str) -> None:
+        """Remember the model in service, so that a restart serves the same."""
+        partial = self.folder / f".{ACTIVE}.{os.getpid()}"
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(model_version + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.folder / ACTIVE)
+
+
+def snapshot_folder_for(snapshots: Path, manifest: ArtifactManifest) -> Path | None:
+    """Return the folder of the snapshot that a model was trained on, else of the latest one; None where none is."""
+    latest = snapshots / LATEST
+    named = snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+    for folder in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
+        path = folder / SNAPSHOT_MANIFEST
+        if (
+            path.is_file()
+            and json.loads(path.read_text(encoding="utf-8")).get("content_hash") == manifest.snapshot_hash
+        ):
+            return folder
+    return named if named is not None and named.is_dir() else None

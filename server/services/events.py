@@ -1,0 +1,61 @@
+"""EventService: WriteEvent, WriteEvents."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from kgrank.v1.event_service_pb2 import (
+    EventOutcome,
+    WriteEventRequest,
+    WriteEventResponse,
+    WriteEventsRequest,
+    WriteEventsResponse,
+)
+from server.contract import WrittenEvent, written_events
+from server.errors import UnknownProductError
+from server.journal import Journal, Stored
+from server.rpc import Context
+from server.serving import Serving
+
+
+class EventService:
+    """Acknowledges an event once it is in the journal and in the history that the next answer is made of."""
+
+    def __init__(self, serving: Serving, journal: Journal) -> None:
+        self._serving = serving
+        self._journal = journal
+
+    async def WriteEvent(self, request: WriteEventRequest, context: Context) -> WriteEventResponse:  # noqa: N802
+        """Write one event."""
+        events = written_events([request.event], "event", _now_ms())
+        (outcome,) = await self._write(events)
+        if outcome.status == EventOutcome.STATUS_UNKNOWN_PRODUCT:
+            raise UnknownProductError("the catalogue does not have this product", "Check event.product_id.")
+        return WriteEventResponse(outcome=outcome)
+
+    async def WriteEvents(self, request: WriteEventsRequest, context: Context) -> WriteEventsResponse:  # noqa: N802
+        """Write events together."""
+        return WriteEventsResponse(outcomes=await self._write(written_events(request.events, "events[{}]", _now_ms())))
+
+    async def _write(self, events: Sequence[WrittenEvent]) -> list[EventOutcome]:
+        products = self._serving.engine.snapshot.products
+        named = [each if each.event_id else replace(each, event_id=uuid.uuid4().hex) for each in events]
+        known = [each for each in named if each.product_id in products]
+        # A caller that goes away does not take back what is on its way to the disk.
+        stored: Iterator[Stored] = iter(())
+        if known:
+            writing = asyncio.wrap_future(self._journal.append(known))
+            stored = iter(await asyncio.shield(writing))
+        outcomes = []
+        for each in named:
+            status = EventOutcome.STATUS_UNKNOWN_PRODUCT
+            if each.product_id in products:
+                status = EventOutcome.STATUS_DUPLICATE if next(stored).duplicate else EventOutcome.STATUS_WRITTEN
+            outcomes.append(EventOutcome(event_id=each.event_id, status=status))
+        return outcomes
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

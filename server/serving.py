@@ -1,0 +1,196 @@
+"""What is in service: one engine at a time, swapped in whole, and the events that change its answers."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from kg.errors import KgrankError
+from kg.snapshot import Snapshot
+from kg.tables import CODES
+from kg.vocabulary import MISSING
+from model.artifact import Artifact
+from server.batching import Batcher
+from server.config import ServeSettings
+from server.engine import Engine
+from server.errors import ModelRefusedError, NotServingError
+from server.histories import Interaction, LiveHistories
+from server.journal import Journal, StoredEvent
+from server.models import ModelFolder, snapshot_folder_for
+from server.question import Question, Ranking
+
+KEPT_MS = 24 * 3_600_000
+"""How long an event stays in the journal at least: so long is its id known as a duplicate."""
+
+_log = structlog.get_logger(__name__)
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the server finds things; `snapshot` is set when one was named on the command line."""
+
+    models: ModelFolder
+    snapshots: Path
+    snapshot: Path | None = None
+
+
+class Serving:
+    """The engine in service. Its methods belong to the event loop's thread.
+
+    Args:
+        settings: limits.
+        places: where models and snapshots are.
+    """
+
+    def __init__(self, settings: ServeSettings, places: Places) -> None:
+        self._settings = settings
+        self._places = places
+        self._engine: Engine | None = None
+        self._activating = asyncio.Lock()
+        self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(
+            _answer, max_batch=settings.max_batch, max_waiting=settings.max_waiting
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine in service.
+
+        Raises:
+            NotServingError: there is none yet.
+        """
+        if self._engine is None:
+            raise NotServingError("no model is in service", "Wait for the start, or train one and activate it.")
+        return self._engine
+
+    @property
+    def active(self) -> str | None:
+        """The model version in service."""
+        return None if self._engine is None else self._engine.model_version
+
+    def admit(self) -> None:
+        """Refuse a call before any work when too many are waiting.
+
+        Raises:
+            OverloadedError: try again later.
+        """
+        self._batcher.admit()
+
+    async def answer(self, engine: Engine, question: Question) -> Ranking:
+        """Answer a question together with whatever else is waiting."""
+        return await self._batcher.submit((engine, question))
+
+    async def place(self, engine: Engine, question: Question, product_index: int) -> int:
+        """Return a product's place among all products for a user, from 1."""
+        return await self._batcher.run(lambda: engine.place(question, product_index))
+
+    def apply(self, events: Sequence[StoredEvent]) -> None:
+        """Let stored events change the next answers."""
+        if self._engine is not None:
+            extend(self._engine.histories, self._engine.snapshot, events)
+
+    async def activate(self, model_version: str, journal: Journal) -> Engine:
+        """Load a model beside the one in service, and swap it in.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            ModelRefusedError: it is damaged, or does not fit any snapshot.
+        """
+        async with self._activating:
+            began = time.monotonic()
+            engine = await asyncio.to_thread(self._load, model_version, journal)
+            # What was written while the engine was being built; from here on `apply` takes over.
+            for event in journal.read(engine.histories.applied, 1 << 30):
+                extend(engine.histories, engine.snapshot, [event])
+            self._engine = engine
+            _log.info(
+                "model_in_service",
+                model_version=model_version,
+                products=len(engine.product_ids),
+                plan=str(engine.index.plan),
+                seconds=round(time.monotonic() - began, 2),
+            )
+            return engine
+
+    def close(self) -> None:
+        """Finish the batch that is being scored."""
+        self._batcher.close()
+
+    def _load(self, model_version: str, journal: Journal) -> Engine:
+        artifact = self._places.models.load(model_version)
+        snapshot = self._snapshot(artifact)
+        current = self._engine
+        if current is not None and current.snapshot is snapshot:
+            histories = current.histories
+        else:
+            histories = LiveHistories(snapshot, self._settings.history_limit)
+            replay(histories, snapshot, journal)
+        exclude_seen = not artifact.manifest.split.get("repeats", False)
+        return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen)
+
+    def _snapshot(self, artifact: Artifact) -> Snapshot:
+        """Return the snapshot that suits a model: the named one, else the one it was trained on, else the latest."""
+        places, current = self._places, self._engine
+        if current is not None and (
+            places.snapshot is not None or current.snapshot.content_hash == artifact.manifest.snapshot_hash
+        ):
+            return current.snapshot
+        folder = places.snapshot or snapshot_folder_for(places.snapshots, artifact.manifest)
+        if folder is None:
+            raise ModelRefusedError(
+                f"there is no snapshot in {places.snapshots} to serve model {artifact.manifest.model_version} with",
+                "Make one: kgrank snapshot",
+            )
+        try:
+            return Snapshot.open(folder)
+        except KgrankError as error:
+            raise ModelRefusedError(error.problem, error.remedy) from error
+
+
+def _answer(items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:
+    """Answer a batch; around a swap it has questions to both engines."""
+    engines = {id(engine): engine for engine, _ in items}
+    if len(engines) == 1:
+        return items[0][0].answer([question for _, question in items])
+    answers: dict[int, Ranking] = {}
+    for engine in engines.values():
+        rows = [row for row, (asked, _) in enumerate(items) if asked is engine]
+        answers |= zip(rows, engine.answer([items[row][1] for row in rows]), strict=True)
+    return [answers[row] for row in range(len(items))]
+
+
+def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[StoredEvent]) -> None:
+    """Add events to histories, each once; products that the catalogue lacks are passed over."""
+    for stored in events:
+        interaction = _interaction(snapshot, stored)
+        if stored.offset > histories.applied and interaction is not None:
+            histories.append(stored.event.user_id, interaction)
+        histories.applied = max(histories.applied, stored.offset)
+
+
+def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal) -> None:
+    """Add the journal's events that a snapshot lacks, and trim those that it and the graph have long had."""
+    began, count, old = time.monotonic(), 0, []
+    drained, keep_from_ms = journal.drained, time.time_ns() // 1_000_000 - KEPT_MS
+    for stored in journal.all():
+        interaction = _interaction(snapshot, stored)
+        if interaction is not None and not histories.holds(stored.event.user_id, interaction):
+            histories.append(stored.event.user_id, interaction)
+            count += 1
+        elif stored.offset <= drained and stored.received_ms < keep_from_ms:
+            old.append(stored.offset)
+        histories.applied = stored.offset
+    journal.trim(old)
+    _log.info("journal_replayed", events=count, trimmed=len(old), seconds=round(time.monotonic() - began, 2))
+
+
+def _interaction(snapshot: Snapshot, stored: StoredEvent) -> Interaction | None:
+    event = stored.event
+    product_index = snapshot.products.index(event.product_id)
+    if product_index == MISSING:
+        return None
+    return Interaction(product_index, CODES[event.type], event.at_ms, _NAN if event.value is None else event.value)

@@ -1,0 +1,101 @@
+"""Vectors of users on demand: encoded together, kept until the user's next event."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kg.snapshot import Histories, Snapshot
+from model.scoring import ScoringModel, UserVectors
+from server.histories import Interaction, LiveHistories, stack
+
+CACHED_USERS = 20_000
+CACHED_FOR_MS = 60_000
+"""Vectors depend on the time since each interaction, but slowly: a minute changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A user's vector `[D]` and repeat part, good while the history has this version."""
+
+    version: int
+    at_ms: int
+    vector: Tensor
+    repeat_index: npt.NDArray[np.int32]
+    repeat_score: npt.NDArray[np.float32]
+
+
+class UserEncoder:
+    """Makes vectors of users with one model; belongs to one thread at a time."""
+
+    def __init__(self, scorer: ScoringModel, histories: LiveHistories) -> None:
+        self._scorer = scorer
+        self._histories = histories
+        self._kept: OrderedDict[str, _Encoded] = OrderedDict()
+
+    def encode(self, users: Sequence[tuple[str, Sequence[Interaction]]], now_ms: int) -> UserVectors:
+        """Return the vectors of users, each an id (may be empty) and what its request tells besides."""
+        rows = [self._keep(user_id, now_ms) if user_id and not told else None for user_id, told in users]
+        fresh = [row for row, encoded in enumerate(rows) if encoded is None]
+        if fresh:
+            # The version is read before the history: an event in between makes a stale entry, never a wrong one.
+            versions = [self._histories.version(users[row][0]) for row in fresh]
+            histories = stack([self._histories.latest(*users[row]) for row in fresh])
+            made = self._scorer.encode_users(histories, moments(histories, now_ms))
+            for place, row in enumerate(fresh):
+                encoded = _Encoded(versions[place], now_ms, made.vectors[place], *made.repeats(place))
+                rows[row] = encoded
+                user_id, told = users[row]
+                if user_id and not told:
+                    self._kept[user_id] = encoded
+            while len(self._kept) > CACHED_USERS:
+                self._kept.popitem(last=False)
+        return _stacked([encoded for encoded in rows if encoded is not None])
+
+    def _keep(self, user_id: str, now_ms: int) -> _Encoded | None:
+        encoded = self._kept.get(user_id)
+        if encoded is None or encoded.version != self._histories.version(user_id):
+            return None
+        return encoded if abs(now_ms - encoded.at_ms) <= CACHED_FOR_MS else None
+
+
+def moments(histories: Histories, now_ms: int) -> npt.NDArray[np.int64]:
+    """Return the moment to rank for, of each user: now, or the last interaction where a clock ran ahead."""
+    last = np.zeros(len(histories), np.int64)
+    filled = np.diff(histories.offsets) > 0
+    last[filled] = histories.at_ms[histories.offsets[1:][filled] - 1]
+    return np.maximum(last, now_ms)
+
+
+def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserVectors:
+    """Return vectors of users drawn from the snapshot, the same ones each time, and of a cold one."""
+    histories = snapshot.histories
+    drawn = np.random.default_rng(0).choice(len(histories), min(count, len(histories)), replace=False)
+    cold = histories.take(np.empty(0, np.int64))
+    cold = Histories(np.zeros(2, np.int64), cold.product_index, cold.type, cold.at_ms, cold.value)
+    sample = stack([cold, histories.take(drawn)])
+    return scorer.encode_users(sample, moments(sample, snapshot.as_of_ms))
+
+
+def take(users: UserVectors, rows: Sequence[int]) -> UserVectors:
+    """Return the vectors of some users of a batch."""
+    repeats = [users.repeats(row) for row in rows]
+    return UserVectors(
+        users.vectors[list(rows)],
+        np.cumsum([0, *(len(index) for index, _ in repeats)]).astype(np.int64),
+        np.concatenate([index for index, _ in repeats]),
+        np.concatenate([score for _, score in repeats]),
+    )
+
+
+def _stacked(users: Sequence[_Encoded]) -> UserVectors:
+    return UserVectors(
+        torch.stack([user.vector for user in users]),
+        np.cumsum([0, *(len(user.repeat_index) for user in users)]).astype(np.int64),
+        np.concatenate([user.repeat_index for user in users]),
+        np.concatenate([user.repeat_score for user in users]),
+    )

@@ -1,0 +1,51 @@
+"""A real server for tests: in a thread with its own event loop, or in a process of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.app import Server
+from server.config import ServeSettings
+from server.drain import EventStore
+from server.models import ModelFolder
+from server.serving import Places
+
+Connect = Callable[[], AbstractContextManager[EventStore]]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that serves: its address, and the loop that it runs in."""
+
+    target: str
+    server: Server
+    loop: asyncio.AbstractEventLoop
+
+
+@contextmanager
+def running(home: Path, connect: Connect | None = None, **settings: int) -> Iterator[Running]:
+    """Run a server on a free port until the block ends."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="test-server")
+    thread.start()
+    places = Places(ModelFolder(home / "artifacts"), home / "snapshots")
+
+    async def start() -> tuple[Server, int]:
+        server = Server(ServeSettings(port=0, drain_s=5, **settings), places, home / "journal.db", connect)
+        port = await server.start()
+        await server.ready()
+        return server, port
+
+    try:
+        server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+        try:
+            yield Running(f"127.0.0.1:{port}", server, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
