@@ -19,6 +19,7 @@ class GraphSettings(BaseModel):
     database: str = Field("neo4j", description="database of that server")
     heap_mib: int = Field(1024, ge=256, le=262_144, description="Java heap of the embedded Neo4j, MiB")
     page_cache_mib: int = Field(512, ge=64, le=1_048_576, description="page cache of the embedded Neo4j, MiB")
+    port: int = Field(0, ge=0, le=65535, description="port of the embedded Neo4j on loopback; 0 takes a free one")
     start_timeout_s: float = Field(120, gt=0, le=3600, description="longest wait for the embedded Neo4j to answer")
 
     def read_password(self) -> str:

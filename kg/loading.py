@@ -1,0 +1,346 @@
+"""Canonical tables into the graph: in batches, each its own transaction, and idempotent.
+
+The same tables twice leave the same graph, and so does a load that was killed and run again: nodes are merged on their
+keys, events on their id, facts on their ends. A product or user that is given again takes its new columns.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg import schema
+from kg.batches import batches
+from kg.progress import Progress
+from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_KEYS_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did: rows given per table, what it created, and events whose product is not in the catalogue."""
+
+    rows: dict[str, int]
+    nodes_created: int
+    relationships_created: int
+    unknown_products: int
+
+
+class _Loader:
+    """One load: the graph, its progress, and what was created so far."""
+
+    def __init__(self, graph: "Graph", progress: Progress) -> None:
+        self.graph = graph
+        self.progress = progress
+        self.nodes_created = 0
+        self.relationships_created = 0
+
+    def write(self, cypher: str, rows: Sequence[Any]) -> list[list[Any]]:
+        result = self.graph.write(cypher, rows)
+        self.nodes_created += result.changes.get("nodes_created", 0)
+        self.relationships_created += result.changes.get("relationships_created", 0)
+        return result.rows
+
+    def write_all(self, cypher: str, rows: Sequence[Any]) -> None:
+        for start in range(0, len(rows), _KEYS_AT_ONCE):
+            self.write(cypher, rows[start : start + _KEYS_AT_ONCE])
+
+    def is_empty(self, pattern: str) -> bool:
+        """Return whether nothing matches a pattern that binds `x`; answered from Neo4j's count store."""
+        return int(self.graph.read(f"MATCH {pattern} RETURN count(x)")[0][0]) == 0
+
+
+def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
+    """Put canonical tables into the graph.
+
+    Args:
+        graph: an open graph whose constraints exist (`Graph.ensure_schema`).
+        tables: checked tables (`kg.quality`).
+        progress: advances by one for each row of each table.
+
+    Raises:
+        DataError: a fact's relation can't be a relationship type.
+        GraphError: the store failed; what was loaded so far stays, and a second run completes it.
+    """
+    for relation in pc.unique(tables.facts["relation"]).to_pylist():
+        schema.relation_name(relation)
+    loader = _Loader(graph, progress)
+    _load_products(loader, tables.products)
+    _load_users(loader, tables.users)
+    unknown = _load_interactions(loader, tables.interactions)
+    _load_facts(loader, tables.facts)
+    rows = {name: len(table) for name, table in tables}
+    return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown)
+
+
+def _merge(node: schema.Node) -> str:
+    """Return the Cypher text that makes the nodes which are not there; a row is a list: the key, then the rest."""
+    key = ", ".join(f"{name}: row[{place}]" for place, name in enumerate(node.key))
+    rest = [each.name for each in node.properties if each.name not in node.key]
+    text = f"UNWIND $rows AS row MERGE (n:{node.label} {{{key}}})"
+    if rest:
+        settings = ", ".join(f"n.{name} = row[{place}]" for place, name in enumerate(rest, len(node.key)))
+        text += f" ON CREATE SET {settings}"
+    return text
+
+
+def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
+    """Return the Cypher text that links nodes by key, as the products or users table says."""
+    return (
+        f"UNWIND $rows AS row MATCH (a:{start.label} {{{start.key[0]}: row[0]}}) "
+        f"MATCH (b:{end.label} {{{end.key[0]}: row[1]}}) MERGE (a)-[:{relationship.type} {{from_catalogue: true}}]->(b)"
+    )
+
+
+def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
+    """Return the Cypher text that removes the links a table does not name any more; a row is a key and its targets."""
+    return (
+        f"UNWIND $rows AS row MATCH (a:{start.label} {{{start.key[0]}: row[0]}})"
+        f"-[old:{relationship.type} {{from_catalogue: true}}]->(b:{end.label}) "
+        f"WHERE NOT b.{end.key[0]} IN row[1] DELETE old"
+    )
+
+
+_PRODUCTS = """
+UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
+SET p.title = row.title, p.description = row.description, p.brand = row.brand, p.category = row.category,
+    p.price = row.price, p.attribute_keys = [pair IN row.attributes | pair[0]],
+    p.attribute_values = [pair IN row.attributes | pair[1]]
+"""
+_USERS = """
+UNWIND $rows AS row MERGE (u:User {id: row.user_id})
+SET u.attribute_keys = [pair IN row.attributes | pair[0]], u.attribute_values = [pair IN row.attributes | pair[1]]
+"""
+
+
+def _load_products(loader: _Loader, products: pa.Table) -> None:
+    fresh = loader.is_empty("(x:Product)")
+    for batch in batches(products):
+        rows = batch.to_pylist()
+        loader.write(_PRODUCTS, rows)
+        brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
+        leaves = [
+            (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in rows
+        ]
+        loader.write_all(_merge(schema.BRAND), [[name] for name in _targets(brands)])
+        _load_categories(loader, rows)
+        _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
+        _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
+        _link_attributes(loader, schema.PRODUCT, rows, fresh)
+        loader.progress.advance(len(rows), "products")
+    if len(products):
+        _promote_entities(loader)
+
+
+def _load_categories(loader: _Loader, products: list[dict[str, Any]]) -> None:
+    paths = {tuple(row["category"][:depth]) for row in products for depth in range(1, len(row["category"]) + 1)}
+    _merge_categories(loader, (CATEGORY_SEPARATOR.join(path) for path in paths))
+    pairs = sorted(
+        (CATEGORY_SEPARATOR.join(path), CATEGORY_SEPARATOR.join(path[:-1])) for path in paths if len(path) > 1
+    )
+    loader.write_all(_link(schema.CHILD_OF, schema.CATEGORY, schema.CATEGORY), [list(pair) for pair in pairs])
+
+
+def _merge_categories(loader: _Loader, paths: Iterable[str]) -> None:
+    names = {path: path.split(CATEGORY_SEPARATOR) for path in paths}
+    rows = [[path, parts[-1], len(parts)] for path, parts in sorted(names.items())]
+    loader.write_all(_merge(schema.CATEGORY), rows)
+
+
+def _merge_attributes(loader: _Loader, ids: Iterable[str]) -> None:
+    loader.write_all(_merge(schema.ATTRIBUTE), [[each, *each.partition("=")[::2]] for each in ids])
+
+
+def _link_attributes(loader: _Loader, node: schema.Node, rows: list[dict[str, Any]], fresh: bool) -> None:
+    key = "product_id" if node is schema.PRODUCT else "user_id"
+    links = [(row[key], [f"{name}={value}" for name, value in row["attributes"]]) for row in rows]
+    _merge_attributes(loader, _targets(links))
+    _relink(loader, schema.HAS_ATTRIBUTE, node, schema.ATTRIBUTE, links, fresh)
+
+
+def _targets(links: list[tuple[str, list[str]]]) -> list[str]:
+    return sorted({target for _, targets in links for target in targets})
+
+
+def _relink(
+    loader: _Loader,
+    relationship: schema.Relationship,
+    start: schema.Node,
+    end: schema.Node,
+    links: list[tuple[str, list[str]]],
+    fresh: bool,
+) -> None:
+    """Make the links of some nodes exactly these."""
+    if not fresh:
+        loader.write_all(_unlink_others(relationship, start, end), [list(link) for link in links])
+    pairs = [[key, target] for key, targets in links for target in dict.fromkeys(targets)]
+    loader.write_all(_link(relationship, start, end), pairs)
+
+
+def _promote_entities(loader: _Loader) -> None:
+    """Give the facts of ids that were outside the catalogue to the products that they now are."""
+    ids = "MATCH (e:Entity {kind: 'product'}) MATCH (p:Product {id: e.id})"
+    if loader.is_empty("(x:Entity)") or not loader.graph.read(f"{ids} RETURN 1 LIMIT 1"):
+        return
+    for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)"):
+        name = schema.relation_name(relation)
+        for pattern, moved in (("(e)-[r:{}]->(o)", "(p)-[n:{}]->(o)"), ("(o)-[r:{}]->(e)", "(o)-[n:{}]->(p)")):
+            loader.graph.write(
+                f"{ids} MATCH {pattern.format(name)} MERGE {moved.format(name)} SET n += properties(r) DELETE r"
+            )
+    loader.graph.write(f"{ids} DETACH DELETE e")
+
+
+def _load_users(loader: _Loader, users: pa.Table) -> None:
+    fresh = loader.is_empty("(x:User)")
+    for batch in batches(users):
+        rows = batch.to_pylist()
+        loader.write(_USERS, rows)
+        _link_attributes(loader, schema.USER, rows, fresh)
+        loader.progress.advance(len(rows), "users")
+
+
+_EVENT_COLUMNS = ["user_id", "product_id", "event_id", "at_ms", "value", "position"]
+
+
+def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
+    """Return the Cypher text that creates events; unless the type is fresh, those that are there are left out."""
+    return (
+        "UNWIND $rows AS row "
+        + (
+            ""
+            if fresh
+            else f"OPTIONAL MATCH ()-[old:{relationship.type} {{event_id: row[2]}}]->() WITH row WHERE old IS NULL "
+        )
+        + "MATCH (u:User {id: row[0]}) MATCH (p:Product {id: row[1]}) "
+        f"CREATE (u)-[:{relationship.type} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p)"
+    )
+
+
+def _load_interactions(loader: _Loader, interactions: pa.Table) -> int:
+    loader.write_all("UNWIND $rows AS id MERGE (:User {id: id})", pc.unique(interactions["user_id"]).to_pylist())
+    known = pa.array([row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")], pa.string())
+    in_catalogue = pc.is_in(interactions["product_id"], known)
+    kept = interactions.filter(in_catalogue)
+    unknown = len(interactions) - len(kept)
+    loader.progress.advance(unknown)
+    for kind in InteractionType:
+        events = kept.filter(pc.equal(kept["type"], kind.value))
+        if not len(events):
+            continue
+        relationship = schema.RELATIONSHIP_OF[kind]
+        cypher = _create_events(relationship, fresh=loader.is_empty(f"()-[x:{relationship.type}]->()"))
+        for batch in batches(events.select(_EVENT_COLUMNS)):
+            loader.write(cypher, _rows(batch))
+            loader.progress.advance(len(batch), relationship.type)
+    return unknown
+
+
+def _rows(table: pa.Table) -> list[list[Any]]:
+    return [list(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def _end(kind: str, end: str, catalogue: set[str]) -> schema.Node:
+    """Return what kind of node a fact's end is; a product outside the catalogue is an Entity."""
+    node = schema.NODE_OF_KIND.get(kind, schema.ENTITY)
+    return schema.ENTITY if node is schema.PRODUCT and end not in catalogue else node
+
+
+def _load_facts(loader: _Loader, facts: pa.Table) -> None:
+    if not len(facts):
+        return
+    catalogue = {row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")}
+    _merge_ends(loader, facts, catalogue)
+    for relation in sorted(pc.unique(facts["relation"]).to_pylist()):
+        of_relation = facts.filter(pc.equal(facts["relation"], relation)).select(
+            ["head", "tail", "head_kind", "tail_kind"]
+        )
+        for batch in batches(of_relation):
+            groups: dict[tuple[str, str], list[list[str]]] = {}
+            for row in _rows(batch):
+                ends = _end(row[2], row[0], catalogue).label, _end(row[3], row[1], catalogue).label
+                groups.setdefault(ends, []).append(row)
+            for (start, end), rows in groups.items():
+                loader.write(_state(schema.relation_name(relation), start, end), rows)
+            loader.progress.advance(len(batch), relation)
+
+
+def _merge_ends(loader: _Loader, facts: pa.Table, catalogue: set[str]) -> None:
+    """Make the nodes that facts name and the other tables did not."""
+    ends: dict[str, set[tuple[str, str]]] = {}
+    for side in ("head", "tail"):
+        pairs = facts.select([side, f"{side}_kind"]).group_by([side, f"{side}_kind"]).aggregate([])
+        for end, kind in _rows(pairs):
+            ends.setdefault(_end(kind, end, catalogue).label, set()).add((end, kind))
+    for label, found in sorted(ends.items()):
+        ids = [end for end, _ in sorted(found)]
+        if label == schema.CATEGORY.label:
+            _merge_categories(loader, ids)
+        elif label == schema.ATTRIBUTE.label:
+            _merge_attributes(loader, ids)
+        elif label == schema.ENTITY.label:
+            loader.write_all(_merge(schema.ENTITY), [list(pair) for pair in sorted(found)])
+        elif label != schema.PRODUCT.label:
+            node = next(node for node in schema.NODES if node.label == label)
+            loader.write_all(f"UNWIND $rows AS id MERGE (:{label} {{{node.key[0]}: id}})", ids)
+
+
+def _state(relation: str, start: str, end: str) -> str:
+    """Return the Cypher text that states facts; a row is head, tail, head kind, tail kind."""
+    structural = {each.type for each in schema.CATALOGUE}
+    properties = " {from_catalogue: false}" if relation in structural else ""
+    return (
+        f"UNWIND $rows AS row MATCH {_pattern('a', start, 0)} MATCH {_pattern('b', end, 1)} "
+        f"MERGE (a)-[:{relation}{properties}]->(b)"
+    )
+
+
+def _pattern(name: str, label: str, place: int) -> str:
+    node = next(node for node in schema.NODES if node.label == label)
+    kind = f", kind: row[{place + 2}]" if node is schema.ENTITY else ""
+    return f"({name}:{label} {{{node.key[0]}: row[{place}]{kind}}})"
+
+
+def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: int) -> int:
+    """Add a journal's events and remember its offset, in one transaction: applied once, not twice.
+
+    Args:
+        graph: an open graph.
+        interactions: events, `kg.tables.INTERACTIONS`; users that are new are made, events on products that are not
+            in the catalogue are left out.
+        journal: the journal's name.
+        offset: the offset after the last of these events; an offset that the graph has passed already changes nothing.
+
+    Returns:
+        How many events were new.
+    """
+    kinds = sorted(pc.unique(interactions["type"]).to_pylist())
+    text = (
+        "MERGE (j:Journal {name: $journal}) WITH j WHERE coalesce(j.offset, -1) < $offset "
+        "SET j.offset = $offset WITH j "
+    )
+    parameters: dict[str, Any] = {"journal": journal, "offset": offset}
+    for place, kind in enumerate(kinds):
+        events = interactions.filter(pc.equal(interactions["type"], kind)).select(_EVENT_COLUMNS)
+        parameters[f"rows{place}"] = list({row[2]: row for row in _rows(events)}.values())
+        type_ = schema.RELATIONSHIP_OF[InteractionType(kind)].type
+        text += (
+            f"CALL (j) {{ UNWIND $rows{place} AS row MATCH (p:Product {{id: row[1]}}) "
+            f"OPTIONAL MATCH ()-[old:{type_} {{event_id: row[2]}}]->() WITH row, p WHERE old IS NULL "
+            "MERGE (u:User {id: row[0]}) "
+            f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
+        )
+    result = graph.write(text, **parameters)
+    return result.changes.get("relationships_created", 0)
+
+
+def journal_offset(graph: "Graph", journal: str) -> int:
+    """Return the offset that the graph remembers for a journal, 0 if it has none."""
+    rows = graph.read("MATCH (j:Journal {name: $journal}) RETURN j.offset", journal=journal)
+    return int(rows[0][0]) if rows else 0

@@ -1,0 +1,242 @@
+"""The graph's schema, declared once: constraints, loaders, exports and the documentation are derived from it.
+
+Labels and relationship types reach Cypher only from here, or through `relation_name`; values always go as parameters.
+"""
+
+import re
+from dataclasses import dataclass
+
+from kg.errors import DataError
+from kg.tables import InteractionType
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property of a node or relationship: its name, its Neo4j type, and what it means."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node label; `key` names the properties that identify a node (unique together).
+
+    `kind` is what the canonical facts table calls such a node; empty where facts can't name one.
+    """
+
+    label: str
+    key: tuple[str, ...]
+    properties: tuple[Property, ...]
+    meaning: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Relationship:
+    """A relationship type; `unique` names a property that no two relationships of the type share."""
+
+    type: str
+    start: str
+    end: str
+    properties: tuple[Property, ...]
+    meaning: str
+    unique: str = ""
+    interaction: InteractionType | None = None
+
+
+_ATTRIBUTES = (
+    Property("attribute_keys", "LIST<STRING>", "keys of its further attributes, in the source's order"),
+    Property("attribute_values", "LIST<STRING>", "their values"),
+)
+
+USER = Node(
+    "User",
+    ("id",),
+    (Property("id", "STRING", "the shop's user id"), *_ATTRIBUTES),
+    "a person; without attributes where only interactions name them",
+    "user",
+)
+PRODUCT = Node(
+    "Product",
+    ("id",),
+    (
+        Property("id", "STRING", "the shop's product id"),
+        Property("title", "STRING", "may be empty"),
+        Property("description", "STRING", "may be empty"),
+        Property("brand", "STRING", "may be empty"),
+        Property("category", "LIST<STRING>", "path from the root to the leaf, may be empty"),
+        Property("price", "FLOAT", "in the shop's currency; absent if unknown"),
+        *_ATTRIBUTES,
+        Property("embedding", "VECTOR", "the active model's vector, after `kgrank publish`"),
+    ),
+    "a product of the catalogue",
+    "product",
+)
+BRAND = Node("Brand", ("name",), (Property("name", "STRING", "as products name it"),), "a brand", "brand")
+CATEGORY = Node(
+    "Category",
+    ("path",),
+    (
+        Property("path", "STRING", "names from the root, joined by ` > `"),
+        Property("name", "STRING", "the last of them"),
+        Property("level", "INTEGER", "how many they are; 1 is a root"),
+    ),
+    "a category",
+    "category",
+)
+ATTRIBUTE = Node(
+    "Attribute",
+    ("id",),
+    (
+        Property("id", "STRING", "`key=value`"),
+        Property("key", "STRING", "what is said, such as `department`"),
+        Property("value", "STRING", "what it is"),
+    ),
+    "an attribute that products or users share",
+    "attribute",
+)
+QUERY = Node("Query", ("text",), (Property("text", "STRING", "what was typed"),), "a search")
+ENTITY = Node(
+    "Entity",
+    ("id", "kind"),
+    (
+        Property("id", "STRING", "the source's id"),
+        Property("kind", "STRING", "the source's kind; `product` for a product that is not in the catalogue"),
+    ),
+    "an end of a fact that is none of the above",
+)
+MODEL_VERSION = Node(
+    "ModelVersion",
+    ("id",),
+    (
+        Property("id", "STRING", "the model version"),
+        Property("active", "BOOLEAN", "whether its recommendations are the ones to read"),
+        Property("created_at", "INTEGER", "when it was published, ms since the epoch"),
+    ),
+    "a model whose results `kgrank publish` wrote",
+)
+JOURNAL = Node(
+    "Journal",
+    ("name",),
+    (Property("name", "STRING", "the writer's name"), Property("offset", "INTEGER", "the last event that is here")),
+    "how far a server's event journal has reached the graph",
+)
+
+NODES = (USER, PRODUCT, BRAND, CATEGORY, ATTRIBUTE, QUERY, ENTITY, MODEL_VERSION, JOURNAL)
+NODE_OF_KIND = {node.kind: node for node in NODES if node.kind}
+
+_EVENT = (
+    Property("event_id", "STRING", "unique"),
+    Property("at", "INTEGER", "ms since the epoch, UTC"),
+    Property("value", "FLOAT", "rating, quantity, dwell time; absent if there is none"),
+    Property("position", "INTEGER", "orders interactions of equal time"),
+)
+_FROM_CATALOGUE = (
+    Property("from_catalogue", "BOOLEAN", "true where the products or users table says so, false where a fact does"),
+)
+
+
+def _interaction(kind: InteractionType, type_: str, meaning: str) -> Relationship:
+    return Relationship(type_, "User", "Product", _EVENT, meaning, unique="event_id", interaction=kind)
+
+
+INTERACTIONS = (
+    _interaction(InteractionType.VIEW, "VIEWED", "looked at"),
+    _interaction(InteractionType.CLICK, "CLICKED", "clicked on"),
+    _interaction(InteractionType.ADD_TO_CART, "ADDED_TO_CART", "put into the cart"),
+    _interaction(InteractionType.WISHLIST, "WISHLISTED", "put on a wish list"),
+    _interaction(InteractionType.PURCHASE, "PURCHASED", "bought; `value` is the quantity"),
+    _interaction(InteractionType.RATE, "RATED", "rated; `value` is the rating"),
+    _interaction(InteractionType.REVIEW, "REVIEWED", "reviewed; `value` is the rating"),
+)
+RELATIONSHIP_OF = {each.interaction: each for each in INTERACTIONS}
+
+SEARCHED = Relationship(
+    "SEARCHED", "User", "Query", (Property("at", "INTEGER", "ms since the epoch, UTC"),), "searched for"
+)
+RECOMMENDED = Relationship(
+    "RECOMMENDED",
+    "User",
+    "Product",
+    (
+        Property("rank", "INTEGER", "1 is the best"),
+        Property("score", "FLOAT", "the model's score"),
+        Property("model", "STRING", "the model version"),
+    ),
+    "what a published model recommends",
+)
+HAS_BRAND = Relationship("HAS_BRAND", "Product", "Brand", _FROM_CATALOGUE, "its brand")
+IN_CATEGORY = Relationship("IN_CATEGORY", "Product", "Category", _FROM_CATALOGUE, "its leaf category")
+CHILD_OF = Relationship("CHILD_OF", "Category", "Category", _FROM_CATALOGUE, "lies within")
+HAS_ATTRIBUTE = Relationship(
+    "HAS_ATTRIBUTE", "Product or User", "Attribute", _FROM_CATALOGUE, "an attribute of a product or user"
+)
+CATALOGUE = (HAS_BRAND, IN_CATEGORY, CHILD_OF, HAS_ATTRIBUTE)
+RELATIONSHIPS = (*INTERACTIONS, SEARCHED, *CATALOGUE, RECOMMENDED)
+
+WELL_KNOWN_FACTS = {
+    "ALSO_BOUGHT": "often bought by the same people",
+    "ALSO_VIEWED": "often looked at by the same people",
+    "BOUGHT_TOGETHER": "often in one basket",
+}
+
+RESERVED_RELATIONS = frozenset(each.type for each in (*INTERACTIONS, SEARCHED, RECOMMENDED))
+"""What a fact can't be called: these relationships have their own tables and properties."""
+
+_RELATION = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
+
+VECTOR_INDEX = "product_embedding"
+
+
+def relation_name(name: str) -> str:
+    """Return the name of a fact's relation, checked: only then may it become part of a Cypher text.
+
+    Raises:
+        DataError: it is not upper case letters, digits and underscores, or is a reserved one.
+    """
+    if not _RELATION.fullmatch(name):
+        raise DataError(
+            f"relation {name!r} of a fact is not a name",
+            "Use upper case letters, digits and underscores, beginning with a letter: ALSO_BOUGHT.",
+        )
+    if name in RESERVED_RELATIONS:
+        raise DataError(
+            f"relation {name!r} of a fact is reserved for {name.lower().replace('_', ' ')} events",
+            "Rename it, or give these rows as interactions.",
+        )
+    return name
+
+
+def constraints() -> list[str]:
+    """Return the Cypher statements that make every constraint, to be run before anything is loaded."""
+    statements = []
+    for node in NODES:
+        key = ", ".join(f"n.{name}" for name in node.key)
+        statements.append(
+            f"CREATE CONSTRAINT {node.label.lower()}_key IF NOT EXISTS FOR (n:{node.label}) REQUIRE ({key}) IS UNIQUE"
+        )
+    statements += [
+        f"CREATE CONSTRAINT {each.type.lower()}_{each.unique} IF NOT EXISTS "
+        f"FOR ()-[r:{each.type}]-() REQUIRE r.{each.unique} IS UNIQUE"
+        for each in RELATIONSHIPS
+        if each.unique
+    ]
+    return statements
+
+
+def vector_index(dimensions: int | None = None) -> str:
+    """Return the Cypher statement that makes the index over product vectors, cosine similarity.
+
+    Args:
+        dimensions: the length of the vectors; without it, vectors of any length are taken and those of the query's
+            length are found.
+    """
+    config = "`vector.similarity_function`: 'cosine'"
+    if dimensions is not None:
+        config += f", `vector.dimensions`: {int(dimensions)}"
+    return (
+        f"CREATE VECTOR INDEX {VECTOR_INDEX} IF NOT EXISTS FOR (p:{PRODUCT.label}) ON p.embedding "
+        f"OPTIONS {{indexConfig: {{{config}}}}}"
+    )

@@ -1,0 +1,202 @@
+"""The graph store: the one place that speaks to Neo4j's driver, embedded or a server alike.
+
+Everything else (`kg.loading`, `kg.exporting`, recipes, publishing) goes through `Graph.read` and `Graph.write`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import neo4j
+import neo4j.exceptions
+import pyarrow as pa
+import structlog
+
+from kg.config import GraphSettings
+from kg.embedded import embedded
+from kg.errors import GraphAuthError, GraphError, GraphUnavailableError
+from kg.exporting import export
+from kg.loading import LoadReport, append_events, journal_offset, load
+from kg.progress import SILENT, Progress
+from kg.schema import constraints
+from kg.tables import Tables
+
+log = structlog.get_logger()
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a query returned: column names, rows, and what it changed (`nodes_created`, say; only what is not 0)."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    changes: dict[str, int] = field(default_factory=dict)
+
+
+class Graph:
+    """An open graph. Safe to share between threads; `connect` makes and closes it.
+
+    Args:
+        driver: a driver that has answered.
+        database: its database.
+        place: where it is, for messages; never holds a password.
+    """
+
+    def __init__(self, driver: neo4j.Driver, database: str, place: str) -> None:
+        self._driver = driver
+        self._database = database
+        self.place = place
+
+    @classmethod
+    @contextmanager
+    def connect(
+        cls, settings: GraphSettings, folder: Path, told: Callable[[str], None] = lambda line: None
+    ) -> Iterator["Graph"]:
+        """Open the graph for the duration of a `with` block: the server of `settings.uri`, else the embedded one.
+
+        Args:
+            settings: where the graph is.
+            folder: the embedded Neo4j's folder; the one that runs there is used, else one is started meanwhile.
+            told: hears what takes long.
+
+        Raises:
+            GraphUnavailableError: it does not answer.
+            GraphAuthError: it refuses the user or password.
+            GraphError: the embedded one can't be started.
+        """
+        if settings.uri is not None:
+            with cls._open(settings.uri, (settings.user, settings.read_password()), settings.database) as graph:
+                yield graph
+            return
+        with (
+            embedded(folder, settings, told) as endpoint,
+            cls._open(endpoint.uri, (endpoint.user, endpoint.password), "neo4j") as graph,
+        ):
+            yield graph
+
+    @classmethod
+    @contextmanager
+    def _open(cls, uri: str, auth: tuple[str, str], database: str) -> Iterator["Graph"]:
+        with _our_errors(uri):
+            driver = neo4j.GraphDatabase.driver(
+                uri,
+                auth=auth,
+                connection_timeout=_CONNECT_TIMEOUT_S,
+                max_transaction_retry_time=30.0,
+                notifications_min_severity="OFF",
+                telemetry_disabled=True,
+            )
+        with driver:
+            graph = cls(driver, database, uri)
+            # Not a managed transaction: a wrong address or password is to be said at once, not retried.
+            with _our_errors(uri), driver.session(database=database) as session:
+                session.run("RETURN 1").consume()
+            yield graph
+
+    def ensure_schema(self) -> None:
+        """Make every constraint that is not there yet, and wait until their indexes answer."""
+        for statement in constraints():
+            self.write(statement)
+        self.write("CALL db.awaitIndexes(300)")
+
+    def read(self, cypher: str, **parameters: Any) -> list[list[Any]]:
+        """Run a reading query in a managed transaction; return its rows, each a list in column order."""
+        return self.query(cypher, parameters).rows
+
+    def write(self, cypher: str, rows: Sequence[Any] | None = None, **parameters: Any) -> Result:
+        """Run a writing query in a managed transaction, retried when the store asks for it.
+
+        Args:
+            cypher: the text; may hold names of `kg.schema`, never values.
+            rows: what `$rows` stands for; bound the size of one call (see `kg.batches`).
+            parameters: the other parameters.
+        """
+        return self.query(cypher, parameters if rows is None else {**parameters, "rows": rows}, write=True)
+
+    def query(self, cypher: str, parameters: dict[str, Any] | None = None, *, write: bool = False) -> Result:
+        """Run any query.
+
+        Raises:
+            GraphError: the query is wrong, or writes although `write` is not set.
+            GraphUnavailableError: the store does not answer any more.
+        """
+        with (
+            _our_errors(self.place),
+            self._driver.session(
+                database=self._database,
+                default_access_mode=neo4j.WRITE_ACCESS if write else neo4j.READ_ACCESS,
+                fetch_size=1000,
+            ) as session,
+        ):
+            run = session.execute_write if write else session.execute_read
+            return run(_run, cypher, parameters or {})
+
+    def load(self, tables: Tables, progress: Progress = SILENT) -> LoadReport:
+        """Put canonical tables into the graph; what is there already stays as it is (see `kg.loading`)."""
+        return load(self, tables, progress)
+
+    def export(self, as_of_ms: int | None = None, progress: Progress = SILENT) -> Tables:
+        """Return the graph as canonical tables, sorted (see `kg.exporting`)."""
+        return export(self, as_of_ms, progress)
+
+    def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
+        """Add events and remember the journal's offset in one transaction; return how many were new."""
+        return append_events(self, interactions, journal, offset)
+
+    def journal_offset(self, journal: str) -> int:
+        """Return how far a journal has reached the graph; 0 if it never has."""
+        return journal_offset(self, journal)
+
+
+def _run(transaction: neo4j.ManagedTransaction, cypher: str, parameters: dict[str, Any]) -> Result:
+    result = transaction.run(cypher, parameters)
+    columns = list(result.keys())
+    rows = [list(record) for record in result]
+    counters = result.consume().counters
+    changes = {
+        name: value
+        for name, value in vars(counters).items()
+        if isinstance(value, int) and not isinstance(value, bool) and not name.startswith("_") and value
+    }
+    return Result(columns, rows, changes)
+
+
+@contextmanager
+def _our_errors(place: str) -> Iterator[None]:
+    """Map the driver's errors to ours, in one place."""
+    try:
+        yield
+    except (neo4j.exceptions.AuthError, neo4j.exceptions.TokenExpired) as error:
+        raise GraphAuthError(
+            f"the graph at {place} refuses this user or password",
+            "Check KGRANK_NEO4J_USER and KGRANK_NEO4J_PASSWORD (or KGRANK_NEO4J_PASSWORD_FILE).",
+        ) from error
+    except (
+        neo4j.exceptions.ServiceUnavailable,
+        neo4j.exceptions.SessionExpired,
+        neo4j.exceptions.DatabaseUnavailable,
+    ) as error:
+        raise GraphUnavailableError(
+            f"the graph at {place} does not answer", "Is it running? kgrank graph status, or check KGRANK_NEO4J_URI."
+        ) from error
+    except neo4j.exceptions.ConfigurationError as error:
+        raise GraphError(f"the graph's address {place!r} can't be used: {error}", "Write bolt://host:7687.") from error
+    except neo4j.exceptions.Neo4jError as error:
+        raise _refusal(error, place) from error
+    except (neo4j.exceptions.DriverError, OSError, ValueError) as error:
+        raise GraphUnavailableError(f"the graph at {place} can't be used: {error}", "Check graph.uri.") from error
+
+
+def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
+    message, code = str(error.message or ""), str(error.code or "")
+    if "AccessMode" in code or "Writing in read access mode" in message:
+        return GraphError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
+    if "No space left" in message or "File too large" in message or "database is in a failed state" in message.lower():
+        return GraphError(f"the disk of the graph at {place} is full", "Free some space, restart it, and try again.")
+    if "DatabaseNotFound" in code:
+        return GraphError(f"the server at {place} has no such database", "Check KGRANK_NEO4J_DATABASE.")
+    return GraphError(f"the graph refused a query: {message}", f"({code})")
