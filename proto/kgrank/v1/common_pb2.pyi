@@ -236,18 +236,23 @@ global___ScoreComponents = ScoreComponents
 
 @typing.final
 class Reason(google.protobuf.message.Message):
-    """A path in the graph that ends at the result. `edges[i]` joins `nodes[i]` and `nodes[i + 1]`, and every edge exists."""
+    """A path in the graph that ends at the result. `edges[i]` joins `nodes[i]` and `nodes[i + 1]`, and every edge exists, in
+    the graph or as an interaction told in the request's context.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NODES_FIELD_NUMBER: builtins.int
     EDGES_FIELD_NUMBER: builtins.int
     STRENGTH_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
     strength: builtins.float
-    """Strength of the path, for ordering."""
+    """Strength of the path, from 0 to 1, for ordering."""
+    text: builtins.str
+    """The path in plain words."""
     @property
     def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Node]:
-        """From the history (a product, or the user) to the result: one more than edges."""
+        """From the user (SimilarProducts: from the product asked about) to the result: one more than edges."""
 
     @property
     def edges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Edge]:
@@ -259,8 +264,9 @@ class Reason(google.protobuf.message.Message):
         nodes: collections.abc.Iterable[global___Node] | None = ...,
         edges: collections.abc.Iterable[global___Edge] | None = ...,
         strength: builtins.float = ...,
+        text: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["edges", b"edges", "nodes", b"nodes", "strength", b"strength"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["edges", b"edges", "nodes", b"nodes", "strength", b"strength", "text", b"text"]) -> None: ...
 
 global___Reason = Reason
 
@@ -327,7 +333,7 @@ class Edge(google.protobuf.message.Message):
     direction: global___Edge.Direction.ValueType
     """Which way it runs."""
     weight: builtins.float
-    """The model's weight for it."""
+    """How much it counts, from 0 to 1."""
     def __init__(
         self,
         *,
