@@ -25,6 +25,7 @@ app = typer.Typer(
     name="kgrank",
     help="Rank products for people with a knowledge graph and language.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
