@@ -10,10 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.edges import PRODUCT, EdgeList, edges_of, kinds_and_ids, names_of, node_keys
+from kg.edges import ATTRIBUTE, PRODUCT, EdgeList, edges_of, kinds_and_ids, names_of, node_keys
 from kg.snapshot import Edges, Histories, Snapshot
 from kg.tables import CATEGORY_SEPARATOR, CODES, Tables
 from kg.vocabulary import MISSING, Vocabulary
+
+__all__ = ["ATTRIBUTE", "CATEGORY_SEPARATOR", "PRODUCT", "freeze", "product_text"]
 
 _DESCRIPTION_CHARS = 300
 

@@ -51,6 +51,15 @@ def to_time_ms(column: pa.ChunkedArray | pa.Array, unit: TimeUnit | None) -> Cas
     return Cast(values, (valid(text) & ~whole & ~numeric & ~iso) | unreadable | numbers.bad | integers.bad)
 
 
+def carries_unit(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Return whether a column of times needs no unit: timestamps and dates, or any text that is not a number."""
+    array = plain(column)
+    text = numeric_text(array) if not pa.types.is_null(array.type) else None
+    return bool(pa.types.is_temporal(array.type)) or (
+        text is not None and bool(true(pc.match_substring_regex(text, _ISO)).any())
+    )
+
+
 def _whole(numbers: Cast, unit: TimeUnit | None) -> Cast:
     values, bad = numbers.values, numbers.bad
     if unit is TimeUnit.SECONDS:

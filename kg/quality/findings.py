@@ -83,17 +83,23 @@ class Findings:
             )
         )
 
-    def report(self, kept: dict[str, int]) -> Report:
-        """Return the counts of every table and rule."""
+    def report(self, rows: dict[str, int], bare: int) -> Report:
+        """Return the counts of every table and rule.
+
+        Args:
+            rows: of each clean table.
+            bare: how many of the products are there only because interactions name them.
+        """
         counts = {
             name: TableCount(
                 read=self._read.get(name, 0),
-                kept=kept[name],
+                kept=count - (bare if name == "products" else 0),
                 refused=self._rows[name, Action.REFUSED],
                 duplicate=self._rows[name, Action.DUPLICATE],
                 dropped=self._rows[name, Action.DROPPED],
+                bare=bare if name == "products" else 0,
             )
-            for name in kept
+            for name, count in rows.items()
         }
         return Report(self._raw.source, counts, tuple(self._rules), self._raw.left_out, self._raw.notes)
 

@@ -8,10 +8,43 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.casting import Mask
+from kg.quality.findings import Findings
+from kg.quality.report import Action
+from kg.quality.rules import Broken
+from kg.sources.raw import RawTable
+from kg.tables import SCHEMAS
+
 CONTENT = ("user_id", "product_id", "type", "at_ms", "value")
 """The columns that make an interaction what it is."""
 
 _SEPARATOR = "\x1f"  # no id or type can hold it, so that joined columns are unambiguous
+
+
+_KEYS = {"products": ["product_id"], "users": ["user_id"]}
+
+
+def distinct(name: str, raw: RawTable, columns: dict[str, pa.Array], keep: Mask, findings: Findings) -> pa.Table:
+    """Return the canonical table of the rows to keep, each thing once (its first row), every event with its id."""
+    rows = np.flatnonzero(keep)
+    kept = {field: array.take(pa.array(rows)) if len(rows) < len(keep) else array for field, array in columns.items()}
+    if name == "interactions":
+        repeats = np.zeros(len(rows), bool)
+        if not raw.repeats_are_events:
+            repeats = occurrences([kept[field] for field in CONTENT]) > 0
+        if kept["event_id"].null_count:
+            kept["event_id"] = pc.coalesce(kept["event_id"], event_ids(kept))
+        repeats |= occurrences([kept["event_id"]]) > 0
+        field = "event_id" if raw.repeats_are_events else ""
+    else:
+        key = _KEYS.get(name, SCHEMAS[name].names)
+        repeats = occurrences([kept[field] for field in key]) > 0
+        field = key[0] if len(key) == 1 else ""
+    mask = np.zeros(len(keep), bool)
+    mask[rows[repeats]] = True
+    findings.drop(Broken("duplicate", field, mask), Action.DUPLICATE)
+    table = pa.table([kept[field.name] for field in SCHEMAS[name]], schema=SCHEMAS[name])
+    return table.filter(pa.array(~repeats)) if repeats.any() else table
 
 
 def occurrences(columns: Sequence[pa.Array]) -> npt.NDArray[np.int64]:

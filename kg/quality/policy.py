@@ -25,7 +25,7 @@ class Policy:
 
     Args:
         outside: for `interactions` and `facts`. Unless given, facts are dropped (most of Amazon's also_bought point
-            outside any one category) and interactions refused, or bare if the source has no products at all.
+            outside any one category) and interactions refused; both are bare if the source has no products at all.
         max_bad: largest share of bad rows of a table, 0 to 1.
         strict: no bad row and no duplicate is accepted.
     """
@@ -40,3 +40,8 @@ class Policy:
         for table in self.outside:
             if table not in ("interactions", "facts"):
                 raise ConfigError(f"there is no outside policy for table {table!r}", "Use interactions or facts.")
+
+    def action(self, table: str, *, has_catalogue: bool) -> Outside:
+        """Return what to do with a table's rows that point outside the catalogue."""
+        default = Outside.DROP if table == "facts" else Outside.REFUSE
+        return self.outside.get(table, default if has_catalogue else Outside.BARE)

@@ -37,13 +37,14 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class TableCount:
-    """Rows of a table: `read = kept + refused + duplicate + dropped`."""
+    """Rows of a table: `read = kept + refused + duplicate + dropped`; `bare` products were added besides."""
 
     read: int
     kept: int
     refused: int
     duplicate: int
     dropped: int
+    bare: int = 0
 
     @property
     def bad_share(self) -> float:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.casting import Mask
+from kg.schema import RESERVED_RELATIONS
 from kg.tables import MAX_ID_BYTES, InteractionType
 
 EARLIEST_MS = 100_000_000_000
@@ -17,9 +18,11 @@ LATEST_MS = 100_000_000_000_000
 CLOCK_SKEW_MS = 86_400_000
 """A day: clocks and time zones differ, so a time is in the future only beyond it."""
 
+WRONG_UNIT = "time_unit"
+
 _CONTROL = r"[\x00-\x1f\x7f\x{80}-\x{9f}]"
-_RELATION = r"^[A-Z][A-Z0-9_]*$"
-_KIND = r"^[a-z][a-z0-9_]*$"
+_RELATION = r"^[A-Z][A-Z0-9_]{0,127}$"
+_KIND = r"^[a-z][a-z0-9_]{0,127}$"
 _MAX_PRICE = 1e9
 _QUANTITIES = [InteractionType.PURCHASE.value, InteractionType.ADD_TO_CART.value]
 
@@ -57,7 +60,7 @@ def time_rules(at_ms: pa.Array, now_ms: int, declared: bool) -> Iterator[Broken]
     wrong_unit = np.zeros(len(times), bool)
     if not declared:
         wrong_unit = valid & (times >= 0) & ((times < EARLIEST_MS) | (times > LATEST_MS))
-        yield Broken("time_unit", "at_ms", wrong_unit)
+        yield Broken(WRONG_UNIT, "at_ms", wrong_unit)
     yield Broken("time_future", "at_ms", (times > now_ms + CLOCK_SKEW_MS) & ~wrong_unit)
 
 
@@ -69,6 +72,9 @@ def interaction_rules(columns: dict[str, pa.Array]) -> Iterator[Broken]:
     yield Broken("value_not_finite", "value", _true(pc.is_inf(value)))
     pieces = _true(pc.is_in(columns["type"], value_set=pa.array(_QUANTITIES)))
     yield Broken("quantity_not_positive", "value", pieces & _true(pc.less_equal(value, 0)))
+    event_id = columns["event_id"]
+    if event_id.null_count < len(event_id):
+        yield from id_rules("event_id", pc.fill_null(event_id, "-"))  # a missing one will be derived
     yield Broken("position_negative", "position", _true(pc.less(columns["position"], 0)))
 
 
@@ -80,11 +86,16 @@ def product_rules(columns: dict[str, pa.Array]) -> Iterator[Broken]:
 
 
 def fact_rules(columns: dict[str, pa.Array]) -> Iterator[Broken]:
-    """Relation names are `[A-Z][A-Z0-9_]*`, kinds `[a-z][a-z0-9_]*`: they become names in the graph."""
+    """Relation names are `[A-Z][A-Z0-9_]*`, kinds `[a-z][a-z0-9_]*`: they become names in the graph.
+
+    The names of interactions are reserved: such rows belong into that table.
+    """
     for field, pattern in (("relation", _RELATION), ("head_kind", _KIND), ("tail_kind", _KIND)):
         encoded = columns[field].dictionary_encode()
         fits = pc.match_substring_regex(encoded.dictionary, pattern).take(encoded.indices)
         yield Broken("name_malformed", field, ~_true(fits))
+    reserved = pc.is_in(columns["relation"], value_set=pa.array(sorted(RESERVED_RELATIONS)))
+    yield Broken("relation_reserved", "relation", _true(reserved))
 
 
 def _true(mask: pa.Array) -> Mask:

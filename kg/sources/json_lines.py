@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kg.errors import DataError
 from kg.sources.opening import text_lines
-from kg.sources.raw import FileRows, refusals, with_origin
+from kg.sources.raw import FileRows, encoded, refusals, with_origin
 
 _BLOCK = 50_000
 """Lines turned into columns at a time, so that the objects of a large file are never all held at once."""
@@ -75,6 +75,9 @@ def _table(rows: list[Row]) -> pa.Table:
 
 def _column(values: list[Any]) -> pa.Array:
     """Return an array; where types are mixed, or text is none, as bytes that the quality check judges one by one."""
+    if any(isinstance(value, dict) for value in values):
+        # As a struct, the column would get a field for every key that any row has.
+        return pa.array([None if value is None else _as_bytes(value) for value in values], pa.binary())
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
@@ -82,11 +85,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _as_bytes(value: Any) -> bytes:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a surrogate pair, spelled by JSON
-        return text.encode("utf-8", "surrogatepass")
+    return encoded(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _concatenated(blocks: list[pa.Table]) -> pa.Table:

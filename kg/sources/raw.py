@@ -120,5 +120,13 @@ def shortened(value: Any) -> str | None:
     """Return a value as the quarantine shows it: text of at most `MAX_VALUE_CHARS`, odd bytes escaped."""
     if value is None:
         return None
-    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-    return text[:MAX_VALUE_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
+    data = value if isinstance(value, bytes) else encoded(str(value)[:MAX_VALUE_CHARS])
+    return data.decode("utf-8", "backslashreplace")[:MAX_VALUE_CHARS]
+
+
+def encoded(text: str) -> bytes:
+    """Return text as the bytes it was read from, so that what is not UTF-8 can be found."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+        return text.encode("utf-8", "surrogatepass")

@@ -85,11 +85,11 @@ def _load(tables: "Tables", settings: Settings) -> None:
     from kg.store import Graph
 
     rows = sum(len(table) for _, table in tables)
-    with Graph.connect(settings.graph, settings.graph_folder) as graph:
+    with Graph.connect(settings.graph, settings.graph_folder, console.say) as graph:
         graph.ensure_schema()
         began = time.monotonic()
         with console.meter("loading", rows) as meter:
-            graph.load(tables, lambda table, count: meter.advance(count, table))
+            graph.load(tables, meter)
         seconds = time.monotonic() - began
     console.say(f"loaded {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
 
@@ -115,10 +115,10 @@ def _write_files(checked: "Checked", options: LoadOptions, settings: Settings, s
 
 def _show(report: "Report", quarantine: Path | None) -> None:
     rows = [
-        (name, count.read, count.kept, count.refused, count.duplicate, count.dropped)
+        (name, count.read, count.kept, count.refused, count.duplicate, count.dropped, count.bare)
         for name, count in report.tables.items()
     ]
-    console.emit_table("rows", ("table", "read", "kept", "bad", "duplicate", "left out"), _grouped(rows))
+    console.emit_table("rows", ("table", "read", "kept", "bad", "duplicate", "left out", "added bare"), _grouped(rows))
     if report.rules:
         found = [
             (rule.table, rule.field, rule.rule, rule.action.value, rule.rows, f"{rule.first_file}:{rule.first_line}")
