@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kg.snapshot import Snapshot
+from kg.paths import Reasoner
+from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
@@ -67,6 +68,7 @@ class Engine:
         self.index = index
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
+        self.reasoner = Reasoner(snapshot, artifact.relation_weights)
         self._exclude_seen = exclude_seen
         self._users = UserEncoder(artifact.scorer, histories)
 
@@ -127,10 +129,10 @@ class Engine:
         parts = {name: row[index].numpy() for name, row in zip(names, cosines, strict=True)}
         return Ranking(index.numpy(), score[index].numpy(), parts, UserState.COLD, missing)
 
-    def history_products(self, question: Question) -> list[int]:
-        """Return the products of a user's history and of the question's context, oldest first."""
-        told = self._resolve(question, _now_ms()).told
-        return [int(index) for index in self.histories.latest(question.user_id, told).product_index]
+    def history(self, question: Question) -> Histories:
+        """Return the history that a question is answered from, its context included, as a batch of one."""
+        told, _ = self._told(question, _now_ms())
+        return self.histories.latest(question.user_id, told)
 
     def _search(self, resolved: Sequence[_Resolved], users: UserVectors, rows: Sequence[int]) -> Iterable[Ranking]:
         """Rank the whole catalogue for the users of some rows of a batch."""

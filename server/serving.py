@@ -84,6 +84,10 @@ class Serving:
         """Answer a question together with whatever else is waiting."""
         return await self._batcher.submit((engine, question))
 
+    async def similar(self, engine: Engine, product_index: int, k: int, excluded: Sequence[str]) -> Ranking:
+        """Return the products most like one."""
+        return await self._batcher.run(lambda: engine.similar(product_index, k, excluded))
+
     async def place(self, engine: Engine, question: Question, product_index: int) -> int:
         """Return a product's place among all products for a user, from 1."""
         return await self._batcher.run(lambda: engine.place(question, product_index))

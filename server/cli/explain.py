@@ -1,7 +1,37 @@
-"""`kgrank explain`: not written yet."""
+"""`kgrank explain`: ask a running server why a product has its place for a user."""
+
+from typing import Annotated
 
 import typer
+
+from server.cli import console
+from server.cli.app import Json, settings_of
+from server.cli.asking import Target, as_json, asking, reason_lines
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("explain", epilog="Example: kgrank explain 17 B0009V1YR8")(explain)
+
+
+def explain(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(help="User id.")],
+    product: Annotated[str, typer.Argument(help="Product id.")],
+    reasons: Annotated[int, typer.Option(min=1, max=10, help="Largest number of reasons.")] = 3,
+    target: Target = None,
+    json: Json = False,
+) -> None:
+    """Say what a product's score is made of, and which paths lead to it."""
+    with asking(target, settings_of(context)) as client:
+        answer = client.explain(user, product, max_reasons=reasons)
+    if json:
+        console.emit_json(as_json(answer))
+        return
+    result, parts = answer.result, answer.result.components
+    components = {"graph": parts.graph, "text": parts.text, "history": parts.history, "popularity": parts.popularity}
+    title = f"{result.title or result.product_id} for {user}: place {answer.rank}, by {answer.model_version}"
+    console.emit_table(title, ["component", "score"], [*components.items(), ("together", result.score)])
+    lines = reason_lines(result.reasons)
+    for line in lines or ["no path of the graph leads from the history to it"]:
+        console.out.print(line, markup=False)

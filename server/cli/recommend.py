@@ -1,7 +1,59 @@
-"""`kgrank recommend`: not written yet."""
+"""`kgrank recommend`: ask a running server for a user's best products."""
+
+from typing import Annotated, Any
 
 import typer
+
+from server.cli import console
+from server.cli.app import Json, settings_of
+from server.cli.asking import Target, as_json, asking, reason_lines
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("recommend", epilog="Example: kgrank recommend 17 --k 5 --reasons")(recommend)
+
+
+def recommend(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(help="User id; unknown ones get what suits newcomers.")],
+    k: Annotated[int, typer.Option(min=1, help="How many products.")] = 10,
+    seed: Annotated[list[str] | None, typer.Option(help="Product that the user looks at now; may be repeated.")] = None,
+    seen: Annotated[
+        bool | None,
+        typer.Option("--seen/--no-seen", help="Rank products that the user has had.", show_default="as trained"),
+    ] = None,
+    reasons: Annotated[bool, typer.Option(help="Say why.")] = False,
+    target: Target = None,
+    json: Json = False,
+) -> None:
+    """Rank the catalogue for a user."""
+    from kgrank.v1.common_pb2 import Context
+
+    with asking(target, settings_of(context)) as client:
+        answer = client.recommend(
+            user,
+            k=k,
+            exclude_seen=None if seen is None else not seen,
+            context=Context(seed_product_ids=seed) if seed else None,
+            reasons=reasons,
+            details=True,
+        )
+    if json:
+        console.emit_json(as_json(answer))
+        return
+    state = as_json(answer)["user_state"].removeprefix("USER_STATE_").lower().replace("_", " ")
+    rows: list[list[Any]] = []
+    for place, result in enumerate(answer.results, start=1):
+        parts = result.components
+        row = [place, result.product_id, result.title, result.brand, result.score]
+        rows.append([*row, parts.graph, parts.text, parts.history, parts.popularity, *_why(result.reasons, reasons)])
+    columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "popularity"]
+    title = f"For {user} ({state}), by {answer.model_version}"
+    console.emit_table(title, [*columns, "because"] if reasons else columns, rows)
+    if answer.missing_ids:
+        console.say(f"the catalogue does not have: {', '.join(answer.missing_ids)}")
+
+
+def _why(reasons: Any, wanted: bool) -> list[str]:
+    return ["\n".join(reason_lines(reasons))] if wanted else []

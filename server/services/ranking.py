@@ -3,7 +3,12 @@
 import asyncio
 import time
 
+import numpy as np
+
+from kg.snapshot import Histories
+from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
+from kgrank.v1.common_pb2 import Reason
 from kgrank.v1.ranking_service_pb2 import (
     ExplainRequest,
     ExplainResponse,
@@ -15,6 +20,7 @@ from kgrank.v1.ranking_service_pb2 import (
     SimilarProductsResponse,
 )
 from server.contract import (
+    DEFAULT_REASONS,
     Limits,
     explain_question,
     rank_question,
@@ -23,6 +29,8 @@ from server.contract import (
 )
 from server.engine import Engine
 from server.errors import UnknownProductError
+from server.question import Question, Ranking
+from server.reasons import reasons_for
 from server.reply import USER_STATES, attribution_token, results
 from server.rpc import Context
 from server.serving import Serving
@@ -40,8 +48,9 @@ class RankingService:
         engine = self._begin()
         question = recommend_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
+        reasons = await _reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
         return RecommendResponse(
-            results=results(engine, ranking, details=request.include_details),
+            results=results(engine, ranking, details=request.include_details, reasons=reasons),
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
@@ -53,8 +62,9 @@ class RankingService:
         engine = self._begin()
         question = rank_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
+        reasons = await _reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
         return RankResponse(
-            results=results(engine, ranking, details=request.include_details),
+            results=results(engine, ranking, details=request.include_details, reasons=reasons),
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
@@ -68,9 +78,15 @@ class RankingService:
         engine = self._begin()
         product_id, k, exclude = similar_question(request, self._limits)
         product_index = _known(engine, product_id)
-        ranking = await asyncio.to_thread(engine.similar, product_index, k, exclude)
+        ranking = await self._serving.similar(engine, product_index, k, exclude)
+        reasons: list[list[Reason]] = []
+        if request.include_reasons:
+            found = ranking.product_index.tolist()
+            reasons = await asyncio.to_thread(
+                reasons_for, engine.reasoner, _viewed(product_index), found, user_id=None, k=DEFAULT_REASONS
+            )
         return SimilarProductsResponse(
-            results=results(engine, ranking, details=request.include_details),
+            results=results(engine, ranking, details=request.include_details, reasons=reasons),
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
@@ -83,8 +99,10 @@ class RankingService:
         product_index = _known(engine, request.product_id)
         ranking = await self._serving.answer(engine, question)
         place = await self._serving.place(engine, question, product_index)
+        reasons = await _reasons(engine, question, ranking, most)
+        (result,) = results(engine, ranking, details=True, reasons=reasons)
         return ExplainResponse(
-            result=results(engine, ranking, details=True)[0],
+            result=result,
             rank=place,
             model_version=engine.model_version,
             missing_ids=ranking.missing,
@@ -95,6 +113,24 @@ class RankingService:
         engine = self._serving.engine
         self._serving.admit()
         return engine
+
+
+async def _reasons(engine: Engine, question: Question, ranking: Ranking, most: int) -> list[list[Reason]]:
+    history = engine.history(question)
+    products = ranking.product_index.tolist()
+    # In a thread of its own: paths take milliseconds, and a plain ranking must not wait for them.
+    return await asyncio.to_thread(reasons_for, engine.reasoner, history, products, user_id=question.user_id, k=most)
+
+
+def _viewed(product_index: int) -> Histories:
+    """Return the history of somebody who has looked at one product."""
+    return Histories(
+        np.array([0, 1]),
+        np.array([product_index], np.int32),
+        np.array([CODES[InteractionType.VIEW]], np.int8),
+        np.zeros(1, np.int64),
+        np.full(1, np.nan, np.float32),
+    )
 
 
 def _known(engine: Engine, product_id: str) -> int:

@@ -1,0 +1,63 @@
+"""What the commands share that ask a running server."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kg.errors import KgrankError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from kgrank.client import Client
+    from kgrank.v1.common_pb2 import Reason
+    from server.config import Settings
+
+Target = Annotated[
+    str | None,
+    typer.Option(help="Server to ask, host:port.", envvar="KGRANK_TARGET", show_default="serve.host:serve.port"),
+]
+
+
+class AskingError(KgrankError):
+    """The server could not be asked, or refused."""
+
+
+@contextmanager
+def asking(target: str | None, settings: "Settings") -> Iterator["Client"]:
+    """Open a client; a call that fails ends in one sentence.
+
+    Raises:
+        AskingError: the call failed.
+    """
+    from kgrank.client import Client
+    from kgrank.errors import CallError, InvalidRequestError, ServerUnavailableError
+
+    address = target or f"{settings.serve.host}:{settings.serve.port}"
+    with Client(address) as client:
+        try:
+            yield client
+        except ServerUnavailableError as error:
+            raise AskingError(
+                f"the server at {address} does not answer: {error.message}",
+                "Start it with `kgrank serve`, or name another with --target or KGRANK_TARGET.",
+            ) from error
+        except InvalidRequestError as error:
+            fields = "; ".join(f"{each.field} {each.description}" for each in error.violations)
+            raise AskingError(f"the server refuses the request: {fields}") from error
+        except CallError as error:
+            raise AskingError(f"the server at {address} answers {error.code.name}: {error.message}") from error
+
+
+def as_json(message: "Message") -> dict[str, Any]:
+    """Return a message as JSON, field names as in the contract, unset fields included."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def reason_lines(reasons: "Iterable[Reason]") -> list[str]:
+    """Return each reason in plain words."""
+    return [f"· {reason.text}" for reason in reasons]
