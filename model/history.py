@@ -77,13 +77,13 @@ class HistoryEncoder(nn.Module):
         self.last_weight = nn.Parameter(torch.ones(()))
         self.query = nn.Linear(dimension, dimension, bias=False)
         self.key = nn.Linear(dimension, dimension, bias=False)
-        self.recency = nn.Parameter(torch.zeros(length))
-        self.type_bias = nn.Parameter(torch.zeros(len(CODES)))
+        self.recency = nn.Parameter(torch.zeros(length, 1))
+        self.type_bias = nn.Parameter(torch.zeros(len(CODES), 1))
         self.time_decay = nn.Parameter(torch.tensor(-4.0))  # softplus: about .02 per log-day
         self.type_embedding = nn.Parameter(torch.zeros(len(CODES), dimension))
         self.norm_attention = nn.LayerNorm(dimension)
         self.project_in = nn.Linear(dimension, 3 * dimension)
-        self.relative = nn.Parameter(torch.zeros(heads, length))
+        self.relative = nn.Parameter(torch.zeros(length, heads))
         self.project_out = nn.Linear(dimension, dimension)
         self.norm_feed = nn.LayerNorm(dimension)
         self.feed_in = nn.Linear(dimension, 2 * dimension)
@@ -117,11 +117,14 @@ class HistoryEncoder(nn.Module):
 
         last = products.gather(1, at_place)  # [B, Q, d]
         days = (events.day[:, None, :] - events.day.gather(1, place)[:, :, None]).clamp(min=0)
-        bias = self.recency[back] + self.type_bias[events.type][:, None, :] - F.softplus(self.time_decay) * days.log1p()
+        # Look-ups as embeddings: the backward of plain indexing adds in no fixed order, and results would drift.
+        recency = F.embedding(back, self.recency)[..., 0]
+        kind = F.embedding(events.type, self.type_bias)[..., 0]
+        bias = recency + kind[:, None, :] - F.softplus(self.time_decay) * days.log1p()
         attention = self.query(last) @ self.key(products).transpose(1, 2) * dimension**-0.5 + bias
         pooled = _masked_softmax(attention, visible) @ products
 
-        inputs = products + self.type_embedding[events.type]
+        inputs = products + F.embedding(events.type, self.type_embedding)
         normed = self.dropout(self.norm_attention(inputs))
         block_in = inputs.gather(1, at_place)
         block = block_in + self.dropout(self._attend(normed, normed.gather(1, at_place), back, visible))
@@ -139,7 +142,7 @@ class HistoryEncoder(nn.Module):
             for part in F.linear(inputs, weight[dimension:], bias[dimension:]).chunk(2, dim=-1)
         )  # [B, H, L, d/H]
         scores = query @ key.transpose(-1, -2) * (dimension // self.heads) ** -0.5
-        scores = scores + self.relative[:, back].transpose(0, 1)
+        scores = scores + F.embedding(back, self.relative).permute(0, 3, 1, 2)
         mixed = _masked_softmax(scores, visible[:, None]) @ value  # [B, H, Q, d/H]
         attended: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return attended
