@@ -158,7 +158,8 @@ def _start(folder: Path, settings: GraphSettings, told: Told, *, stay: bool) -> 
 
 def _await_report(child: subprocess.Popen[str], folder: Path, config: str, timeout_s: float) -> None:
     """Send the configuration and wait for the child's one line."""
-    assert child.stdin is not None and child.stdout is not None  # for mypy: both are pipes
+    assert child.stdin is not None  # for mypy: both are pipes
+    assert child.stdout is not None
     with suppress(BrokenPipeError):  # it died at once: its report, or its log, says why
         child.stdin.write(config + "\n")
         child.stdin.flush()

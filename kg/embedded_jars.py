@@ -51,8 +51,7 @@ def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
         told(f"Fetching Neo4j: {len(absent)} of {len(artifacts)} jars are not in {context.repo_cache} yet")
         log.info("fetching jars", count=len(absent))
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        paths = list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
-    return paths
+        return list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError:

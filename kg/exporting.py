@@ -117,7 +117,7 @@ def _interactions(graph: "Graph", as_of_ms: int | None, progress: Progress) -> p
                 pa.Table.from_arrays(
                     [
                         pa.array(array, field.type) if isinstance(array, list) else array
-                        for array, field in zip(arrays, INTERACTIONS)
+                        for array, field in zip(arrays, INTERACTIONS, strict=True)
                     ],
                     schema=INTERACTIONS,
                 )

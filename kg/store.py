@@ -9,19 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import neo4j
-import neo4j.exceptions
 import pyarrow as pa
 import structlog
 
 from kg.config import GraphSettings
 from kg.embedded import embedded
-from kg.errors import GraphAuthError, GraphError, GraphUnavailableError
+from kg.errors import GraphAuthError, GraphError, GraphUnavailableError, MissingExtraError
 from kg.exporting import export
 from kg.loading import LoadReport, append_events, journal_offset, load
 from kg.progress import SILENT, Progress
 from kg.schema import constraints
 from kg.tables import Tables
+
+try:
+    import neo4j
+    import neo4j.exceptions
+    import neo4j.graph
+except ModuleNotFoundError as missing:
+    raise MissingExtraError(
+        f"the package {missing.name!r} is not installed; the graph needs it", "Install it: pip install 'kgrank[graph]'"
+    ) from missing
 
 log = structlog.get_logger()
 
@@ -35,6 +42,32 @@ class Result:
     columns: list[str]
     rows: list[list[Any]]
     changes: dict[str, int] = field(default_factory=dict)
+
+    def plain_rows(self) -> list[list[Any]]:
+        """Return the rows with nodes, relationships, paths and times as plain values, for tables and JSON."""
+        return [[_plain(value) for value in row] for row in self.rows]
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case neo4j.graph.Node():
+            return {"labels": sorted(value.labels), **_plain(dict(value))}
+        case neo4j.graph.Relationship():
+            return {"type": value.type, **_plain(dict(value))}
+        case neo4j.graph.Path():
+            return [
+                _plain(part)
+                for pair in zip(value.nodes, (*value.relationships, None), strict=True)
+                for part in pair
+                if part
+            ]
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case None | bool() | int() | float() | str():
+            return value
+    return value.iso_format() if hasattr(value, "iso_format") else str(value)
 
 
 class Graph:

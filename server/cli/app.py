@@ -1,10 +1,12 @@
 """The command tree, and what happens when a command fails."""
 
 import importlib
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from kg.errors import KgrankError, MissingExtraError
@@ -58,6 +60,11 @@ def root(
 
 def run() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1, a missing extra in 3."""
+    # Warnings of libraries go to stderr: stdout is for results. `kgrank serve` sets up its own log.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     for command in COMMANDS:
         importlib.import_module(f"server.cli.{command}").register(app)
     try:

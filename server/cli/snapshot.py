@@ -1,7 +1,94 @@
-"""`kgrank snapshot`: not written yet."""
+"""`kgrank snapshot`: freeze the graph at one moment, for training and serving."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kg.errors import ConfigError
+from server.cli import console
+from server.cli.app import Json, settings_of
+
+if TYPE_CHECKING:
+    from kg.snapshot import Snapshot
+
+LATEST = "LATEST"
+"""The file, in the folder of snapshots, that names the newest."""
+
+_NAME_CHARS = 12
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("snapshot", epilog="Example: kgrank snapshot --as-of 2025-01-31 --name january")(make_snapshot)
+
+
+def make_snapshot(
+    context: typer.Context,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Leave out later interactions; an ISO date (its whole day, UTC) or time.", metavar="DATE"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="its content hash")] = None,
+    json: Json = False,
+) -> None:
+    """Export the graph and keep it as a snapshot; training and serving take the newest."""
+    from kg.exporting import row_count
+    from kg.freeze import freeze
+    from kg.snapshot import Snapshot
+    from kg.store import Graph
+
+    settings = settings_of(context)
+    as_of_ms = None if as_of is None else parse_moment_ms(as_of)
+    if name is not None and (not name or name.startswith(".") or "/" in name or name == LATEST):
+        raise ConfigError(f"snapshot name {name!r} can't be a folder's", "Use letters, digits, dots and dashes.")
+    with (
+        Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
+        console.meter("exporting", row_count(graph)) as meter,
+    ):
+        tables = graph.export(as_of_ms, meter)
+    snapshot = freeze(tables, as_of_ms=as_of_ms)
+    name = name or snapshot.content_hash[:_NAME_CHARS]
+    folder = settings.snapshots_folder / name
+    known = folder.is_dir() and _same(Snapshot.open(folder), snapshot)
+    if not known:
+        snapshot.save(folder)
+    pointer = settings.snapshots_folder / f".{LATEST}"
+    pointer.write_text(name + "\n", encoding="utf-8")
+    pointer.replace(settings.snapshots_folder / LATEST)
+    if json:
+        console.emit_json(
+            {
+                "name": name,
+                "folder": str(folder),
+                "content_hash": snapshot.content_hash,
+                "as_of_ms": snapshot.as_of_ms,
+                "new": not known,
+                "counts": snapshot.counts,
+            }
+        )
+        return
+    rows = [(what, f"{count:,}") for what, count in snapshot.counts.items()]
+    console.emit_table(f"snapshot {name}{' (unchanged)' if known else ''}", ("what", "count"), rows)
+
+
+def _same(one: "Snapshot", other: "Snapshot") -> bool:
+    return (one.content_hash, one.as_of_ms) == (other.content_hash, other.as_of_ms)
+
+
+def parse_moment_ms(text: str) -> int:
+    """Return the last millisecond that `--as-of` includes: of a date, its end; of a time, itself. UTC unless it says.
+
+    Raises:
+        ConfigError: it is neither an ISO date nor an ISO time.
+    """
+    try:
+        if len(text) == len("2025-01-31"):
+            next_day = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
+            return int(next_day.timestamp() * 1000) - 1
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"--as-of {text!r} is not a date or time", "Write it as 2025-01-31 or 2025-01-31T18:00:00+01:00."
+        ) from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
