@@ -1,16 +1,13 @@
 """`kgrank snapshot`: freeze the graph at one moment, for training and serving."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kg.errors import ConfigError
 from server.cli import console
 from server.cli.app import Json, settings_of
-
-if TYPE_CHECKING:
-    from kg.snapshot import Snapshot
 
 LATEST = "LATEST"
 """The file, in the folder of snapshots, that names the newest."""
@@ -50,7 +47,7 @@ def make_snapshot(
     snapshot = freeze(tables, as_of_ms=as_of_ms)
     name = name or snapshot.content_hash[:_NAME_CHARS]
     folder = settings.snapshots_folder / name
-    known = folder.is_dir() and _same(Snapshot.open(folder), snapshot)
+    known = folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
     if not known:
         snapshot.save(folder)
     pointer = settings.snapshots_folder / f".{LATEST}"
@@ -70,10 +67,6 @@ def make_snapshot(
         return
     rows = [(what, f"{count:,}") for what, count in snapshot.counts.items()]
     console.emit_table(f"snapshot {name}{' (unchanged)' if known else ''}", ("what", "count"), rows)
-
-
-def _same(one: "Snapshot", other: "Snapshot") -> bool:
-    return (one.content_hash, one.as_of_ms) == (other.content_hash, other.as_of_ms)
 
 
 def parse_moment_ms(text: str) -> int:
