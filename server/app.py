@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,19 +72,27 @@ class Server:
             PortTakenError: somebody else listens there.
         """
         await self._say(_NOT_SERVING)
-        address = f"{self._settings.host}:{self._settings.port}"
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise PortTakenError(
-                f"the server can't listen on {address}: the port is taken, or the address is not this machine's",
-                "Stop the other server, or choose another: --port 0 takes a free one.",
-            ) from error
+        port = self._listen()
         await self._server.start()
         if self._drain is not None:
             self._drain.start()
         self._loading = asyncio.create_task(self._load())
         return port
+
+    def _listen(self) -> int:
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            # gRPC says why it can't listen in lines of its own log; a socket of ours says it in one sentence.
+            family, _, _, _, place = socket.getaddrinfo(self._settings.host, self._settings.port)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+            return self._server.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            raise PortTakenError(
+                f"the server can't listen on {address}: {getattr(error, 'strerror', None) or error}",
+                "Stop what listens there, or choose another port: --port 0 takes a free one.",
+            ) from error
 
     async def ready(self) -> bool:
         """Wait until the model is loaded; return whether one is in service."""
@@ -138,6 +147,8 @@ class Server:
             await self._serving.activate(version, self._journal)
         except KgrankError as error:
             _log.error("model_refused", model_version=version, reason=error.problem, remedy=error.remedy)
+        except Exception:
+            _log.exception("model_failed", model_version=version)
         else:
             await self._activated()
 

@@ -58,6 +58,10 @@ class JournalFullError(KgrankError):
     """The event journal's disk is full; the event is not stored."""
 
 
+class JournalError(KgrankError):
+    """The event journal can't be opened or written."""
+
+
 class NotServingError(KgrankError):
     """No model is in service, or the server is leaving."""
 
@@ -76,6 +80,7 @@ _TABLE: dict[type[Exception], _Status] = {
     ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
     OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
     JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),
+    JournalError: _Status(grpc.StatusCode.UNAVAILABLE, "JOURNAL_FAILED", 5),
     NotServingError: _Status(grpc.StatusCode.UNAVAILABLE, "NOT_SERVING", 1),
     GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
 }

@@ -11,6 +11,8 @@ from kg.vocabulary import MISSING
 
 Int32s = npt.NDArray[np.int32]
 
+_COLUMNS = tuple(Histories.__dataclass_fields__)
+
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
@@ -31,7 +33,9 @@ class LiveHistories:
     """
 
     def __init__(self, snapshot: Snapshot, limit: int) -> None:
-        self._snapshot = snapshot
+        self._users = snapshot.users
+        # A memory map makes each slice a memory map again, at ten times the price of a plain array.
+        self._stored = Histories(*(np.asarray(getattr(snapshot.histories, name)) for name in _COLUMNS))
         self._limit = limit
         self._appended: dict[str, list[Interaction]] = {}
         self.applied = 0  # the journal's last offset that is in here
@@ -47,7 +51,7 @@ class LiveHistories:
     def holds(self, user_id: str, interaction: Interaction) -> bool:
         """Return whether the snapshot has this very interaction (user, product, type, time)."""
         rows = self._rows(user_id)
-        stored = self._snapshot.histories
+        stored = self._stored
         same = (stored.at_ms[rows] == interaction.at_ms) & (stored.product_index[rows] == interaction.product_index)
         return bool((same & (stored.type[rows] == interaction.type)).any())
 
@@ -58,8 +62,10 @@ class LiveHistories:
 
     def seen(self, user_id: str) -> Int32s:
         """Return the product of every interaction of a user, with repeats, in no order."""
-        stored = self._snapshot.histories.product_index[self._rows(user_id)]
-        appended = self._appended.get(user_id, ())
+        stored = self._stored.product_index[self._rows(user_id)]
+        appended = self._appended.get(user_id)
+        if appended is None:
+            return stored
         return np.concatenate([stored, np.fromiter((each.product_index for each in appended), np.int32)])
 
     def latest(self, user_id: str, more: Sequence[Interaction] = ()) -> Histories:
@@ -69,7 +75,7 @@ class LiveHistories:
             user_id: the user; an unknown one has an empty history.
             more: interactions of this request only, which come after the stored ones of the same time.
         """
-        rows, stored = self._rows(user_id), self._snapshot.histories
+        rows, stored = self._rows(user_id), self._stored
         rows = slice(max(rows.start, rows.stop - self._limit), rows.stop)
         added = [*self._appended.get(user_id, ()), *more]
         history = (stored.product_index[rows], stored.type[rows], stored.at_ms[rows], stored.value[rows])
@@ -85,8 +91,8 @@ class LiveHistories:
         return Histories(np.array([0, len(history[0])], np.int64), *history)
 
     def _rows(self, user_id: str) -> slice:
-        user_index = self._snapshot.users.index(user_id)
-        return slice(0, 0) if user_index == MISSING else self._snapshot.histories.rows(user_index)
+        user_index = self._users.index(user_id)
+        return slice(0, 0) if user_index == MISSING else self._stored.rows(user_index)
 
 
 def stack(histories: Sequence[Histories]) -> Histories:

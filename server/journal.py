@@ -23,7 +23,7 @@ import structlog
 from kg.errors import KgrankError
 from kg.tables import InteractionType
 from server.contract import WrittenEvent
-from server.errors import JournalFullError, NotServingError
+from server.errors import JournalError, JournalFullError, NotServingError
 
 _log = structlog.get_logger(__name__)
 
@@ -47,10 +47,6 @@ VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
 _MOST_TOGETHER = 500
 _BUSY_S = 30
 _LEAST_FREE_BYTES = 1 << 20
-
-
-class JournalError(KgrankError):
-    """The journal can't be opened or read."""
 
 
 @dataclass(frozen=True, slots=True)

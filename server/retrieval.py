@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.scoring import UserVectors
@@ -116,9 +117,10 @@ class ProductIndex:
         if any(map(len, excluded)):
             row = np.repeat(np.arange(batch), [len(each) for each in excluded])
             scores[torch.from_numpy(row), torch.from_numpy(np.concatenate(excluded))] = _LOWEST
-        candidates, coarse = _select(scores, min(self.plan.candidates(k), count), min(2 * k + 22, count))
+        candidates, coarse = _select(scores, min(self.plan.candidates(k), count))
         products = torch.where(candidates < count, candidates, 0)
-        exact = torch.bmm(self.matrix[products], users.vectors[:, :, None])[:, :, 0]
+        rows = F.embedding(products, self.matrix)  # [B, C, D]
+        exact = torch.bmm(rows, users.vectors[:, :, None])[:, :, 0]
         exact += torch.from_numpy(repeats(users, products.numpy(), count))
         exact[coarse == _LOWEST] = -torch.inf
         best = exact.topk(min(k, exact.shape[1]), dim=1)
@@ -150,11 +152,12 @@ def repeats(users: UserVectors, product_index: Int64s, product_count: int) -> Fl
     return np.where(keys[place] == wanted, users.repeat_score[place], np.float32(0))
 
 
-def _select(scores: Tensor, candidates: int, blocks: int) -> tuple[Tensor, Tensor]:
+def _select(scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
     """Return the best candidates of each row `[B, C]` and their approximate scores, unordered."""
     batch, padded = scores.shape
     blocked = scores.view(batch, padded // BLOCK, BLOCK)
-    needed = min(max(blocks, -(-candidates // BLOCK)), blocked.shape[1])
+    # As many blocks as candidates would be exact; the best are seldom alone, and the worst candidates seldom matter.
+    needed = min(candidates // 2 + 1, blocked.shape[1])
     best_blocks = blocked.amax(2).topk(needed, dim=1, sorted=False).indices
     inside = blocked.gather(1, best_blocks[:, :, None].expand(-1, -1, BLOCK)).view(batch, -1)
     best = inside.topk(min(candidates, inside.shape[1]), dim=1, sorted=False)

@@ -1,0 +1,122 @@
+"""`kgrank score`: the model's own lists, for everybody, through any kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from model.artifact import load_artifact
+from model.ranker import top_k
+from model.scoring import full_scores
+from tests.server.shop import Shop
+
+RUN = "from server.main import main; main()"
+# Dies without a chance to clean up, while the third part is written but not yet in place.
+KILL_AT_THE_THIRD_PART = """
+import os, signal
+from pathlib import Path
+import model.parts as parts
+
+rename = Path.replace
+
+def replace(self, target):
+    if target.name == "part-00002.parquet":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+
+Path.replace = replace
+"""
+
+
+def kgrank(home: Path, *arguments: str, before: str = "") -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "KGRANK_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", f"{before}\n{RUN}", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def score(home: Path, *arguments: str) -> dict[str, object]:
+    done = kgrank(home, "score", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, object] = json.loads(done.stdout)
+    return told
+
+
+def read(out: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*.parquet"))])
+
+
+def test_a_killed_run_goes_on_to_the_same_result(shop: Shop, tmp_path: Path) -> None:
+    arguments = ("--k", "5", "--reasons", "--part-users", "6")
+    killed = kgrank(shop.home, "score", *arguments, "--out", str(tmp_path / "out"), before=KILL_AT_THE_THIRD_PART)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    assert score(shop.home, *arguments, "--out", str(tmp_path / "out"))["parts_found"] == 2
+    score(shop.home, *arguments, "--out", str(tmp_path / "whole"))
+    assert read(tmp_path / "out").equals(read(tmp_path / "whole"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_lists_are_the_models_own_best(shop: Shop, tmp_path: Path) -> None:
+    version = shop.versions[0]
+    told = score(shop.home, "--k", "7", "--artifact", version, "--out", str(tmp_path / "all.parquet"))
+    assert told["model_version"] == version
+    table = pq.read_table(tmp_path / "all.parquet")
+    artifact, snapshot = load_artifact(shop.home / "artifacts" / version), shop.snapshot
+    now_ms = np.full(len(snapshot.users), snapshot.as_of_ms)
+    with torch.inference_mode():
+        scores = full_scores(artifact.scorer, artifact.scorer.encode_users(snapshot.histories, now_ms)).numpy()
+    products, values = top_k(scores, 7, seen=snapshot.histories)
+    assert table["user_id"].to_pylist() == np.repeat(snapshot.users.array.to_pylist(), 7).tolist()
+    assert table["rank"].to_pylist() == list(range(1, 8)) * len(snapshot.users)
+    assert table["product_id"].to_pylist() == snapshot.products.ids(products.ravel())
+    assert table["score"].to_numpy() == pytest.approx(values.ravel(), rel=1e-5)
+    assert set(table["model_version"].to_pylist()) == {version}
+
+
+def test_reasons_lead_from_the_user_to_the_product(shop: Shop, tmp_path: Path) -> None:
+    score(shop.home, "--k", "3", "--reasons", "--out", str(tmp_path / "all.parquet"))
+    rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    assert sum(bool(row["reasons"]) for row in rows) > len(rows) / 2
+    for row in rows:
+        for reason in row["reasons"]:
+            assert reason["nodes"][0] == {"kind": "user", "id": row["user_id"], "name": "you"}
+            assert reason["nodes"][-1]["id"] == row["product_id"]
+            assert len(reason["edges"]) == len(reason["nodes"]) - 1
+            assert reason["text"].startswith("You bought ")
+
+
+def test_a_list_of_users_has_a_cold_answer_for_a_stranger(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("user-03\nstranger\nuser-03\nuser-01\n")
+    score(shop.home, "--k", "4", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "some.parquet"))
+    users = pq.read_table(tmp_path / "some.parquet")["user_id"].to_pylist()
+    assert list(dict.fromkeys(users)) == ["user-03", "stranger", "user-01"]
+    assert len(users) == 12
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "has no user id"), (b"a\n\nb\n", "line 2: the user id is empty"), (b"\xff", "is not UTF-8 text")],
+)
+def test_a_bad_list_of_users_is_one_clear_error(shop: Shop, tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "users.txt").write_bytes(content)
+    done = kgrank(shop.home, "score", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_names_those_that_there_are(shop: Shop, tmp_path: Path) -> None:
+    done = kgrank(shop.home, "score", "--artifact", "../x", "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert shop.versions[0] in done.stderr
