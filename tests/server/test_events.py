@@ -1,0 +1,113 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from kgrank.client import Client, event
+from kgrank.errors import NotFoundError
+from kgrank.v1 import common_pb2
+from kgrank.v1.event_service_pb2 import EventOutcome
+from server.journal import Journal
+from tests.server.running import running
+
+
+def test_an_event_changes_the_next_answer(client: Client) -> None:
+    before = client.recommend("event-user-1", k=5)
+    client.write_event(event("event-user-1", "product-02", "purchase"))
+    after = client.recommend("event-user-1", k=90)
+    assert before.user_state == common_pb2.USER_STATE_COLD
+    assert after.user_state == common_pb2.USER_STATE_FEW_EVENTS
+    assert "product-02" not in {result.product_id for result in after.results}
+    assert [each.score for each in after.results[:5]] != [each.score for each in before.results]
+
+
+def test_an_event_changes_the_answer_of_a_user_whose_vector_is_kept(client: Client) -> None:
+    for _ in range(2):
+        before = client.recommend("user-11", k=90, exclude_seen=False)
+    best = before.results[0].product_id
+    client.write_event(event("user-11", best, "purchase"))
+    after = client.recommend("user-11", k=90, exclude_seen=False)
+    assert after.results != before.results
+
+
+def test_the_same_event_id_is_applied_once(client: Client) -> None:
+    same = event("event-user-2", "product-03", "purchase", event_id="event-2")
+    assert client.write_event(same).status == EventOutcome.STATUS_WRITTEN
+    assert client.write_event(same).status == EventOutcome.STATUS_DUPLICATE
+    twice = client.write_events([same, event("event-user-2", "product-04", event_id="event-2b"), same])
+    assert [outcome.status for outcome in twice] == [
+        EventOutcome.STATUS_DUPLICATE,
+        EventOutcome.STATUS_WRITTEN,
+        EventOutcome.STATUS_DUPLICATE,
+    ]
+
+
+def test_an_event_without_an_id_is_given_one(served: str) -> None:
+    import grpc
+
+    from kgrank.v1.event_service_pb2 import WriteEventRequest
+    from kgrank.v1.event_service_pb2_grpc import EventServiceStub
+
+    with grpc.insecure_channel(served) as channel:
+        request = WriteEventRequest(event=event("event-user-3", "product-03"))
+        first, second = (EventServiceStub(channel).WriteEvent(request, timeout=10).outcome for _ in range(2))
+    assert len({first.event_id, second.event_id, ""}) == 3
+
+
+def test_unknown_products_are_told_and_not_stored(client: Client) -> None:
+    with pytest.raises(NotFoundError):
+        client.write_event(event("event-user-4", "ghost"))
+    outcomes = client.write_events([event("event-user-4", "ghost"), event("event-user-4", "product-05")])
+    assert [outcome.status for outcome in outcomes] == [
+        EventOutcome.STATUS_UNKNOWN_PRODUCT,
+        EventOutcome.STATUS_WRITTEN,
+    ]
+    assert client.recommend("event-user-4").user_state == common_pb2.USER_STATE_FEW_EVENTS
+
+
+def test_a_late_event_takes_its_place_by_time(client: Client) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for user, ages in (("event-user-5", (3, 2, 1)), ("event-user-6", (1, 3, 2))):
+        products = {3: "product-30", 2: "product-31", 1: "product-32"}
+        client.write_events([event(user, products[age], "purchase", at_ms=now_ms - age * 86_400_000) for age in ages])
+    in_order, shuffled = (client.recommend(user, k=10).results for user in ("event-user-5", "event-user-6"))
+    assert [each.product_id for each in in_order] == [each.product_id for each in shuffled]
+
+
+def test_events_are_there_after_a_restart(home: Path) -> None:
+    with running(home) as first, Client(first.target) as client:
+        client.write_event(event("returning", "product-02", "purchase", event_id="kept"))
+        before = client.recommend("returning", k=5)
+    with running(home) as second, Client(second.target) as client:
+        after = client.recommend("returning", k=5)
+        again = client.write_event(event("returning", "product-02", "purchase", event_id="kept"))
+    assert after.user_state == common_pb2.USER_STATE_FEW_EVENTS
+    assert [each.product_id for each in after.results] == [each.product_id for each in before.results]
+    assert again.status == EventOutcome.STATUS_DUPLICATE
+
+
+def test_an_event_that_the_snapshot_has_is_not_replayed_into_it(home: Path) -> None:
+    from kg.snapshot import Snapshot
+    from kg.tables import CODES
+    from server.contract import TYPE_OF_CODE, WrittenEvent
+    from server.histories import LiveHistories
+    from server.serving import replay
+
+    snapshot = Snapshot.open(next(path for path in (home / "snapshots").iterdir() if path.is_dir()))
+    row = snapshot.histories.rows(0).start
+    known = WrittenEvent(
+        "known",
+        snapshot.users.id(0),
+        snapshot.products.id(int(snapshot.histories.product_index[row])),
+        TYPE_OF_CODE[int(snapshot.histories.type[row])],
+        int(snapshot.histories.at_ms[row]),
+        None,
+    )
+    journal = Journal(home / "journal.db")
+    journal.append([known]).result(10)
+    histories = LiveHistories(snapshot, 100)
+    replay(histories, snapshot, journal)
+    journal.close()
+    assert CODES[known.type] == snapshot.histories.type[row]
+    assert histories.version(known.user_id) == 0
+    assert histories.applied == 1

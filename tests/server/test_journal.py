@@ -1,0 +1,79 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kg.tables import InteractionType
+from server.contract import WrittenEvent
+from server.errors import JournalError, NotServingError
+from server.journal import Journal, StoredEvent
+
+
+def written(number: int) -> WrittenEvent:
+    return WrittenEvent(f"e-{number}", f"u-{number % 7}", "p", InteractionType.VIEW, 1000 + number, 0.5)
+
+
+def test_what_is_stored_is_read_back_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "deep" / "journal.db")
+    stored = journal.append([written(1), written(2)]).result(10)
+    journal.append([written(3)]).result(10)
+    assert [each.event for each in journal.all(page=2)] == [written(1), written(2), written(3)]
+    assert [each.offset for each in stored] == [each.offset for each in journal.read(0, 2)]
+    assert journal.read(stored[0].offset, 1)[0].event == written(2)
+    journal.close()
+
+
+def test_many_writers_lose_nothing_and_are_committed_together(tmp_path: Path) -> None:
+    commits: list[list[StoredEvent]] = []
+    journal = Journal(tmp_path / "journal.db", commits.append)
+    with ThreadPoolExecutor(16) as pool:
+        futures = list(pool.map(lambda number: journal.append([written(number)]), range(400)))
+    offsets = [future.result(30)[0].offset for future in futures]
+    assert len(set(offsets)) == 400
+    told = [each.offset for commit in commits for each in commit]
+    assert told == sorted(offsets)
+    assert len(commits) < 400
+    journal.close()
+
+
+def test_a_known_id_is_a_duplicate_within_and_across_transactions(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    first = journal.append([written(1), written(1)]).result(10)
+    again = journal.append([written(1)]).result(10)
+    assert [each.duplicate for each in first + again] == [False, True, True]
+    assert {each.offset for each in first + again} == {first[0].offset}
+    journal.close()
+
+
+def test_offsets_are_never_given_twice(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    last = journal.append([written(1), written(2)]).result(10)[-1].offset
+    journal.trim([each.offset for each in journal.all()])
+    journal.close()
+    reopened = Journal(tmp_path / "journal.db")
+    assert reopened.append([written(3)]).result(10)[0].offset > last
+    assert reopened.name == journal.name
+    reopened.close()
+
+
+def test_the_drained_offset_only_grows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.note_drained(5)
+    journal.note_drained(3)
+    assert journal.drained == 5
+    journal.close()
+
+
+def test_closing_stores_what_is_waiting_and_then_refuses(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    futures = [journal.append([written(number)]) for number in range(50)]
+    journal.close()
+    assert all(future.result(0) for future in futures)
+    with pytest.raises(NotServingError):
+        journal.append([written(99)])
+
+
+def test_a_file_that_is_no_journal_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_text("this is not a database, and long enough to be seen as none at all" * 20)
+    with pytest.raises(JournalError, match=r"journal\.db can't be opened"):
+        Journal(tmp_path / "journal.db")
