@@ -8,6 +8,7 @@ its weight.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -54,7 +55,7 @@ class Surroundings:
     """What a history touches, found once and used for every candidate.
 
     Args:
-        times: each distinct product of the history, and how often it occurs.
+        times: how often the user did the last thing done with a product, of the products in `starts`.
         starts: the user's hop to each of the latest of them.
         reached: what lies around those.
     """
@@ -96,13 +97,15 @@ class Reasoner:
             product_index: `[H]` its products, oldest first.
             type: `[H]` codes of `kg.tables.CODES`.
         """
-        times: dict[int, int] = {}
+        done = list(zip(product_index[::-1].tolist(), type[::-1].tolist(), strict=True))
         starts: dict[int, Hop] = {}
-        for product, code in zip(product_index[::-1].tolist(), type[::-1].tolist(), strict=True):
-            times[product] = times.get(product, 0) + 1
+        last: dict[int, int] = {}
+        for product, code in done:
             if product not in starts and len(starts) < HISTORY_PRODUCTS:
                 weight = float(np.exp(-_RECENCY * len(starts)))
                 starts[product] = Hop(_INTERACTION_RELATIONS[code], True, USER_NODE, product, weight)
+                last[product] = code
+        times = Counter(product for product, code in done if last.get(product) == code)
         products = np.fromiter(starts, np.int32, len(starts))
         cost = -np.log(np.array([hop.weight for hop in starts.values()], np.float32))
         return Surroundings(times, starts, self._reach(products, cost))

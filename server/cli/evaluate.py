@@ -11,7 +11,6 @@ import typer
 from kg.errors import MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.stored import artifact_folder, open_snapshot, write_atomically
 
 if TYPE_CHECKING:
     from model.evaluate import CaseReport
@@ -61,13 +60,14 @@ def evaluate_model(
         from model.evaluate import check_untrained, evaluate, fit_baseline
         from model.ranker import ModelRanker, Ranker
         from model.splits import SplitConfig, make_split
+        from server.cli.stored import newest_artifact, open_snapshot, write_atomically
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"evaluating needs the package {error.name}", "pip install 'kgrank[train]'") from error
     from pydantic import ValidationError
 
     from kg.errors import ConfigError
 
-    folder = None if artifact == "none" else artifact_folder(settings, artifact)
+    folder = None if artifact == "none" else newest_artifact(settings, artifact)
     manifest = read_manifest(folder) if folder else None
     data = open_snapshot(settings, snapshot, manifest.snapshot_hash if manifest else None)
     wanted = dict(manifest.split) if manifest else settings.split.model_dump(mode="json")

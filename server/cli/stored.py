@@ -1,4 +1,4 @@
-"""What the home folder holds: the artifact and the snapshot that a command means."""
+"""What the home folder holds: the artifact and the snapshot that a command means. Needs torch."""
 
 import json
 import os
@@ -6,30 +6,41 @@ from pathlib import Path
 
 from kg.errors import SnapshotError
 from kg.snapshot import MANIFEST, Snapshot
+from model.errors import ArtifactError
 from server.config import Settings
-
-LATEST = "LATEST"
-"""The file, in the folders of snapshots and artifacts, that names the newest."""
+from server.models import LATEST, ModelFolder
 
 
-def artifact_folder(settings: Settings, version: str | None) -> Path:
+def newest_artifact(settings: Settings, version: str | None) -> Path:
     """Return the folder of a model version, by default of the one trained last.
 
     Raises:
         ArtifactError: there is none.
     """
-    from model.errors import ArtifactError
+    manifests = ModelFolder(settings.artifacts_folder).manifests() if version is None else []
+    return _artifact(settings, manifests[0].model_version if manifests else version)
 
+
+def artifact_in_service(settings: Settings, version: str | None) -> Path:
+    """Return the folder of a model version, by default of the one in service, or else the one trained last.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    return _artifact(settings, version or ModelFolder(settings.artifacts_folder).active)
+
+
+def _artifact(settings: Settings, version: str | None) -> Path:
     folder = settings.artifacts_folder
     if version is None:
-        if not (folder / LATEST).is_file():
-            raise ArtifactError(f"there is no model in {folder}", "Train one: kgrank train")
-        version = (folder / LATEST).read_text(encoding="utf-8").strip()
+        raise ArtifactError(f"there is no model in {folder}", "Train one: kgrank train")
     # A version is a folder's name, never a path that leads out of it.
     if version != Path(version).name or not (folder / version).is_dir():
-        there = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()) if folder.is_dir() else []
-        remedy = f"There are: {', '.join(there)}." if there else "Train one: kgrank train"
-        raise ArtifactError(f"there is no model {version!r} in {folder}", remedy)
+        there = ", ".join(manifest.model_version for manifest in ModelFolder(folder).manifests())
+        raise ArtifactError(
+            f"there is no model {version!r} in {folder}",
+            f"There are: {there}." if there else "Train one: kgrank train",
+        )
     return folder / version
 
 

@@ -130,6 +130,14 @@ def test_a_product_bought_before_says_how_often() -> None:
     assert reason.text == "You bought it before, 3 times"
 
 
+def test_only_what_was_done_last_is_counted() -> None:
+    beans = product(COFFEE, "beans1")
+    viewed, bought = CODES[InteractionType.VIEW], BOUGHT
+    reasoner = Reasoner(COFFEE)
+    around = reasoner.surroundings(np.full(4, beans), np.array([viewed, bought, viewed, bought]))
+    assert reasoner.reasons(around, beans)[0].text == "You bought it before, 2 times"
+
+
 def test_a_relation_of_the_data_set_is_told_by_its_name() -> None:
     (reason,) = reasons(COFFEE, [product(COFFEE, "mug6")], product(COFFEE, "lamp5"))
     assert reason.text == "You bought Mug6; it shares its made by (m1)"

@@ -16,14 +16,16 @@ import torch
 from model.artifact import load_artifact
 from model.ranker import top_k
 from model.scoring import full_scores
+from tests.server.command import CommandLine, kgrank
 from tests.server.shop import Shop
+
+__all__ = ["kgrank"]
 
 RUN = "from server.main import main; main()"
 # Dies without a chance to clean up, while the third part is written but not yet in place.
 KILL_AT_THE_THIRD_PART = """
 import os, signal
 from pathlib import Path
-import model.parts as parts
 
 rename = Path.replace
 
@@ -36,16 +38,10 @@ Path.replace = replace
 """
 
 
-def kgrank(home: Path, *arguments: str, before: str = "") -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "KGRANK_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", f"{before}\n{RUN}", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-def score(home: Path, *arguments: str) -> dict[str, object]:
+def score(kgrank: CommandLine, home: Path, *arguments: str) -> dict[str, object]:
     done = kgrank(home, "score", "--json", *arguments)
-    assert done.returncode == 0, done.stderr
-    told: dict[str, object] = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    told: dict[str, object] = json.loads(done.out)
     return told
 
 
@@ -53,23 +49,25 @@ def read(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*.parquet"))])
 
 
-def test_a_killed_run_goes_on_to_the_same_result(shop: Shop, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_result(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
     arguments = ("--k", "5", "--reasons", "--part-users", "6")
-    killed = kgrank(shop.home, "score", *arguments, "--out", str(tmp_path / "out"), before=KILL_AT_THE_THIRD_PART)
+    command = [sys.executable, "-c", KILL_AT_THE_THIRD_PART + RUN, "score", *arguments, "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "KGRANK_HOME": str(shop.home)}
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [
         "part-00000.parquet",
         "part-00001.parquet",
     ]
-    assert score(shop.home, *arguments, "--out", str(tmp_path / "out"))["parts_found"] == 2
-    score(shop.home, *arguments, "--out", str(tmp_path / "whole"))
+    assert score(kgrank, shop.home, *arguments, "--out", str(tmp_path / "out"))["parts_found"] == 2
+    score(kgrank, shop.home, *arguments, "--out", str(tmp_path / "whole"))
     assert read(tmp_path / "out").equals(read(tmp_path / "whole"))
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_the_lists_are_the_models_own_best(shop: Shop, tmp_path: Path) -> None:
+def test_the_lists_are_the_models_own_best(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
     version = shop.versions[0]
-    told = score(shop.home, "--k", "7", "--artifact", version, "--out", str(tmp_path / "all.parquet"))
+    told = score(kgrank, shop.home, "--k", "7", "--artifact", version, "--out", str(tmp_path / "all.parquet"))
     assert told["model_version"] == version
     table = pq.read_table(tmp_path / "all.parquet")
     artifact, snapshot = load_artifact(shop.home / "artifacts" / version), shop.snapshot
@@ -84,8 +82,8 @@ def test_the_lists_are_the_models_own_best(shop: Shop, tmp_path: Path) -> None:
     assert set(table["model_version"].to_pylist()) == {version}
 
 
-def test_reasons_lead_from_the_user_to_the_product(shop: Shop, tmp_path: Path) -> None:
-    score(shop.home, "--k", "3", "--reasons", "--out", str(tmp_path / "all.parquet"))
+def test_reasons_lead_from_the_user_to_the_product(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
+    score(kgrank, shop.home, "--k", "3", "--reasons", "--out", str(tmp_path / "all.parquet"))
     rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
     assert sum(bool(row["reasons"]) for row in rows) > len(rows) / 2
     for row in rows:
@@ -96,9 +94,11 @@ def test_reasons_lead_from_the_user_to_the_product(shop: Shop, tmp_path: Path) -
             assert reason["text"].startswith("You bought ")
 
 
-def test_a_list_of_users_has_a_cold_answer_for_a_stranger(shop: Shop, tmp_path: Path) -> None:
+def test_a_list_of_users_has_a_cold_answer_for_a_stranger(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "users.txt").write_text("user-03\nstranger\nuser-03\nuser-01\n")
-    score(shop.home, "--k", "4", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "some.parquet"))
+    score(
+        kgrank, shop.home, "--k", "4", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "some.parquet")
+    )
     users = pq.read_table(tmp_path / "some.parquet")["user_id"].to_pylist()
     assert list(dict.fromkeys(users)) == ["user-03", "stranger", "user-01"]
     assert len(users) == 12
@@ -108,15 +108,17 @@ def test_a_list_of_users_has_a_cold_answer_for_a_stranger(shop: Shop, tmp_path: 
     ("content", "problem"),
     [(b"", "has no user id"), (b"a\n\nb\n", "line 2: the user id is empty"), (b"\xff", "is not UTF-8 text")],
 )
-def test_a_bad_list_of_users_is_one_clear_error(shop: Shop, tmp_path: Path, content: bytes, problem: str) -> None:
+def test_a_bad_list_of_users_is_one_clear_error(
+    kgrank: CommandLine, shop: Shop, tmp_path: Path, content: bytes, problem: str
+) -> None:
     (tmp_path / "users.txt").write_bytes(content)
     done = kgrank(shop.home, "score", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "out"))
-    assert done.returncode == 1
-    assert problem in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert problem in done.err
+    assert "Traceback" not in done.err
 
 
-def test_an_unknown_model_names_those_that_there_are(shop: Shop, tmp_path: Path) -> None:
+def test_an_unknown_model_names_those_that_there_are(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
     done = kgrank(shop.home, "score", "--artifact", "../x", "--out", str(tmp_path / "out"))
-    assert done.returncode == 1
-    assert shop.versions[0] in done.stderr
+    assert done.code == 1
+    assert shop.versions[0] in done.err

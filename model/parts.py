@@ -1,0 +1,149 @@
+"""A large result as a folder of Parquet parts that a killed run leaves in order and a next one completes.
+
+    <folder>/job.json            what is being made; a folder serves one job only
+             part-00000.parquet  items 0 to part_size - 1, whole or not there
+
+A part is written under a temporary name, flushed, and renamed. Which parts are there is all the state there is.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import ModelError
+
+JOB = "job.json"
+_FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a folder of parts is: `items` in parts of `part_size`, made as `settings` say (JSON values)."""
+
+    items: int
+    part_size: int
+    settings: Mapping[str, Any]
+
+    @property
+    def parts(self) -> int:
+        """How many parts it takes; one even for nothing, so that the columns are known."""
+        return max(1, -(-self.items // self.part_size))
+
+    def rows(self, part: int) -> range:
+        """Return the items of one part."""
+        return range(part * self.part_size, min((part + 1) * self.part_size, self.items))
+
+
+def part_path(folder: Path, part: int) -> Path:
+    """Return where a part stands."""
+    return folder / f"part-{part:05}.parquet"
+
+
+def write_parts(
+    folder: Path, job: Job, make: Callable[[range], pa.Table], advance: Callable[[int], None] = lambda count: None
+) -> int:
+    """Write the parts that are not there yet.
+
+    Args:
+        folder: new, or left by an earlier run of the same job.
+        job: what is made.
+        make: returns the table of some items; called for one part at a time.
+        advance: hears how many items are done, also those that were there.
+
+    Returns:
+        How many parts an earlier run had finished.
+
+    Raises:
+        ModelError: the folder holds another job, or can't be written; the parts that are whole stay.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, job)
+        found = 0
+        for part in range(job.parts):
+            if part_path(folder, part).exists():
+                found += 1
+            else:
+                _write_part(folder, part, make(job.rows(part)))
+            advance(len(job.rows(part)))
+        for left in folder.glob(".part-*"):
+            left.unlink()
+        (folder / JOB).write_text(json.dumps(asdict(job) | {_FINISHED: True}, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"results can't be written to {folder}: {error.strerror or error}",
+            "Free space or choose another folder; run again with the same one to go on where it stopped.",
+        ) from error
+    return found
+
+
+def merge(folder: Path, job: Job, file: Path) -> None:
+    """Put all parts into one Parquet file, a row group at a time, in one step; the folder is removed.
+
+    Raises:
+        ModelError: it can't be written; the parts stay.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with pq.ParquetWriter(partial, pq.read_schema(part_path(folder, 0)), compression="zstd") as writer:
+            for part in range(job.parts):
+                with pq.ParquetFile(part_path(folder, part)) as source:
+                    for group in range(source.num_row_groups):
+                        writer.write_table(source.read_row_group(group))
+        _flush(partial)
+        partial.replace(file)
+        for path in [*folder.glob("part-*.parquet"), folder / JOB]:
+            path.unlink()
+        folder.rmdir()
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ModelError(
+            f"{file} can't be written: {error.strerror or error}",
+            f"Free space and run again; the parts are in {folder}.",
+        ) from error
+
+
+def _claim(folder: Path, job: Job) -> None:
+    """Note what the folder is for, or check that it is for this."""
+    path = folder / JOB
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise ModelError(f"folder {folder} is not empty, and not a result of kgrank", "Choose another with --out.")
+        partial = folder / f".{JOB}.{os.getpid()}"
+        partial.write_text(json.dumps(asdict(job) | {_FINISHED: False}, indent=2), encoding="utf-8")
+        _flush(partial)
+        partial.replace(path)
+        return
+    try:
+        there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        there = {}
+    asked = json.loads(json.dumps(asdict(job)))
+    different = sorted(
+        {name for name in ("items", "part_size") if there.get(name) != asked[name]}
+        | {name for name, value in asked["settings"].items() if there.get("settings", {}).get(name) != value}
+    )
+    if different:
+        raise ModelError(
+            f"folder {folder} holds results of another run: {', '.join(different)} differ",
+            "Choose another with --out, or remove it.",
+        )
+
+
+def _write_part(folder: Path, part: int, table: pa.Table) -> None:
+    path = part_path(folder, part)
+    partial = folder / f".{path.name}.{os.getpid()}"
+    pq.write_table(table, partial, compression="zstd")
+    _flush(partial)
+    partial.replace(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,138 @@
+"""Batch scoring: the best k products of many users as Arrow tables, a block of users in memory at a time.
+
+| column | type | meaning |
+|---|---|---|
+| `user_id`, `product_id` | string | |
+| `rank` | int32 | 1 is the best |
+| `score` | float32 | the model's score |
+| `model_version` | string | |
+| `reasons` | list of struct | on request: `text`, `strength`, `nodes`, `edges` |
+
+A reason is a path from the user to the product: `edges[i]` (`relation`, `forward`, `weight`) joins `nodes[i]` and
+`nodes[i + 1]` (`kind`, `id`, `name`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from kg.paths import Reasoner
+from kg.reason import USER_NODE, Reason
+from kg.snapshot import Histories, Snapshot
+from kg.vocabulary import MISSING
+from model.metrics import PADDING
+from model.ranker import top_k
+from model.scoring import ScoringModel, full_scores
+
+_NODE = pa.struct([("kind", pa.string()), ("id", pa.string()), ("name", pa.string())])
+_EDGE = pa.struct([("relation", pa.string()), ("forward", pa.bool_()), ("weight", pa.float32())])
+_REASON = pa.struct(
+    [("text", pa.string()), ("strength", pa.float32()), ("nodes", pa.list_(_NODE)), ("edges", pa.list_(_EDGE))]
+)
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("product_id", pa.string()),
+        ("score", pa.float32()),
+        ("model_version", pa.string()),
+    ]
+)
+SCHEMA_WITH_REASONS = SCHEMA.append(pa.field("reasons", pa.list_(_REASON)))
+
+_BLOCK_BYTES = 64 * 2**20
+_MAX_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Everything that a list is made of.
+
+    Args:
+        model_version: what the rows say.
+        model: scores the snapshot's products.
+        snapshot: users, histories, products.
+        k: products for each user, fewer where no more are left.
+        exclude_seen: leave out what a user had.
+        reasoner: where reasons come from; none without.
+        reason_count: reasons for each product at most.
+    """
+
+    model_version: str
+    model: ScoringModel
+    snapshot: Snapshot
+    k: int
+    exclude_seen: bool
+    reasoner: Reasoner | None = None
+    reason_count: int = 1
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of every table."""
+        return SCHEMA if self.reasoner is None else SCHEMA_WITH_REASONS
+
+    def table(self, user_ids: Sequence[str]) -> pa.Table:
+        """Return the lists of some users, in their order; an unknown user gets a cold list."""
+        size = max(1, min(_MAX_BLOCK, _BLOCK_BYTES // (4 * len(self.snapshot.products))))
+        blocks = [self._block(user_ids[start : start + size]) for start in range(0, len(user_ids), size)]
+        return pa.concat_tables(blocks) if blocks else self.schema.empty_table()
+
+    @torch.inference_mode()
+    def _block(self, user_ids: Sequence[str]) -> pa.Table:
+        histories = _histories(self.snapshot, user_ids)
+        now_ms = np.full(len(user_ids), self.snapshot.as_of_ms, np.int64)
+        scores = full_scores(self.model, self.model.encode_users(histories, now_ms)).numpy()
+        products, values = top_k(scores, self.k, seen=histories if self.exclude_seen else None)
+        listed = products != PADDING
+        row, place = np.nonzero(listed)
+        columns = [
+            pa.array(user_ids, pa.string()).take(pa.array(row)),
+            pa.array(place + 1, pa.int32()),
+            self.snapshot.products.array.take(pa.array(products[listed])),
+            pa.array(values[listed], pa.float32()),
+            pa.array([self.model_version], pa.string()).take(pa.array(np.zeros(len(row), np.int64))),
+        ]
+        if self.reasoner is not None:
+            columns.append(self._reasons(self.reasoner, user_ids, histories, products))
+        return pa.table(columns, schema=self.schema)
+
+    def _reasons(
+        self, reasoner: Reasoner, user_ids: Sequence[str], histories: Histories, products: npt.NDArray[np.int32]
+    ) -> pa.Array:
+        found = []
+        for row, user_id in enumerate(user_ids):
+            rows = histories.rows(row)
+            around = reasoner.surroundings(histories.product_index[rows], histories.type[rows])
+            for product in products[row][products[row] != PADDING].tolist():
+                reasons = reasoner.reasons(around, product, self.reason_count)
+                found.append([_as_struct(reasoner, reason, user_id) for reason in reasons])
+        return pa.array(found, pa.list_(_REASON))
+
+
+def _histories(snapshot: Snapshot, user_ids: Sequence[str]) -> Histories:
+    """Return the users' histories, empty for an unknown one."""
+    index = snapshot.users.indices(user_ids)
+    known = index != MISSING
+    taken = snapshot.histories.take(index[known])
+    lengths = np.zeros(len(index), np.int64)
+    lengths[known] = np.diff(taken.offsets)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Histories(offsets, taken.product_index, taken.type, taken.at_ms, taken.value)
+
+
+def _as_struct(reasoner: Reasoner, reason: Reason, user_id: str) -> dict[str, Any]:
+    nodes = [(index, reasoner.node(index)) for index in reason.nodes]
+    return {
+        "text": reason.text,
+        "strength": reason.weight,
+        "nodes": [
+            {"kind": node.kind, "id": user_id if index == USER_NODE else node.id, "name": node.name}
+            for index, node in nodes
+        ],
+        "edges": [{"relation": hop.relation, "forward": hop.forward, "weight": hop.weight} for hop in reason.hops],
+    }
