@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from kg.errors import DataError
-from kg.sources.opening import is_gzip, reading, text_lines
+from kg.sources.opening import is_gzip, is_utf8, reading, text_lines
 from kg.sources.raw import FileRows, refusals, with_origin
 
+_BYTEWISE = "latin-1"
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -37,11 +38,15 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
         invalid.append((row.number, row.text))
         return "skip"
 
+    # Arrow hands rows that it can't split to Python as UTF-8. In a file that is not, every byte is read as one letter.
+    utf8 = is_utf8(path)
     with reading(path):
         rows = pa_csv.read_csv(
             pa.input_stream(str(path), compression="gzip" if is_gzip(path) else None),
             # One thread: only then does Arrow tell the numbers of the rows that it can't split.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=8 << 20),
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=8 << 20, encoding="utf-8" if utf8 else _BYTEWISE
+            ),
             parse_options=pa_csv.ParseOptions(
                 delimiter=delimiter,
                 quote_char='"' if quoted else False,
@@ -51,12 +56,18 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
             ),
             convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.binary())),
         )
+    if not utf8:
+        rows = pa.table({name: _original_bytes(rows[name]) for name in rows.column_names})
     skipped = np.array([number for number, _ in invalid], np.int64)
     lines = np.setdiff1d(np.arange(2, len(rows) + len(skipped) + 2), skipped, assume_unique=True)
     found = [(line, text) for line, text in invalid if text.strip()]
     return FileRows(
         _without_blank(with_origin(rows, path.name, lines), header), refusals(table, path, "columns", found)
     )
+
+
+def _original_bytes(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([value.decode("utf-8").encode(_BYTEWISE) for value in column.to_pylist()], pa.binary())
 
 
 def _without_blank(rows: pa.Table, header: list[str]) -> pa.Table:

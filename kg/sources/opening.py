@@ -1,5 +1,6 @@
 """Opening a data file: what is wrong with its bytes becomes one error that names the file and the place."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pyarrow as pa
 from kg.errors import DataError
 
 _GZIP = b"\x1f\x8b"
+_BLOCK_BYTES = 4 << 20
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -50,6 +52,19 @@ def is_gzip(path: Path) -> bool:
     """Return whether a file is gzipped, by its first bytes: its name may lie."""
     with path.open("rb") as file:
         return file.read(2) == _GZIP
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a text file, gzipped or not, is UTF-8 throughout."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with reading(path), gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+        try:
+            while block := file.read(_BLOCK_BYTES):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 @contextmanager

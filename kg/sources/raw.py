@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kg.casting import TimeUnit, texts
+from kg.casting import TimeUnit, as_text, is_text
 
 FILE = "_file"
 LINE = "_line"
@@ -96,9 +96,17 @@ def stacked(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _as_texts(table: pa.Table, names: list[str]) -> pa.Table:
-    nothing = pa.nulls(len(table), pa.string())
-    columns = {name: texts(table[name]) if name in table.column_names else nothing for name in names}
+    nothing = pa.nulls(len(table), pa.binary())
+    columns = {name: _spelled(table[name]) if name in table.column_names else nothing for name in names}
     return pa.table(columns | {name: table[name] for name in ORIGIN})
+
+
+def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values of any type as a text file would spell them, in bytes."""
+    if pa.types.is_nested(column.type):
+        values = [None if value is None else encoded(as_text(value)) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(values, pa.binary())])
+    return column.cast(pa.binary()) if is_text(column.type) else column.cast(pa.string()).cast(pa.binary())
 
 
 def refusals(table: str, path: Path, rule: str, found: Sequence[tuple[int, str]]) -> pa.Table:
