@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
+_INLINE_TAG = re.compile(r"</?(?:a|b|em|font|i|small|span|strong|sub|sup|u)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"<[/!]?[a-zA-Z][^<>]*>")
 _UNFINISHED_TAG = re.compile(r"<[/!]?[a-zA-Z][^<>]*$")
 _SPACE = re.compile(r"\s+")
@@ -22,7 +23,7 @@ def plain_text(value: Any) -> str:
         return ""
     text = value
     if "<" in text:
-        text = _UNFINISHED_TAG.sub(" ", _TAG.sub(" ", _SCRIPT.sub(" ", text)))
+        text = _UNFINISHED_TAG.sub(" ", _TAG.sub(" ", _INLINE_TAG.sub("", _SCRIPT.sub(" ", text))))
     if "&" in text:
         text = html.unescape(text)
     return _SPACE.sub(" ", text).strip()
