@@ -70,6 +70,7 @@ PRODUCT = Node(
         Property("price", "FLOAT", "in the shop's currency; absent if unknown"),
         *_ATTRIBUTES,
         Property("embedding", "VECTOR", "the active model's vector, after `kgrank publish`"),
+        Property("embedding_next", "VECTOR", "only while `kgrank publish` runs: the next model's"),
     ),
     "a product of the catalogue",
     "product",
@@ -111,8 +112,9 @@ MODEL_VERSION = Node(
     "ModelVersion",
     ("id",),
     (
-        Property("id", "STRING", "the model version"),
+        Property("id", "STRING", "the model version; `.2` and so on after it where it was published again"),
         Property("active", "BOOLEAN", "whether its recommendations are the ones to read"),
+        Property("complete", "BOOLEAN", "false while `kgrank publish` runs, and after it was killed"),
         Property("created_at", "INTEGER", "when it was published, ms since the epoch"),
     ),
     "a model whose results `kgrank publish` wrote",
@@ -163,7 +165,7 @@ RECOMMENDED = Relationship(
     (
         Property("rank", "INTEGER", "1 is the best"),
         Property("score", "FLOAT", "the model's score"),
-        Property("model", "STRING", "the model version"),
+        Property("model", "STRING", "the id of its `ModelVersion`"),
     ),
     "what a published model recommends",
 )

@@ -1,7 +1,107 @@
-"""`kgrank publish`: not written yet."""
+"""`kgrank publish`: a model's product vectors and recommendations into the graph."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kg.errors import MissingExtraError
+from server.cli import console
+from server.cli.app import Json, settings_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kg.publish import Published
+    from model.score import Scorer
+    from server.config import Settings
+
+_USERS_AT_ONCE = 1000
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("publish", epilog="Example: kgrank publish --k 20 --keep 2")(publish_model)
+
+
+def publish_model(
+    context: typer.Context,
+    k: Annotated[int, typer.Option(help="Products recommended to each user.", min=1, max=1000)] = 20,
+    users: Annotated[Path | None, typer.Option(help="File with a user id a line.", show_default="all")] = None,
+    keep: Annotated[int, typer.Option(help="Publications that stay, the new one included.", min=1)] = 2,
+    artifact: Annotated[str | None, typer.Option(help="Model version.", show_default="the one in service")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="the model's own")] = None,
+    remove: Annotated[str | None, typer.Option(help="Only remove this publication, not the active one.")] = None,
+    json: Json = False,
+) -> None:
+    """Write RECOMMENDED relationships and product vectors; readers see the old or the new ones, never a mixture."""
+    settings = settings_of(context)
+    if remove is not None:
+        _remove(settings, remove, json)
+        return
+    published = _publish(settings, k, users, keep, artifact, snapshot)
+    if json:
+        console.emit_json(
+            {
+                "id": published.id,
+                "recommendations": published.recommendations,
+                "vectors": published.vectors,
+                "removed": list(published.removed),
+            }
+        )
+        return
+    console.out.print(
+        f"published {published.id}: {published.recommendations:,} recommendations, {published.vectors:,} vectors",
+        markup=False,
+    )
+    if published.removed:
+        console.say(f"removed: {', '.join(published.removed)}")
+
+
+def _remove(settings: "Settings", publication: str, json: bool) -> None:
+    from kg.publish import remove
+    from kg.store import Graph
+
+    with Graph.connect(settings.graph, settings.graph_folder, console.say) as graph:
+        remove(graph, publication)
+    if json:
+        console.emit_json({"removed": [publication]})
+    else:
+        console.out.print(f"removed {publication}", markup=False)
+
+
+def _publish(
+    settings: "Settings", k: int, users: Path | None, keep: int, artifact: str | None, snapshot: str | None
+) -> "Published":
+    try:
+        from model.artifact import load_artifact
+        from model.score import Scorer
+        from model.scoring import GRAPH
+        from server.cli.stored import artifact_in_service, model_on, open_snapshot
+        from server.cli.user_list import read_users
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"publishing needs the package {error.name}", "pip install 'kgrank[train]'") from error
+    from kg.publish import publish
+    from kg.store import Graph
+
+    loaded = load_artifact(artifact_in_service(settings, artifact))
+    manifest = loaded.manifest
+    data = open_snapshot(settings, snapshot, manifest.snapshot_hash)
+    model = model_on(loaded, data, settings)
+    scorer = Scorer(manifest.model_version, model, data, k, exclude_seen=not manifest.split.get("repeats", False))
+    ids: Sequence[str] = data.users.array.to_pylist() if users is None else read_users(users)
+    vectors = model.matrix[:, model.blocks[GRAPH]].numpy()
+    total = len(ids) * min(k, len(data.products)) + len(data.products)
+    with (
+        Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
+        console.meter("publishing", total) as meter,
+    ):
+        return publish(
+            graph, manifest.model_version, data.products.array, vectors, _lists(scorer, ids), keep=keep, progress=meter
+        )
+
+
+def _lists(scorer: "Scorer", ids: Sequence[str]) -> Iterator["pa.Table"]:
+    for start in range(0, len(ids), _USERS_AT_ONCE):
+        yield scorer.table(ids[start : start + _USERS_AT_ONCE])

@@ -3,20 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kg.errors import ConfigError, DataError, MissingExtraError
-from kg.tables import MAX_ID_BYTES
+from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
-
-if TYPE_CHECKING:
-    from kg.snapshot import Snapshot
-    from model.artifact import Artifact
-    from model.scoring import ScoringModel
-    from server.config import Settings
 
 _PART_ROWS = 400_000
 _PART_ROWS_WITH_REASONS = 20_000
@@ -58,7 +51,8 @@ def score_users(
         from model.artifact import load_artifact
         from model.parts import Job, merge, write_parts
         from model.score import Scorer
-        from server.cli.stored import artifact_in_service, open_snapshot
+        from server.cli.stored import artifact_in_service, model_on, open_snapshot
+        from server.cli.user_list import read_users
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"scoring needs the package {error.name}", "pip install 'kgrank[train]'") from error
     from kg.paths import Reasoner
@@ -67,7 +61,7 @@ def score_users(
     manifest = loaded.manifest
     data = open_snapshot(settings, snapshot, manifest.snapshot_hash)
     model = model_on(loaded, data, settings)
-    listed = None if users is None else _read_users(users)
+    listed = None if users is None else read_users(users)
     scorer = Scorer(
         model_version=manifest.model_version,
         model=model,
@@ -107,30 +101,3 @@ def score_users(
         return
     went_on = f" ({found:,} of {job.parts:,} parts were there)" if found else ""
     console.out.print(f"{job.items:,} users, {k} products each: {out}{went_on}", markup=False)
-
-
-def model_on(artifact: "Artifact", snapshot: "Snapshot", settings: "Settings") -> "ScoringModel":
-    """Return an artifact's model over a snapshot's products, made anew where the snapshot is another one."""
-    if artifact.manifest.snapshot_hash == snapshot.content_hash:
-        return artifact.scorer
-    from model.refresh import refresh
-
-    with console.meter("bringing the model to the snapshot") as meter:
-        return refresh(artifact, snapshot, settings.cache_folder, meter.advance)
-
-
-def _read_users(file: Path) -> list[str]:
-    """Return the ids of a file, without repeats, in the order of the lines."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text (byte {error.start})", "Give a text file, one id a line.") from error
-    except OSError as error:
-        raise DataError(f"{file} can't be read: {error.strerror}", "Check --users.") from error
-    for number, line in enumerate(lines, 1):
-        if not line or len(line.encode()) > MAX_ID_BYTES:
-            what = "is empty" if not line else f"is longer than {MAX_ID_BYTES} bytes"
-            raise DataError(f"{file}, line {number}: the user id {what}", "Give one id a line.")
-    if not lines:
-        raise DataError(f"{file} has no user id", "Give one id a line, or leave --users out for all users.")
-    return list(dict.fromkeys(lines))

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from kg.errors import SnapshotError
 from kg.snapshot import MANIFEST, Snapshot
+from model.artifact import Artifact
 from model.errors import ArtifactError
+from model.refresh import refresh
+from model.scoring import ScoringModel
+from server.cli import console
 from server.config import Settings
 from server.models import LATEST, ModelFolder
 
@@ -64,6 +68,14 @@ def open_snapshot(settings: Settings, name: str | None, content_hash: str | None
     if not (folder / LATEST).is_file():
         raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
     return Snapshot.open(folder / (folder / LATEST).read_text(encoding="utf-8").strip())
+
+
+def model_on(artifact: Artifact, snapshot: Snapshot, settings: Settings) -> ScoringModel:
+    """Return an artifact's model over a snapshot's products, made anew where the snapshot is another one."""
+    if artifact.manifest.snapshot_hash == snapshot.content_hash:
+        return artifact.scorer
+    with console.meter("bringing the model to the snapshot") as meter:
+        return refresh(artifact, snapshot, settings.cache_folder, meter.advance)
 
 
 def _with_hash(snapshots: Path, content_hash: str) -> Path | None:

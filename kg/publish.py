@@ -1,0 +1,210 @@
+"""A model's results in the graph: product vectors with a vector index, and `RECOMMENDED` relationships.
+
+A publication is written whole while readers still see the one before, then one transaction makes it the active one:
+
+    (:ModelVersion {id, active: false})                  named before anything of it is written
+    (:User)-[:RECOMMENDED {rank, score, model}]->(:Product)   in batches; `model` is the publication's id
+    (:Product {embedding_next})                          in batches
+    active: true, and embedding_next -> embedding        one transaction
+
+What a killed publication left is cleared by the next. Readers join on the active one:
+
+    MATCH (m:ModelVersion {active: true}), (u:User {id: $user})-[r:RECOMMENDED {model: m.id}]->(p) ...
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import structlog
+
+from kg.errors import GraphError
+from kg.progress import SILENT, Progress
+from kg.schema import vector_index
+from kg.store import Graph
+
+log = structlog.get_logger()
+
+_ROWS = 10_000
+_VECTORS = 1_000
+
+_MODEL_INDEX = "CREATE INDEX recommended_model IF NOT EXISTS FOR ()-[r:RECOMMENDED]-() ON (r.model)"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publication in the graph; `complete` once it has ever been active."""
+
+    id: str
+    active: bool
+    complete: bool
+    created_at_ms: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication wrote. Users and products that the graph does not have any more are passed over."""
+
+    id: str
+    recommendations: int
+    vectors: int
+    removed: Sequence[str]
+
+
+def publications(graph: Graph) -> list[Publication]:
+    """Return what is published, newest first."""
+    rows = graph.read(
+        "MATCH (m:ModelVersion) RETURN m.id, m.active, coalesce(m.complete, true), m.created_at "
+        "ORDER BY m.created_at DESC, m.id DESC"
+    )
+    return [Publication(*row) for row in rows]
+
+
+def publish(
+    graph: Graph,
+    model_version: str,
+    product_ids: pa.Array,
+    vectors: npt.NDArray[np.float32],
+    recommendations: Iterable[pa.Table],
+    *,
+    keep: int = 2,
+    progress: Progress = SILENT,
+) -> Published:
+    """Write a publication, make it the active one, and remove older ones.
+
+    Args:
+        graph: an open graph.
+        model_version: what is published; a second publication of one model gets `.2` after it, and so on.
+        product_ids: `[P]` ids of the vectors.
+        vectors: `[P, D]`, compared by cosine.
+        recommendations: tables with `user_id`, `product_id`, `rank`, `score`; a user's rows stand together.
+        keep: how many publications stay, the active one included.
+        progress: advances by one for each product and each recommendation.
+
+    Raises:
+        GraphError: the store failed; the publication that was active before still is.
+    """
+    graph.ensure_schema()
+    for left in publications(graph):
+        if not left.complete:
+            log.info("unfinished_publication_removed", publication=left.id)
+            _remove(graph, left.id)
+    publication = _name(graph, model_version)
+    graph.write(_MODEL_INDEX)
+    graph.write(vector_index())
+    graph.write(
+        "CREATE (:ModelVersion {id: $id, active: false, complete: false, created_at: $at})",
+        id=publication,
+        at=time.time_ns() // 1_000_000,
+    )
+    graph.write("CALL db.awaitIndexes(300)")
+    written = sum(_write_recommendations(graph, publication, table, progress) for table in recommendations)
+    count = _stage_vectors(graph, product_ids, vectors, progress)
+    graph.write(
+        "MATCH (m:ModelVersion) SET m.active = (m.id = $id), m.complete = (m.complete OR m.id = $id) "
+        "WITH count(*) AS versions "
+        "MATCH (p:Product) WHERE p.embedding IS NOT NULL OR p.embedding_next IS NOT NULL "
+        "SET p.embedding = p.embedding_next REMOVE p.embedding_next",
+        id=publication,
+    )
+    log.info("published", publication=publication, recommendations=written, vectors=count)
+    older = [each.id for each in publications(graph) if not each.active][max(keep - 1, 0) :]
+    for each in older:
+        _remove(graph, each)
+    return Published(publication, written, count, older)
+
+
+def remove(graph: Graph, publication: str) -> None:
+    """Remove a publication that is not active.
+
+    Raises:
+        GraphError: there is none of this id, or it is the active one.
+    """
+    there = {each.id: each for each in publications(graph)}
+    if publication not in there:
+        listed = ", ".join(there) or "none"
+        raise GraphError(f"there is no publication {publication!r} in the graph", f"There are: {listed}.")
+    if there[publication].active:
+        raise GraphError(
+            f"publication {publication} is the active one: recipes read it", "Publish another model first."
+        )
+    _remove(graph, publication)
+
+
+def _name(graph: Graph, model_version: str) -> str:
+    taken = {each.id for each in publications(graph)}
+    if model_version not in taken:
+        return model_version
+    number = 2
+    while f"{model_version}.{number}" in taken:
+        number += 1
+    return f"{model_version}.{number}"
+
+
+def _write_recommendations(graph: Graph, publication: str, table: pa.Table, progress: Progress) -> int:
+    written = 0
+    for batch in _batches(table):
+        result = graph.write(
+            "UNWIND $rows AS row MATCH (u:User {id: row[0]}) "
+            "UNWIND row[1] AS each MATCH (p:Product {id: each[0]}) "
+            "CREATE (u)-[:RECOMMENDED {rank: each[1], score: each[2], model: $model}]->(p)",
+            batch,
+            model=publication,
+        )
+        written += result.changes.get("relationships_created", 0)
+        progress.advance(sum(len(listed) for _, listed in batch))
+    return written
+
+
+_UserRow = tuple[str, list[tuple[str, int, float]]]
+
+
+def _batches(table: pa.Table) -> Iterator[list[_UserRow]]:
+    """Yield users with their lists, together of about `_ROWS` recommendations."""
+    columns = [table[name].to_pylist() for name in ("user_id", "product_id", "rank", "score")]
+    batch: list[_UserRow] = []
+    size = 0
+    for user_id, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
+        listed = [(product_id, rank, score) for _, product_id, rank, score in rows]
+        batch.append((user_id, listed))
+        size += len(listed)
+        if size >= _ROWS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _stage_vectors(graph: Graph, product_ids: pa.Array, vectors: npt.NDArray[np.float32], progress: Progress) -> int:
+    written = 0
+    for start in range(0, len(product_ids), _VECTORS):
+        ids = product_ids.slice(start, _VECTORS).to_pylist()
+        rows = [
+            [product_id, vector]
+            for product_id, vector in zip(ids, vectors[start : start + _VECTORS].tolist(), strict=True)
+        ]
+        result = graph.write(
+            "UNWIND $rows AS row MATCH (p:Product {id: row[0]}) "
+            "CALL db.create.setNodeVectorProperty(p, 'embedding_next', row[1]) "
+            "RETURN count(p)",
+            rows,
+        )
+        written += int(result.rows[0][0])
+        progress.advance(len(rows))
+    return written
+
+
+def _remove(graph: Graph, publication: str) -> None:
+    """Remove a publication, the name last, so that a removal that is stopped can be run again."""
+    while True:
+        result = graph.write(
+            "MATCH ()-[r:RECOMMENDED {model: $id}]->() WITH r LIMIT $count DELETE r", id=publication, count=_ROWS
+        )
+        if not result.changes.get("relationships_deleted"):
+            break
+    graph.write("MATCH (m:ModelVersion {id: $id}) DELETE m", id=publication)
