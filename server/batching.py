@@ -1,6 +1,7 @@
 """Concurrent questions are answered together: what arrives while a batch is being scored is the next batch."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,10 +48,16 @@ class Batcher(Generic[Q, A]):
         """
         self.admit()
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        place = (item, future)
+        self._waiting.append(place)
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # it is being worked on already
+                self._waiting.remove(place)
+            raise
 
     async def run(self, function: Callable[[], R]) -> R:
         """Run other work of the scoring thread, between batches."""
@@ -65,9 +72,6 @@ class Batcher(Generic[Q, A]):
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
-                batch = [(item, future) for item, future in batch if not future.done()]
-                if not batch:
-                    continue
                 try:
                     answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
                 except Exception as error:  # each caller gets it, and maps it to a status

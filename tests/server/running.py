@@ -34,7 +34,8 @@ def running(home: Path, connect: Connect | None = None, **settings: int) -> Iter
     places = Places(ModelFolder(home / "artifacts"), home / "snapshots")
 
     async def start() -> tuple[Server, int]:
-        server = Server(ServeSettings(port=0, drain_s=5, **settings), places, home / "journal.db", connect)
+        made = ServeSettings(**{"port": 0, "drain_s": 5, **settings})
+        server = Server(made, places, home / "journal.db", connect)
         port = await server.start()
         await server.ready()
         return server, port

@@ -38,7 +38,7 @@ def make_shop(home: Path) -> Shop:
     snapshot.save(home / "snapshots" / name)
     (home / "snapshots" / "LATEST").write_text(name)
     # Two seeds, two models of the same catalogue.
-    versions = [_train(home / "artifacts", snapshot, seed) for seed in (1, 2)]
+    versions = [train_shortly(home / "artifacts", snapshot, seed) for seed in (1, 2)]
     return Shop(home, snapshot, versions)
 
 
@@ -79,7 +79,8 @@ def tables(product_count: int = PRODUCT_COUNT) -> Tables:
     return Tables(interactions=interactions, products=catalogue)
 
 
-def _train(artifacts: Path, snapshot: Snapshot, seed: int) -> str:
+def train_shortly(artifacts: Path, snapshot: Snapshot, seed: int) -> str:
+    """Train a small network for one epoch and save it; return its version."""
     split = make_split(snapshot, SplitConfig())
     config = ModelConfig(
         text=TextConfig(), dimension=16, layers=1, text_kernel_dimension=8, history_length=10, repeat=True

@@ -1,0 +1,59 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from kg.config import GraphSettings
+from kg.store import Graph
+from kgrank.client import Client, event
+from server.contract import written_events
+from server.drain import BATCH, Drain
+from server.journal import Journal
+from tests.server.running import running
+from tests.server.shop import tables
+
+
+def test_with_the_graph_away_ranking_answers_and_events_wait(home: Path) -> None:
+    nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
+    with running(home, lambda: Graph.connect(nowhere, home / "graph")) as server, Client(server.target) as client:
+        client.write_event(event("patient", "product-02", "purchase"))
+        assert client.recommend("patient").results
+    journal = Journal(home / "journal.db")
+    assert len(journal.read(0, 10)) == 1
+    assert journal.drained == 0
+    journal.close()
+
+
+@pytest.mark.neo4j
+def test_events_reach_the_graph_when_it_comes_back(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    waiting = [event("patient", f"product-{number % 90:02}", event_id=f"wait-{number}") for number in range(1000)]
+    more = [event("patient", "product-01", event_id=f"more-{number}") for number in range(BATCH // 2)]
+    for events in (waiting, more):
+        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
+    attempts = 0
+    came_back = threading.Event()
+
+    @contextmanager
+    def connect() -> Iterator[Graph]:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
+            with Graph.connect(nowhere, tmp_path) as never:
+                yield never
+        came_back.set()
+        yield graph
+
+    drain = Drain(journal, connect)
+    drain.start()
+    assert came_back.wait(60)
+    drain.close(60)  # takes what is left first
+    stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
+    assert stored == [[1500, 1500]]
+    assert journal.drained == graph.journal_offset(journal.name) == 1500
+    journal.close()

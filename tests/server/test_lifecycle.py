@@ -1,0 +1,155 @@
+"""The server as a process: what a kill, a signal, a taken port and a full disk do to it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kg.store import Graph
+from kgrank.client import Client, event
+from kgrank.errors import OverloadedError
+from kgrank.v1 import common_pb2
+from kgrank.v1.event_service_pb2 import EventOutcome
+from server.drain import rows
+from server.journal import Journal
+from tests.server.running import running
+from tests.server.shop import tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def serving(home: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run `kgrank serve` in a process of its own; yield it and its address once it is ready."""
+    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--json", *arguments]
+    environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    with (
+        (home / "serve.log").open("w") as log,
+        subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, (home / "serve.log").read_text()
+            yield process, json.loads(line)["target"]
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.neo4j
+def test_an_acknowledged_event_survives_kill_9_and_reaches_the_graph_once(
+    home: Path, graph: Graph, graph_folder: Path
+) -> None:
+    graph.load(tables())
+    (home / "graph").symlink_to(graph_folder)
+    survivor = event("survivor", "product-02", "purchase", event_id="survivor-1")
+    with serving(home, "--no-graph") as (process, target), Client(target) as client:
+        assert client.write_event(survivor).status == EventOutcome.STATUS_WRITTEN
+        process.kill()
+        process.wait()
+    with serving(home) as (process, target), Client(target, timeout_s=30) as client:
+        answer = client.recommend("survivor", k=90)
+        again = client.write_event(survivor)
+        client.write_event(event("survivor", "product-05", "view", event_id="survivor-2"))
+        process.send_signal(signal.SIGTERM)  # drains: what is journalled is in the graph when the process has left
+        assert process.wait(60) == 0
+    assert answer.user_state == common_pb2.USER_STATE_FEW_EVENTS
+    assert "product-02" not in {result.product_id for result in answer.results}
+    assert again.status == EventOutcome.STATUS_DUPLICATE
+    stored = graph.read("MATCH (:User {id: 'survivor'})-[e]->(p:Product) RETURN e.event_id, p.id ORDER BY e.event_id")
+    assert stored == [["survivor-1", "product-02"], ["survivor-2", "product-05"]]
+
+
+@pytest.mark.neo4j
+def test_a_batch_that_the_graph_has_taken_is_not_taken_twice(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    from server.contract import written_events
+
+    events = [event("drained", f"product-{number:02}", event_id=f"d-{number}") for number in range(3)]
+    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(10)
+    stored = journal.read(0, 10)
+    # The graph commits, and the server is killed before it can note so.
+    for _ in range(2):
+        graph.append_events(rows(stored), journal.name, stored[-1].offset)
+    journal.close()
+    assert graph.journal_offset(journal.name) == stored[-1].offset
+    assert graph.read("MATCH (:User {id: 'drained'})-[e]->() RETURN count(e)") == [[3]]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_in_order_and_a_taken_port_is_one_sentence(home: Path) -> None:
+    with serving(home, "--no-graph") as (process, target), Client(target) as client:
+        assert client.recommend("user-01").results
+        second = subprocess.run(
+            [sys.executable, "-m", "server.main", "serve", "--port", target.rpartition(":")[2], "--no-graph"],
+            env=os.environ | {"KGRANK_HOME": str(home / "other"), "PYTHONPATH": str(ROOT)},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert second.returncode == 1
+    assert f"can't listen on {target}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 2
+
+
+def test_a_full_disk_refuses_events_and_ranking_goes_on(home: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        for name in ("snapshots", "artifacts"):
+            (disk / name).symlink_to(home / name)
+        with running(disk) as server, Client(server.target) as client:
+            acknowledged = 0
+
+            def write_on() -> None:
+                nonlocal acknowledged
+                while True:
+                    ids = [f"{acknowledged + number}-" + "x" * 200 for number in range(50)]
+                    client.write_events([event("hoarder", "product-01", event_id=each) for each in ids])
+                    acknowledged += len(ids)
+
+            with pytest.raises(OverloadedError) as refused:
+                write_on()
+            assert refused.value.reason == "JOURNAL_FULL"
+            assert refused.value.retry_after_s is not None
+            assert client.recommend("user-01").results
+        journal = Journal(disk / "journal.db")
+        assert sum(1 for _ in journal.all()) == acknowledged > 0
+        journal.close()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_without_a_free_file_the_start_is_one_clear_error(tmp_path: Path) -> None:
+    from server.errors import JournalError
+
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(JournalError, match="can't be opened"):
+        Journal(tmp_path / "file" / "journal.db")
+
+
+def test_a_port_of_somebody_else_is_refused(home: Path) -> None:
+    from server.app import PortTakenError
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(PortTakenError, match="can't listen on"), running(home, port=other.getsockname()[1]):
+            pass

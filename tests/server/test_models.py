@@ -1,0 +1,108 @@
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from kgrank.client import Client, event
+from kgrank.errors import RefusedError
+from kgrank.v1 import common_pb2
+from tests.server.running import running
+from tests.server.shop import Shop
+
+
+def test_models_are_listed_newest_first_in_pages(client: Client, shop: Shop) -> None:
+    everything = client.list_models().models
+    assert {model.name for model in everything} == {f"models/{version}" for version in shop.versions}
+    created = [model.create_time.ToMilliseconds() for model in everything]
+    assert created == sorted(created, reverse=True)
+    first = client.list_models(page_size=1)
+    second = client.list_models(page_size=1, page_token=first.next_page_token)
+    assert [*first.models, *second.models] == list(everything)
+    assert not second.next_page_token
+    assert sum(model.active for model in everything) == 1
+    assert "validation_ndcg@10" in everything[0].metrics
+    assert everything[0].snapshot_hash == shop.snapshot.content_hash
+
+
+def test_an_activated_model_answers_and_is_served_after_a_restart(home: Path, shop: Shop) -> None:
+    with running(home) as server, Client(server.target) as client:
+        before = client.recommend("user-01")
+        other = next(version for version in shop.versions if version != before.model_version)
+        client.write_event(event("user-01", "product-02", event_id="before-the-swap"))
+        assert client.activate_model(f"models/{other}").active
+        after = client.recommend("user-01")
+        assert after.model_version == other
+    with running(home) as server, Client(server.target) as client:
+        assert client.recommend("user-01").model_version == other
+        assert client.recommend("user-01").user_state == common_pb2.USER_STATE_WARM
+
+
+def test_no_call_fails_while_models_are_swapped(home: Path, shop: Shop) -> None:
+    with running(home) as server:
+        swapped = threading.Event()
+        versions: set[str] = set()
+        failures: list[Exception] = []
+
+        def ask() -> None:
+            with Client(server.target) as client:
+                while not swapped.is_set():
+                    try:
+                        versions.add(client.recommend("user-02").model_version)
+                    except Exception as error:
+                        failures.append(error)
+
+        asking = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        with Client(server.target) as client:
+            for version in (*shop.versions, *shop.versions):
+                client.activate_model(f"models/{version}")
+        swapped.set()
+        for thread in asking:
+            thread.join()
+    assert not failures
+    assert versions == set(shop.versions)
+
+
+def test_events_written_while_a_model_is_loaded_are_in_its_answers(home: Path, shop: Shop) -> None:
+    with running(home) as server, Client(server.target) as client:
+        swapping = threading.Thread(target=client.activate_model, args=(f"models/{shop.versions[0]}",))
+        swapping.start()
+        for number in range(8):
+            client.write_event(event("busy", f"product-{number:02}"))
+        swapping.join()
+        answer = client.recommend("busy", k=90)
+    assert answer.user_state == common_pb2.USER_STATE_WARM
+    assert len(answer.results) == 82
+
+
+def test_a_model_of_another_catalogue_is_refused_and_the_old_one_serves_on(home: Path) -> None:
+    from kg.freeze import freeze
+    from tests.server.shop import tables, train_shortly
+
+    stranger = train_shortly(home / "artifacts", freeze(tables(product_count=60)), seed=3)
+    with running(home) as server, Client(server.target) as client:
+        # The newest is the stranger, and refused at the start; there is no snapshot that suits it.
+        version = next(model.model_version for model in client.list_models().models if model.model_version != stranger)
+        client.activate_model(f"models/{version}")
+        with pytest.raises(RefusedError) as refused:
+            client.activate_model(f"models/{stranger}")
+        assert "60 products" in refused.value.message
+        assert client.recommend("user-01").model_version == version
+
+
+def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
+    tensors = home / "artifacts" / shop.versions[0] / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-10] + b"0123456789")
+    broken = home / "artifacts" / "broken"
+    shutil.copytree(home / "artifacts" / shop.versions[1], broken)
+    manifest = json.loads((broken / "manifest.json").read_text())
+    (broken / "manifest.json").write_text(json.dumps(manifest)[:-20])
+    (home / "artifacts" / "ACTIVE").write_text(shop.versions[1])
+    with running(home) as server, Client(server.target) as client:
+        for version in (shop.versions[0], "broken"):
+            with pytest.raises(RefusedError, match="damaged"):
+                client.activate_model(f"models/{version}")
+        assert client.recommend("user-01").model_version == shop.versions[1]
