@@ -113,6 +113,11 @@ SET p.title = row.title, p.description = row.description, p.brand = row.brand, p
     p.price = row.price, p.attribute_keys = [pair IN row.attributes | pair[0]],
     p.attribute_values = [pair IN row.attributes | pair[1]]
 """
+_BARE_PRODUCTS = """
+UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
+ON CREATE SET p.title = '', p.description = '', p.brand = '', p.category = [], p.attribute_keys = [],
+              p.attribute_values = []
+"""
 _USERS = """
 UNWIND $rows AS row MERGE (u:User {id: row.user_id})
 SET u.attribute_keys = [pair IN row.attributes | pair[0]], u.attribute_values = [pair IN row.attributes | pair[1]]
@@ -122,7 +127,8 @@ SET u.attribute_keys = [pair IN row.attributes | pair[0]], u.attribute_values = 
 def _load_products(loader: _Loader, products: pa.Table) -> None:
     fresh = loader.is_empty("(x:Product)")
     for batch in batches(products):
-        rows = batch.to_pylist()
+        bare, rows = _split_bare(batch.to_pylist())
+        loader.write(_BARE_PRODUCTS, bare)
         loader.write(_PRODUCTS, rows)
         brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
         leaves = [
@@ -133,9 +139,22 @@ def _load_products(loader: _Loader, products: pa.Table) -> None:
         _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
         _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
         _link_attributes(loader, schema.PRODUCT, rows, fresh)
-        loader.progress.advance(len(rows), "products")
+        loader.progress.advance(len(batch), "products")
     if len(products):
         _promote_entities(loader)
+
+
+def _split_bare(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the products with nothing but an id, and the others.
+
+    The former are there because interactions name them (a file of events alone): they must not blank what an earlier
+    load said of the same products.
+    """
+    described = [any(row[name] not in (None, "", []) for name in row if name != "product_id") for row in rows]
+    return (
+        [row for row, known in zip(rows, described, strict=True) if not known],
+        [row for row, known in zip(rows, described, strict=True) if known],
+    )
 
 
 def _load_categories(loader: _Loader, products: list[dict[str, Any]]) -> None:

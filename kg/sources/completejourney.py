@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kg.errors import ConfigError, MissingExtraError
+from kg.sources.completejourney_text import readable
 from kg.sources.raw import LINE, ORIGIN, Raw, RawTable, stacked, with_origin
 from kg.tables import ATTRIBUTES
 
@@ -142,19 +143,24 @@ def _products(folder: Path, bought: pa.ChunkedArray) -> pa.Table:
 
 
 def _path(names: tuple[str | None, ...]) -> list[str]:
-    """Return the category path in readable letters; a level that repeats the one above it is left out."""
+    """Return the category path; a level that has no name or repeats the one above it is left out."""
     path: list[str] = []
-    for name in names:
-        readable = " ".join((name or "").split()).capitalize()
-        if readable and readable not in path[-1:]:
-            path.append(readable)
+    for name in map(readable, names):
+        if name and name not in path[-1:]:
+            path.append(name)
     return path
 
 
 def _title(path: list[str], size: str | None) -> str:
-    """Return a title such as `Macaroni & cheese dnrs, 7.25 oz`: the data has no names of products."""
+    """Return a title such as `Macaroni & cheese dinners, 7.25 oz`: the data has no names of products.
+
+    A type of one word says little by itself (`Lean`), so the category stands before it (`Beef: lean`).
+    """
+    name = (path or [""])[-1]
+    if len(path) > 2 and " " not in name and name.lower() not in path[-2].lower():
+        name = f"{path[-2]}: {name.lower()}"
     readable_size = " ".join((size or "").split()).lower()
-    return ", ".join(part for part in ((path or [""])[-1], readable_size) if part)
+    return ", ".join(part for part in (name, readable_size) if part)
 
 
 def _pairs(rows: pa.Table, names: dict[str, str]) -> pa.Array:

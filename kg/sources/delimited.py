@@ -56,6 +56,8 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
             ),
             convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.binary())),
         )
+    if rows.column_names != header:
+        raise DataError(f"{path} line 1: the header can't be read", "Write it as one line of plain names.")
     if not utf8:
         rows = pa.table({name: _original_bytes(rows[name]) for name in rows.column_names})
     skipped = np.array([number for number, _ in invalid], np.int64)
@@ -76,7 +78,8 @@ def _without_blank(rows: pa.Table, header: list[str]) -> pa.Table:
 
 
 def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
-    first = next(text_lines(path)).rstrip("\r\n")
+    # A carriage return alone ends a line too, as Arrow has it.
+    first = next(text_lines(path)).rstrip("\n").partition("\r")[0]
     if "\x00" in first or any("\udc80" <= letter <= "\udcff" for letter in first):
         raise DataError(f"{path} line 1 is not UTF-8 text", "Write the file as UTF-8 with a header line.")
     try:

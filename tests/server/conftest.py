@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kgrank.client import Client
+from tests.server.command import kgrank as kgrank
 from tests.server.running import running
 from tests.server.shop import Shop, make_shop
 
