@@ -1,4 +1,9 @@
-"""Concurrent questions are answered together: what arrives while a batch is being scored is the next batch."""
+"""Concurrent questions are answered together: what arrives while a batch is being scored is the next batch.
+
+Callers that wait for their answers ask again all at once, right after a batch. Its first question would be a batch of
+its own, at the price of many; so after a large batch the next one waits a moment for company, and after a small one,
+when the server is not busy, it does not wait at all.
+"""
 
 import asyncio
 import contextlib
@@ -12,6 +17,8 @@ from server.errors import OverloadedError
 Q = TypeVar("Q")
 A = TypeVar("A")
 R = TypeVar("R")
+
+_PATIENCE_S = 0.001
 
 
 class Batcher(Generic[Q, A]):
@@ -30,6 +37,7 @@ class Batcher(Generic[Q, A]):
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._running: asyncio.Task[None] | None = None
+        self._last = 1
 
     def admit(self) -> None:
         """Refuse a call, before any work is done for it, when too many are waiting.
@@ -71,7 +79,12 @@ class Batcher(Generic[Q, A]):
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
+                if len(self._waiting) < self._last // 2:
+                    await asyncio.sleep(_PATIENCE_S)
                 batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+                if not batch:  # all of them went away
+                    break
+                self._last = len(batch)
                 try:
                     answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
                 except Exception as error:  # each caller gets it, and maps it to a status

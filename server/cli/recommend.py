@@ -1,12 +1,16 @@
 """`kgrank recommend`: ask a running server for a user's best products."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
 from server.cli.asking import Target, as_json, asking, reason_lines
+
+if TYPE_CHECKING:
+    from kgrank.v1.common_pb2 import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -43,17 +47,28 @@ def recommend(
         console.emit_json(as_json(answer))
         return
     state = as_json(answer)["user_state"].removeprefix("USER_STATE_").lower().replace("_", " ")
-    rows: list[list[Any]] = []
-    for place, result in enumerate(answer.results, start=1):
-        parts = result.components
-        row = [place, result.product_id, result.title, result.brand, result.score]
-        rows.append([*row, parts.graph, parts.text, parts.history, parts.popularity, *_why(result.reasons, reasons)])
-    columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "popularity"]
     title = f"For {user} ({state}), by {answer.model_version}"
-    console.emit_table(title, [*columns, "because"] if reasons else columns, rows)
+    if reasons:
+        _list(title, answer.results)
+    else:
+        rows = [_row(place, result) for place, result in enumerate(answer.results, start=1)]
+        columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "popularity"]
+        console.emit_table(title, columns, rows)
     if answer.missing_ids:
         console.say(f"the catalogue does not have: {', '.join(answer.missing_ids)}")
 
 
-def _why(reasons: Any, wanted: bool) -> list[str]:
-    return ["\n".join(reason_lines(reasons))] if wanted else []
+def _row(place: int, result: "Result") -> list[Any]:
+    parts = result.components
+    scores = [result.score, parts.graph, parts.text, parts.history, parts.popularity]
+    return [place, result.product_id, result.title, result.brand, *scores]
+
+
+def _list(title: str, results: "Sequence[Result]") -> None:
+    """Print results as a list: sentences do not fit into a table's cells."""
+    console.out.print(title, markup=False)
+    for place, result in enumerate(results, start=1):
+        name = " by ".join(part for part in (result.title or result.product_id, result.brand) if part)
+        console.out.print(f"{place:3}. {name}  ({result.product_id}, {result.score:.3f})", markup=False)
+        for line in reason_lines(result.reasons):
+            console.out.print(f"     {line}", markup=False)

@@ -1,0 +1,59 @@
+"""`kgrank recommend` and `kgrank explain` against a real server."""
+
+import json
+
+import pytest
+
+from tests.server.command import CommandLine, kgrank
+from tests.server.shop import Shop
+
+__all__ = ["kgrank"]
+
+
+@pytest.fixture(autouse=True)
+def _target(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGRANK_TARGET", served)
+
+
+def test_recommend_prints_a_table(kgrank: CommandLine, shop: Shop) -> None:
+    done = kgrank(shop.home, "recommend", "user-01", "--k", "3")
+    assert done.code == 0
+    assert "For user-01 (warm)" in done.out
+    assert "Thing" in done.out
+
+
+def test_recommend_prints_titles_with_reasons(kgrank: CommandLine, shop: Shop) -> None:
+    done = kgrank(shop.home, "recommend", "user-01", "--k", "3", "--reasons")
+    assert done.code == 0
+    assert "  1. Thing " in done.out
+    assert "     · " in done.out
+
+
+def test_recommend_prints_the_contract_s_message_as_json(kgrank: CommandLine, shop: Shop) -> None:
+    answer = json.loads(kgrank(shop.home, "recommend", "user-01", "--k", "3", "--seen", "--json").out)
+    assert len(answer["results"]) == 3
+    assert answer["user_state"] == "USER_STATE_WARM"
+    assert set(answer["results"][0]["components"]) == {"graph", "text", "history", "popularity"}
+
+
+def test_explain_prints_components_and_paths(kgrank: CommandLine, shop: Shop) -> None:
+    done = kgrank(shop.home, "explain", "user-01", "product-04")
+    assert done.code == 0
+    assert "Thing 4 for user-01: place" in done.out
+    answer = json.loads(kgrank(shop.home, "explain", "user-01", "product-04", "--json").out)
+    assert answer["result"]["product_id"] == "product-04"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("explain", "user-01", "ghost"), "NOT_FOUND"),
+        (("recommend", "user-01", "--k", "5000"), "k is 5000; it must be from 1 to 1000"),
+        (("recommend", "user-01", "--target", "127.0.0.1:1"), "does not answer"),
+    ],
+)
+def test_a_refusal_is_one_sentence(kgrank: CommandLine, shop: Shop, arguments: tuple[str, ...], said: str) -> None:
+    done = kgrank(shop.home, *arguments)
+    assert done.code == 1
+    assert said in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.scoring import UserVectors
+from server.retrieval import ProductIndex
+
+
+def users(count: int, dimensions: int, products: int, seed: int, *, repeated: int = 5) -> UserVectors:
+    generator = np.random.default_rng(seed)
+    index = [np.sort(generator.choice(products, min(repeated, products), replace=False)) for _ in range(count)]
+    return UserVectors(
+        torch.from_numpy(generator.normal(size=(count, dimensions)).astype(np.float32)),
+        np.cumsum([0, *(len(each) for each in index)]).astype(np.int64),
+        np.concatenate(index).astype(np.int32),
+        generator.normal(0, 2, sum(map(len, index))).astype(np.float32),
+    )
+
+
+def oracle(matrix: np.ndarray, batch: UserVectors, excluded: list[np.ndarray]) -> np.ndarray:
+    """Every score `[B, P]` in float64, -inf where excluded."""
+    scores = batch.vectors.numpy().astype(np.float64) @ matrix.T.astype(np.float64)
+    for row in range(len(batch)):
+        index, score = batch.repeats(row)
+        scores[row, index] += score
+        scores[row, excluded[row]] = -np.inf
+    return scores
+
+
+def products(count: int, dimensions: int, seed: int = 0) -> np.ndarray:
+    made = np.random.default_rng(seed).normal(size=(count, dimensions)) * np.linspace(1, 0.1, dimensions)
+    return made.astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 400),
+    dimensions=st.integers(1, 40),
+    k=st.integers(1, 60),
+    batch=st.integers(1, 9),
+    left_out=st.integers(0, 50),
+    seed=st.integers(0, 1000),
+)
+def test_small_catalogues_are_ranked_as_the_oracle_does(
+    count: int, dimensions: int, k: int, batch: int, left_out: int, seed: int
+) -> None:
+    matrix = products(count, dimensions, seed)
+    index = ProductIndex.build(torch.from_numpy(matrix), users(64, dimensions, count, seed + 1))
+    asked = users(batch, dimensions, count, seed + 2)
+    generator = np.random.default_rng(seed)
+    excluded = [generator.choice(count, min(left_out, count), replace=False) for _ in range(batch)]
+    found = index.search(asked, excluded, k)
+    scores = oracle(matrix, asked, excluded)
+    best = -np.sort(-scores, axis=1)[:, :k]
+    existing = np.isfinite(found.score)
+    assert existing.sum(1).tolist() == np.isfinite(best).sum(1).tolist()
+    for row in range(batch):
+        real = existing[row]
+        assert found.score[row, real] == pytest.approx(scores[row, found.product_index[row, real]], abs=1e-3)
+        # The scan is coarse: nearly all of the best are found, and never one that was left out.
+        missed = ~np.isin(found.product_index[row, real], np.argsort(-scores[row])[:k])
+        assert missed.sum() <= 0.2 * k
+        assert not np.isin(found.product_index[row, real], excluded[row]).any()
+
+
+def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost() -> None:
+    matrix = products(20_000, 160)
+    index = ProductIndex.build(torch.from_numpy(matrix), users(256, 160, 20_000, 1))
+    asked = users(100, 160, 20_000, 2)
+    nobody = [np.empty(0, np.int64)] * 100
+    truth = np.argsort(-oracle(matrix, asked, nobody), axis=1)[:, :10]
+    found = index.search(asked, nobody, 10).product_index
+    assert (truth[:, :, None] == found[:, None, :]).any(2).mean() >= 0.99
+
+
+def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:
+    matrix = products(3000, 24)
+    index = ProductIndex.build(torch.from_numpy(matrix), users(128, 24, 3000, 1))
+    asked = users(7, 24, 3000, 2, repeated=0)
+    together = index.search(asked, [np.empty(0, np.int64)] * 7, 10)
+    for row in range(7):
+        single = UserVectors(
+            asked.vectors[row : row + 1], np.zeros(2, np.int64), asked.repeat_product_index, asked.repeat_score
+        )
+        alone = index.search(single, [np.empty(0, np.int64)], 10)
+        assert alone.product_index[0].tolist() == together.product_index[row].tolist()
+
+
+def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
+    matrix = products(5000, 16)
+    index = ProductIndex.build(torch.from_numpy(matrix), users(64, 16, 5000, 1))
+    vector = torch.ones(1, 16)
+    repeated = UserVectors(vector, np.array([0, 1]), np.array([4321], np.int32), np.array([1000.0], np.float32))
+    assert index.search(repeated, [np.empty(0, np.int64)], 3).product_index[0, 0] == 4321
