@@ -16,7 +16,7 @@ from model.errors import ModelError
 from model.likeness import graph_features
 from model.metrics import CUTOFFS, Estimate, bootstrap, coverage, intra_list_diversity, novelty, per_user
 from model.ranker import Ranker, top_k
-from model.splits import Case, Split, SplitConfig
+from model.splits import Case, SplitConfig
 
 CHOSEN_BY = "ndcg@10"
 """The metric that configurations are chosen by, on validation."""
@@ -116,16 +116,23 @@ def measure(
 
 
 def fit_baseline(
-    name: str, split: Split, case: Case, generator: np.random.Generator, advance: Advance = lambda count: None
+    name: str, validation: Case, case: Case, generator: np.random.Generator, advance: Advance = lambda count: None
 ) -> tuple[Ranker, dict[str, Any]]:
-    """Choose a baseline's configuration on the validation case, and fit it on what `case` knows.
+    """Choose a baseline's configuration on a validation case, and fit it on what `case` knows.
+
+    Args:
+        name: of `BASELINES`.
+        validation: the same question as `case`, asked earlier.
+        case: what is to be answered.
+        generator: draws the users to tune on, where there are many.
+        advance: hears how many users were ranked for tuning.
 
     Raises:
         ModelError: there is no such baseline.
     """
     if name not in BASELINES:
         raise ModelError(f"there is no baseline {name!r}", f"Choose from: {', '.join(BASELINES)}.")
-    baseline, validation = BASELINES[name], split.validation
+    baseline = BASELINES[name]
     product_count = len(case.candidates)
     if len(validation) > _TUNING_USERS:
         validation = validation.take(np.sort(generator.choice(len(validation), _TUNING_USERS, replace=False)))

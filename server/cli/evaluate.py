@@ -81,19 +81,25 @@ def evaluate_model(
     if manifest:
         check_untrained(manifest, data, config)
     split = make_split(data, config)
-    case = split.validation if validation else split.test
-    cases = [case] if case.exclude_seen else [case, case.new_only()]
+    asked = [(split.validation, split.validation if validation else split.test)]
+    if config.repeats:
+        asked.append((asked[0][0].new_only(), asked[0][1].new_only()))
     generator = np.random.default_rng(seed)
-
-    rankers: list[tuple[Ranker, dict[str, Any]]] = []
     names = [name.strip() for name in baselines.split(",") if name.strip()]
-    with console.meter("tuning the baselines on validation") as meter:
-        for name in names:
-            rankers.append(fit_baseline(name, split, case, generator, meter.advance))
-    if folder and manifest:
-        rankers.append((ModelRanker(manifest.model_version, load_artifact(folder).scorer), {}))
-    with console.meter("ranking", sum(len(each) for each in cases) * len(rankers)) as meter:
-        reports = [evaluate(data, each, rankers, seed, meter.advance) for each in cases if len(each)]
+    model = ModelRanker(manifest.model_version, load_artifact(folder).scorer) if folder and manifest else None
+    reports = []
+    for tuning, case in asked:
+        if not len(case) or not len(tuning):
+            console.say(f"{case.name}: nobody to ask")
+            continue
+        rankers: list[tuple[Ranker, dict[str, Any]]] = []
+        with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
+            for name in names:
+                rankers.append(fit_baseline(name, tuning, case, generator, meter.advance))
+        if model:
+            rankers.append((model, {}))
+        with console.meter(f"{case.name}: ranking", len(case) * len(rankers)) as meter:
+            reports.append(evaluate(data, case, rankers, seed, meter.advance))
 
     document = _document(reports, seed, manifest.model_version if manifest else None)
     document |= {"snapshot_hash": data.content_hash, "split": config.model_dump(mode="json")}

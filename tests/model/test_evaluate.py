@@ -64,7 +64,7 @@ class Next:
 def test_a_ranker_that_knows_is_perfect_and_its_lead_is_paired() -> None:
     data = snapshot()
     split = make_split(data, SplitConfig())
-    popular = fit_baseline("popularity", split, split.test, np.random.default_rng(0))
+    popular = fit_baseline("popularity", split.validation, split.test, np.random.default_rng(0))
     report = evaluate(data, split.test, [(Next(), {}), popular], seed=1)
     best, baseline = report.results
     assert best.metrics["ndcg@10"].mean == best.metrics["mrr@5"].mean == 1
