@@ -17,15 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import structlog
-
 from kg.config import GraphSettings
 from kg.embedded_child import ChildConfig
 from kg.embedded_files import LOG_FILE, Endpoint, in_use, is_held, is_used, read_endpoint
 from kg.embedded_jars import locked_jars, missing_extra
 from kg.errors import GraphError, GraphUnavailableError
-
-log = structlog.get_logger()
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.05
@@ -152,7 +148,7 @@ def _start(folder: Path, settings: GraphSettings, told: Told, *, stay: bool) -> 
         child.kill()
         _release(child, wait=True)
         raise
-    log.info("graph started", seconds=round(time.monotonic() - began, 1), pid=child.pid)
+    told(f"Neo4j answers after {time.monotonic() - began:.0f} s")
     return child
 
 

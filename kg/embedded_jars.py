@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from kg.errors import GraphError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 LOCK_FILE = Path(__file__).with_name("neo4j.lock.toml")
 COORDINATES = "org.neo4j:neo4j"
 _DOWNLOADS_AT_ONCE = 8
-
-log = structlog.get_logger()
 
 
 def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
@@ -49,7 +45,6 @@ def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
     absent = [artifact for artifact in artifacts if not artifact.cached_path.is_file()]
     if absent:
         told(f"Fetching Neo4j: {len(absent)} of {len(artifacts)} jars are not in {context.repo_cache} yet")
-        log.info("fetching jars", count=len(absent))
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         return list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
 
@@ -99,6 +94,8 @@ def _fetch(artifact: "Artifact", sha256: str) -> Path:
 
 
 def _short(error: Exception) -> str:
+    if type(error).__module__.partition(".")[0] == "requests":
+        return "the registry can't be reached"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__ if "://" in str(error) else str(error)  # without the registry's address

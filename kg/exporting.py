@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from kg import schema
-from kg.progress import Progress
+from kg.progress import SILENT, Progress
 from kg.tables import FACTS, INTERACTIONS, PRODUCTS, USERS, Tables
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def export(graph: "Graph", as_of_ms: int | None, progress: Progress) -> Tables:
         progress: advances by one for each row.
     """
     return Tables(
-        interactions=_interactions(graph, as_of_ms, progress),
+        interactions=export_interactions(graph, as_of_ms, progress),
         products=_products(graph, progress),
         facts=_facts(graph, progress),
         users=_users(graph, progress),
@@ -37,9 +37,10 @@ def export(graph: "Graph", as_of_ms: int | None, progress: Progress) -> Tables:
 
 
 def row_count(graph: "Graph") -> int:
-    """Return about how many rows an export will have, from Neo4j's count store: for its progress."""
+    """Return at most how many rows an export will have, from Neo4j's count store: for its progress."""
     nodes = sum(int(graph.read(f"MATCH (n:{label}) RETURN count(n)")[0][0]) for label in ("Product", "User"))
-    return nodes + int(graph.read("MATCH ()-[r]->() RETURN count(r)")[0][0])
+    types = [each.type for each in schema.INTERACTIONS] + fact_relations(graph)
+    return nodes + sum(int(graph.read(f"MATCH ()-[r:{type_}]->() RETURN count(r)")[0][0]) for type_ in types)
 
 
 def _ids(graph: "Graph", node: schema.Node) -> list[str]:
@@ -91,7 +92,8 @@ def _nodes(
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _interactions(graph: "Graph", as_of_ms: int | None, progress: Progress) -> pa.Table:
+def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: Progress = SILENT) -> pa.Table:
+    """Return the interactions, by type and user; leave out those later than `as_of_ms`."""
     pieces = [INTERACTIONS.empty_table()]
     users = _ids(graph, schema.USER)
     for relationship in schema.INTERACTIONS:

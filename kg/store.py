@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import structlog
 
 from kg.config import GraphSettings
 from kg.embedded import embedded
@@ -30,9 +29,8 @@ except ModuleNotFoundError as missing:
         f"the package {missing.name!r} is not installed; the graph needs it", "Install it: pip install 'kgrank[graph]'"
     ) from missing
 
-log = structlog.get_logger()
-
 _CONNECT_TIMEOUT_S = 10.0
+_SCHEMES = {f"{name}{security}" for name in ("bolt", "neo4j") for security in ("", "+s", "+ssc")}
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,10 @@ class Graph:
     @classmethod
     @contextmanager
     def _open(cls, uri: str, auth: tuple[str, str], database: str) -> Iterator["Graph"]:
+        if uri.partition("://")[0] not in _SCHEMES:
+            raise GraphError(
+                f"the graph's address {uri!r} is not one of Bolt", "Write bolt://host:7687 or neo4j://host."
+            )
         with _our_errors(uri):
             driver = neo4j.GraphDatabase.driver(
                 uri,

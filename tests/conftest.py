@@ -1,5 +1,6 @@
 """The real Neo4j for all tests that need one: started once a process (pytest-xdist worker), cleaned between tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from kg.config import GraphSettings
 from kg.embedded_jars import locked_jars
 from kg.errors import GraphError
 from kg.store import Graph
+
+# Tests run many queries once each: the JVM's quick compiler alone starts and plans in two thirds of the time.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 GRAPH_SETTINGS = GraphSettings(heap_mib=512, page_cache_mib=64)
 

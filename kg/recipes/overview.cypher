@@ -1,8 +1,7 @@
 // What is in the graph
 //
-// How many nodes there are of each label, how many relationships they have on average, and how many at most.
-CALL () {
-  MATCH (n) RETURN labels(n)[0] AS label, count(*) AS nodes, avg(COUNT { (n)--() }) AS mean, max(COUNT { (n)--() }) AS most
-}
-RETURN label, nodes, round(mean, 1) AS `relationships, mean`, most AS `relationships, most`
-ORDER BY nodes DESC
+// How many nodes there are of each label, and how many relationships one of them has on average and at most.
+MATCH (n)
+WITH labels(n)[0] AS label, COUNT { (n)--() } AS degree
+RETURN label, count(*) AS nodes, round(avg(degree), 1) AS mean_degree, max(degree) AS largest_degree
+ORDER BY nodes DESC, label

@@ -1,0 +1,256 @@
+"""The embedded Neo4j as a process: who may use it, when it leaves, and what survives a kill."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg.embedded import embedded, start_in_background, stop
+from kg.embedded_files import STATE_FILE, Endpoint, is_held, read_endpoint
+from kg.embedded_jars import LOCK_FILE
+from kg.errors import GraphAuthError, GraphError, GraphUnavailableError
+from kg.store import Graph
+from tests.conftest import GRAPH_SETTINGS
+from tests.kg.small_tables import SMALL, event, same_rows, tables
+
+pytestmark = [pytest.mark.neo4j, pytest.mark.usefixtures("neo4j_jars")]
+
+
+def test_the_state_file_is_private_and_holds_the_only_copy_of_the_password(graph: Graph, graph_folder: Path) -> None:
+    endpoint = running(graph_folder)
+    assert (graph_folder / STATE_FILE).stat().st_mode & 0o777 == 0o600
+    assert len(endpoint.password) >= 32
+    assert endpoint.password not in repr(endpoint)
+    assert endpoint.password not in Path(f"/proc/{endpoint.pid}/cmdline").read_text()
+    assert endpoint.password.encode() not in Path(f"/proc/{endpoint.pid}/environ").read_bytes()
+    for log in [graph_folder / "child.log", *(graph_folder / "logs").iterdir()]:
+        assert endpoint.password.encode() not in log.read_bytes(), log
+
+
+def test_it_listens_on_loopback_only(graph: Graph, graph_folder: Path) -> None:
+    port = int(running(graph_folder).uri.rpartition(":")[2])
+    listening = [line.split()[1] for line in _tcp_lines() if line.split()[3] == "0A"]
+    assert [place for place in listening if place.endswith(f":{port:04X}")] == [_loopback(port)] or any(
+        place.startswith("0" * 16 + "FFFF0000") and place.endswith(f"0100007F:{port:04X}") for place in listening
+    )
+
+
+def test_a_second_user_of_the_folder_shares_the_running_one(graph: Graph, graph_folder: Path) -> None:
+    graph.load(SMALL)
+    with Graph.connect(GRAPH_SETTINGS, graph_folder) as other:
+        assert other.place == graph.place
+        assert same_rows(other.export(), SMALL)
+    assert graph.read("RETURN 1") == [[1]]
+
+
+def test_starting_it_twice_is_refused(graph: Graph, graph_folder: Path) -> None:
+    with pytest.raises(GraphError, match="running already"):
+        start_in_background(graph_folder, GRAPH_SETTINGS)
+
+
+def test_a_wrong_password_is_said_in_one_sentence(graph: Graph) -> None:
+    settings = GRAPH_SETTINGS.model_copy(update={"uri": graph.place})
+    settings = type(settings).model_validate({**settings.model_dump(), "password": "wrong"})
+    with pytest.raises(GraphAuthError, match="refuses this user or password"), Graph.connect(settings, Path()):
+        pass
+
+
+def test_a_server_that_is_not_there_is_said_in_one_sentence() -> None:
+    settings = type(GRAPH_SETTINGS).model_validate({"uri": "bolt://127.0.0.1:1", "password": "x"})
+    with pytest.raises(GraphUnavailableError, match="does not answer"), Graph.connect(settings, Path()):
+        pass
+
+
+@pytest.mark.parametrize("uri", ["127.0.0.1", "http://127.0.0.1", "bolt://"])
+def test_an_address_that_is_none_is_said_in_one_sentence(uri: str) -> None:
+    settings = type(GRAPH_SETTINGS).model_validate({"uri": uri, "password": "x"})
+    with pytest.raises(GraphError), Graph.connect(settings, Path()):
+        pass
+
+
+def test_a_taken_port_is_said_in_one_sentence(graph: Graph, tmp_path: Path) -> None:
+    taken = int(graph.place.rpartition(":")[2])
+    settings = GRAPH_SETTINGS.model_copy(update={"port": taken})
+    with pytest.raises(GraphError, match=f"graph.port {taken}"), embedded(tmp_path / "graph", settings):
+        pass
+
+
+def test_no_network_at_the_first_start_is_said_in_one_sentence(tmp_path: Path) -> None:
+    done = python(
+        "from pathlib import Path; from kg.embedded_jars import locked_jars; from kg.errors import GraphError\n"
+        "try: locked_jars()\n"
+        "except GraphError as error: print(error.problem)",
+        M2_REPO=str(tmp_path),
+        HTTPS_PROXY="http://127.0.0.1:1",
+        https_proxy="http://127.0.0.1:1",
+    )
+    assert "can't be fetched" in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "://" not in done.stdout
+
+
+def test_a_jar_that_was_changed_is_not_used(tmp_path: Path, neo4j_jars: list[Path]) -> None:
+    repository = neo4j_jars[0].parents[len(neo4j_jars[0].relative_to(_repository(neo4j_jars[0])).parts) - 1]
+    for jar in neo4j_jars:
+        copy = tmp_path / jar.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(jar)
+    victim = tmp_path / neo4j_jars[0].relative_to(repository)
+    victim.unlink()
+    victim.write_bytes(b"not the jar")
+    done = python(
+        "from kg.embedded_jars import locked_jars; from kg.errors import GraphError\n"
+        "try: print('used', locked_jars())\n"
+        "except GraphError as error: print(error.problem)",
+        M2_REPO=str(tmp_path),
+        HTTPS_PROXY="http://127.0.0.1:1",
+        https_proxy="http://127.0.0.1:1",
+    )
+    assert victim.name in done.stdout, done.stderr
+    assert not done.stdout.startswith("used")
+
+
+def test_the_lock_names_no_host() -> None:
+    assert "://" not in LOCK_FILE.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_load_run_again_ends_in_the_same_graph(tmp_path: Path) -> None:
+    """kill -9 of the loading process, then of Neo4j itself, each in the middle of a load."""
+    folder = tmp_path / "graph"
+    with background(folder) as endpoint:
+        with start_loading(folder) as loading:
+            wait_for_progress(loading)
+            loading.kill()
+        assert read_endpoint(folder) == endpoint  # the graph outlives who loads into it
+        with start_loading(folder) as loading:
+            wait_for_progress(loading)
+            os.kill(endpoint.pid, signal.SIGKILL)
+            loading.kill()
+    with Graph.connect(GRAPH_SETTINGS, folder) as graph:
+        graph.load(tables(**ROWS))
+        assert same_rows(graph.export(), tables(**ROWS))
+    assert not is_held(folder)
+
+
+@pytest.mark.slow
+def test_neo4j_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "graph"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "written\n"
+        child = running(folder).pid
+        parent.kill()
+    wait_until_gone(child)
+    with Graph.connect(GRAPH_SETTINGS, folder) as graph:
+        assert graph.read("MATCH (u:User) RETURN u.id") == [["written"]]
+
+
+# Parts
+
+CONNECT = """
+import sys
+from pathlib import Path
+from kg.store import Graph
+from tests.conftest import GRAPH_SETTINGS
+"""
+PARENT = (
+    CONNECT
+    + """
+with Graph.connect(GRAPH_SETTINGS, Path(sys.argv[1])) as graph:
+    graph.write("CREATE (:User {id: 'written'})")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+)
+LOADING = (
+    CONNECT
+    + """
+from tests.kg.small_tables import tables
+from tests.kg.test_embedded import ROWS
+class Line:
+    def advance(self, count=1, note=""):
+        if note == "PURCHASED":
+            print(count, flush=True)
+with Graph.connect(GRAPH_SETTINGS, Path(sys.argv[1])) as graph:
+    graph.ensure_schema()
+    graph.load(tables(**ROWS), Line())
+"""
+)
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "products": [{"product_id": f"p{n}", "brand": f"b{n % 7}"} for n in range(500)],
+    "interactions": [event(f"e{n}", f"u{n % 300}", f"p{n % 499}", at_ms=n, position=n) for n in range(25_000)],
+}
+ROOT = Path(__file__).parents[2]
+
+
+def running(folder: Path) -> Endpoint:
+    endpoint = read_endpoint(folder)
+    assert endpoint is not None
+    return endpoint
+
+
+@contextlib.contextmanager
+def background(folder: Path) -> Iterator[Endpoint]:
+    try:
+        yield start_in_background(folder, GRAPH_SETTINGS)
+    finally:
+        stop(folder)
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "NO_PROXY": "", "no_proxy": "", **environment},
+        check=False,
+    )
+
+
+def start_loading(folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", LOADING, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for_progress(loading: "subprocess.Popen[str]") -> None:
+    assert loading.stdout is not None
+    assert loading.stdout.readline().strip().isdigit()
+
+
+def wait_until_gone(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            assert select.select([descriptor], [], [], 120)[0]
+        finally:
+            os.close(descriptor)
+
+
+def _tcp_lines() -> list[str]:
+    return [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:] if line]
+
+
+def _loopback(port: int) -> str:
+    return f"0100007F:{port:04X}"
+
+
+def _repository(jar: Path) -> Path:
+    return Path(os.environ.get("M2_REPO", Path.home() / ".m2" / "repository"))
