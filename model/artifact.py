@@ -32,6 +32,7 @@ from kg.vocabulary import Vocabulary
 from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
 from model.network import RankingNetwork
+from model.popularity import ProductStatistics
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split
 from model.train import Trained
@@ -112,6 +113,7 @@ def save_artifact(
     network = trained.model.network
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= {"matrix": trained.model.matrix, "kernel.mean": trained.kernel.mean, "kernel.axes": trained.kernel.axes}
+    tensors["rebuy"] = torch.from_numpy(trained.model.statistics.rebuy)
     now = datetime.now(UTC)
     partial: Path | None = None
     try:
@@ -186,7 +188,9 @@ def load_artifact(folder: Path) -> Artifact:
         _checked(kernel.axes, (text_width, kernel.axes.shape[1]))
         _checked(kernel.mean, (text_width,))
         graph, text, popularity = torch.split(matrix, [config.dimension, kernel.axes.shape[1], 1], dim=1)
-        scorer = TrainedModel(network, graph, text, popularity[:, 0], Blend(**manifest.blend))
+        rebuy = _checked(tensors["rebuy"], (len(products),))
+        statistics = ProductStatistics(popularity[:, 0].numpy().copy(), rebuy.numpy())
+        scorer = TrainedModel(network, graph, text, statistics, Blend(**manifest.blend))
     except (
         SafetensorError,
         pa.ArrowException,

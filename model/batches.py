@@ -15,8 +15,8 @@ from torch import Tensor
 
 from kg.snapshot import Histories
 from model.config import ModelConfig, TrainConfig
-from model.history import DAY_MS, RecentEvents, recent_events
-from model.popularity import decayed_popularity
+from model.history import RecentEvents, recent_events
+from model.popularity import DAY_MS, ProductStatistics, product_statistics
 from model.repeat import Repeats, repeat_features
 
 
@@ -100,7 +100,7 @@ def _next_basket(
 ) -> Iterator[Batch]:
     windows = _windows(histories, train)
     plan = []
-    popularity: dict[int, Tensor] = {}
+    statistics: dict[int, ProductStatistics] = {}
     for window, (_, users) in enumerate(windows):
         shuffled = generator.permutation(users)
         plan += [(window, shuffled[at : at + train.batch_users]) for at in range(0, len(users), train.batch_users)]
@@ -113,10 +113,10 @@ def _next_basket(
         pairs = np.unique(future.users_of_rows() * product_count + future.product_index)
         question, product = np.divmod(pairs, product_count)
         counts = np.bincount(question, minlength=len(users))
-        if window not in popularity:
+        if window not in statistics:
             before = histories.where(histories.at_ms < start_ms)
-            fading = decayed_popularity(before, start_ms, model.popularity_half_life_days, product_count)
-            popularity[window] = torch.from_numpy(fading)
+            half_life = model.popularity_half_life_days
+            statistics[window] = product_statistics(before, start_ms, half_life, product_count)
         now_ms = np.full(len(users), start_ms, np.int64)
         yield Batch(
             events=recent_events(known, model.history_length),
@@ -125,8 +125,8 @@ def _next_basket(
             target_question=torch.from_numpy(question),
             target_product=torch.from_numpy(product),
             target_share=torch.from_numpy((1 / counts[question]).astype(np.float32)),
-            popularity=popularity[window],
-            repeats=repeat_features(known, now_ms, model.repeat_half_lives_days, product_count)
+            popularity=torch.from_numpy(statistics[window].popularity),
+            repeats=repeat_features(known, now_ms, model.repeat_half_lives_days, statistics[window])
             if model.repeat
             else None,
         )

@@ -30,8 +30,9 @@ TRANSITION = "NEXT"
 class Relation:
     """One symmetric, normalised relation as compressed rows over N nodes.
 
-    Shapes: `offsets [N + 1]` int64; `neighbours [E]` int64, ascending within a row; `weight [E]` float32, the values
-    of A before normalisation, None when all are 1; `scale [N]` float32, D^(-1/2), zero for a node without edges.
+    Shapes: `offsets [N + 1]`, `neighbours [E]` (ascending within a row), int32, or int64 for two billion edges;
+    `weight [E]` float32, the values of A before normalisation, None when all are 1; `scale [N]` float32, D^(-1/2), zero
+    for a node without edges.
     """
 
     offsets: Tensor
@@ -46,9 +47,10 @@ class Relation:
 
     def edge_index(self) -> tuple[Tensor, Tensor]:
         """Return the messages `[2, E]` (source, target) and their normalised weights `[E]`."""
-        target = torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets.diff())
-        weight = self.scale[target] * self.scale[self.neighbours]
-        return torch.stack([self.neighbours, target]), weight if self.weight is None else weight * self.weight
+        target = torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets.long().diff())
+        source = self.neighbours.long()
+        weight = self.scale[target] * self.scale[source]
+        return torch.stack([source, target]), weight if self.weight is None else weight * self.weight
 
 
 Int64s = npt.NDArray[np.int64]
@@ -73,9 +75,10 @@ def symmetric_relation(
     with np.errstate(divide="ignore"):
         scale = np.where(degree > 0, degree**-0.5, 0.0)
     counts = np.bincount(rows, minlength=node_count)
+    kind = np.int32 if len(rows) < 2**31 else np.int64  # half the memory to read
     return Relation(
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
-        neighbours=torch.from_numpy(neighbours),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(kind)),
+        neighbours=torch.from_numpy(neighbours.astype(kind)),
         weight=None if total is None else torch.from_numpy(total.astype(np.float32)),
         scale=torch.from_numpy(scale.astype(np.float32)),
     )

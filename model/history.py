@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from kg.snapshot import Histories
 from kg.tables import CODES
-
-DAY_MS = 86_400_000
+from model.popularity import DAY_MS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,14 @@
-"""Softmax over the catalogue, with one right product or many."""
+"""Softmax over the whole catalogue, with one right product or many.
+
+    logits = s · users productsᵀ + bias + gains at some places
+    loss   = mean over questions of −Σ_t share_t log softmax(logits)_t
+
+Most of a training step is here, in passes over `[Q, P]`; so the gradient is written out: with G the softmax minus the
+shares of the right products, over Q, it is s·G products, s·Gᵀ users, Σ_q G and G at the places. One array of that size
+is made, and it becomes G in place.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -6,21 +16,53 @@ from torch import Tensor
 from model.batches import Batch
 from model.graph import Relation
 from model.network import RankingNetwork
+from model.precision import computes_in_bf16
 
 
-def logits_of(network: RankingNetwork, products: Tensor, batch: Batch) -> Tensor:
-    """Return the scores of all products for each question of a batch `[Q, P]`."""
-    users = network.users(products, batch.events, last_only=not batch.every_step)  # [B, L, d]
-    asked = users.flatten(0, 1)[batch.question_step]  # [Q, d]
-    logits: Tensor = network.dropout(asked) @ products.T / network.config.temperature
-    if batch.popularity is not None:
-        logits = logits + network.popularity_weight * batch.popularity.to(logits.device)
-    if batch.repeats is not None and network.repeat is not None:
-        gain = network.repeat(torch.from_numpy(batch.repeats.features).to(logits.device))
-        user, product = torch.from_numpy(batch.repeats.users()), torch.from_numpy(batch.repeats.product_index).long()
-        place = (user.to(logits.device), product.to(logits.device))
-        logits = logits.index_put(place, gain.to(logits.dtype), accumulate=True)
-    return logits
+class CatalogueSoftmax(torch.autograd.Function):
+    """The loss above; with `half` the matrix products are done in bf16, everything else in float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        users: Tensor,  # [Q, d]
+        products: Tensor,  # [P, d]
+        bias: Tensor,  # [P]
+        gains: Tensor,  # [R]
+        places: tuple[Tensor, Tensor],  # question and product of each gain, [R] each
+        targets: tuple[Tensor, Tensor, Tensor],  # question, product and share of each right answer, [T] each
+        scale: float,
+        half: bool,
+    ) -> Tensor:
+        """Return the mean loss, a scalar."""
+        ctx.scale, ctx.places, ctx.half = scale, places, half
+        dtype = torch.bfloat16 if half else torch.float32
+        logits = ((users * scale).to(dtype) @ products.to(dtype).T).float()
+        logits += bias
+        logits.index_put_(places, gains, accumulate=True)
+        question, product, share = targets
+        right = logits[question, product]
+        highest = logits.amax(1, keepdim=True)
+        logits.sub_(highest).exp_()
+        total = logits.sum(1, keepdim=True)
+        log_sum = (total.log() + highest).squeeze(1)
+        count = len(users)
+        logits.div_(total * count)
+        logits.index_put_((question, product), -share / count, accumulate=True)
+        ctx.save_for_backward(users, products, logits)
+        return ((log_sum[question] - right) * share).sum() / count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of users, products, bias and gains."""
+        (outer,) = gradients
+        users, products, error = ctx.saved_tensors
+        dtype = torch.bfloat16 if ctx.half else torch.float32
+        low = error.to(dtype)
+        users_gradient = (low @ products.to(dtype)).float() * (ctx.scale * outer)
+        products_gradient = (low.T @ users.to(dtype)).float() * (ctx.scale * outer)
+        gains_gradient = error[ctx.places] * outer
+        return users_gradient, products_gradient, error.sum(0) * outer, gains_gradient, None, None, None, None
 
 
 def batch_loss(
@@ -31,9 +73,33 @@ def batch_loss(
     product_count: int,
     batch: Batch,
 ) -> Tensor:
-    """Return the mean over the questions of −Σ_t share_t log softmax(logits)_t over their right products t."""
+    """Return the loss of a batch, a scalar.
+
+    Args:
+        network: in training.
+        text: `[N, W]` text features of the graph's nodes.
+        identity_index: `[N]`, see `RankingNetwork.nodes`.
+        relations: see `RankingNetwork.nodes`.
+        product_count: P; the first P nodes are the products.
+        batch: the questions, on the network's device.
+    """
     products = network.nodes(text, identity_index, relations)[:product_count]
-    logits = logits_of(network, products, batch).float()
-    right = logits[batch.target_question, batch.target_product]
-    missed = (logits.logsumexp(1)[batch.target_question] - right) * batch.target_share
-    return missed.sum() / len(batch.question_step)
+    users = network.users(products, batch.events, last_only=not batch.every_step)  # [B, L, d]
+    asked = network.dropout(users.flatten(0, 1)[batch.question_step])  # [Q, d]
+    bias = products.new_zeros(product_count)
+    if batch.popularity is not None:
+        bias = network.popularity_weight * batch.popularity
+    gains, rows = products.new_zeros(0), batch.question_step.new_zeros(0)
+    places = (rows, rows)
+    if batch.repeats is not None and network.repeat is not None:
+        gains = network.repeat(torch.from_numpy(batch.repeats.features).to(products.device))
+        places = (
+            torch.from_numpy(batch.repeats.users()).to(products.device),
+            torch.from_numpy(batch.repeats.product_index).long().to(products.device),
+        )
+    targets = (batch.target_question, batch.target_product, batch.target_share)
+    scale = 1 / network.config.temperature
+    half = computes_in_bf16(products.device)
+    given = (asked.float(), products.float(), bias, gains.float())
+    loss: Tensor = CatalogueSoftmax.apply(*given, places, targets, scale, half)
+    return loss

@@ -11,7 +11,7 @@ import torch
 
 from kg.snapshot import Snapshot
 from model.artifact import Artifact
-from model.popularity import decayed_popularity
+from model.popularity import product_statistics
 from model.product_graph import product_graph
 from model.scorer import TrainedModel
 from model.text import encode_cached
@@ -37,8 +37,8 @@ def refresh(
     graph = product_graph(snapshot, snapshot.histories, config)
     text = encode_cached(graph.texts, config.text, cache_folder, progress)
     identity_index = torch.from_numpy(artifact.node_keys.indices(graph.keys.array.to_pylist())).long()
-    popularity = decayed_popularity(
+    statistics = product_statistics(
         snapshot.histories, snapshot.as_of_ms, config.popularity_half_life_days, graph.product_count
     )
-    model = assemble(network, text, graph, popularity, artifact.kernel, identity_index)
+    model = assemble(network, text, graph, statistics, artifact.kernel, identity_index)
     return model.with_blend(artifact.scorer.blend)

@@ -1,9 +1,9 @@
 """Repeat purchases: how much a user's earlier purchases of a product speak for the next one.
 
-For each product p of a user's whole history, from the moment of ranking:
+Of every product p that user u has had, f(u, p) has, from the moment of ranking: the counts of it, faded with several
+half-lives; the count itself; days since the first and the last; days between, and how near the next is by that; how
+active the user was lately; how popular the product is and how often others come back to it.
 
-    f(u, p) = [log(1 + Σ_j 2^(−age_j / half-life)) for each half-life ; log(1 + count) ; log(1 + days since the last) ;
-               days since the last / mean days between, capped ; log(1 + the user's decayed events) ]
     repeat(u, p) = MLP(f(u, p))
 
 The decayed counts are what personal-frequency baselines rank by (TIFU-KNN, Hu et al. 2020, arXiv:2006.00556); the gap
@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kg.snapshot import Histories
+from model.popularity import DAY_MS, ProductStatistics
 
-DAY_MS = 86_400_000
 _MOST_GAPS = 4.0
+_OTHER_COLUMNS = 11
 
 
 @dataclass(frozen=True)
@@ -42,38 +43,38 @@ class Repeats:
 
 def feature_count(half_lives_days: tuple[float, ...]) -> int:
     """Return F."""
-    return len(half_lives_days) + 4
+    return len(half_lives_days) + _OTHER_COLUMNS
 
 
 def repeat_features(
-    histories: Histories, now_ms: npt.NDArray[np.int64], half_lives_days: tuple[float, ...], product_count: int
+    histories: Histories,
+    now_ms: npt.NDArray[np.int64],
+    half_lives_days: tuple[float, ...],
+    statistics: ProductStatistics,
 ) -> Repeats:
     """Return the repeat features of B histories, each seen from `now_ms [B]`."""
+    product_count = len(statistics.popularity)
     users = histories.users_of_rows()
     keys = users * product_count + histories.product_index
-    unique, place = np.unique(keys, return_inverse=True)
-    pair_user, pair_product = np.divmod(unique, product_count)
+    pairs, pair = np.unique(keys, return_inverse=True)
+    user, product = np.divmod(pairs, product_count)
     age = np.maximum((now_ms[users] - histories.at_ms) / DAY_MS, 0.0)  # days
-    count = np.bincount(place, minlength=len(unique)).astype(np.float64)
-    since, oldest = np.full(len(unique), np.inf), np.zeros(len(unique))
-    np.minimum.at(since, place, age)
-    np.maximum.at(oldest, place, age)
-    columns = []
-    for half_life in half_lives_days:
-        decayed = np.exp2(-age / half_life)
-        columns.append(np.log1p(np.bincount(place, weights=decayed, minlength=len(unique))))
-    activity = np.bincount(users, weights=np.exp2(-age / half_lives_days[-1]), minlength=len(histories))
-    gap = (oldest - since) / np.maximum(count - 1, 1)
-    columns += [
-        np.log1p(count),
-        np.log1p(since),
-        np.where(count > 1, np.minimum(since / np.maximum(gap, 1.0), _MOST_GAPS), 0.0),
-        np.log1p(activity)[pair_user],
-    ]
-    counts = np.bincount(pair_user, minlength=len(histories))
+    count = np.bincount(pair, minlength=len(pairs))
+    since, first = np.full(len(pairs), np.inf), np.zeros(len(pairs))
+    np.minimum.at(since, pair, age)
+    np.maximum.at(first, pair, age)
+    gap = (first - since) / np.maximum(count - 1, 1)
+    # Logs and scales bring every column to about the same size, which is all the normalisation that the MLP needs.
+    columns = [np.log1p(np.bincount(pair, np.exp2(-age / days), len(pairs))) for days in half_lives_days]
+    columns += [np.log1p(count), np.log1p(since) / 2, np.log1p(first) / 2, np.log1p(gap) / 2, count == 1]
+    columns.append(np.where(count > 1, np.minimum(since / np.maximum(gap, 1.0), _MOST_GAPS), 0.0))
+    for half_life in (half_lives_days[0], half_lives_days[-1], np.inf):
+        activity = np.bincount(users, np.exp2(-age / half_life), len(histories))
+        columns.append(np.log1p(activity)[user] / 3)
+    columns += [statistics.popularity[product] / 3, statistics.rebuy[product]]
     return Repeats(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        product_index=pair_product.astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(histories)))]).astype(np.int64),
+        product_index=product.astype(np.int32),
         features=np.stack(columns, axis=1).astype(np.float32),
     )
 
@@ -83,16 +84,18 @@ class RepeatScore(nn.Module):
 
     Args:
         features: F.
-        hidden: width of the hidden layer.
+        hidden: width of the first hidden layer; the second has half of it.
     """
 
     def __init__(self, features: int, hidden: int = 32) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
-        self.hidden = nn.Linear(features, hidden)
-        self.out = nn.Linear(hidden, 1, bias=False)
+        self.first = nn.Linear(features, hidden)
+        self.second = nn.Linear(hidden, hidden // 2)
+        self.out = nn.Linear(hidden // 2, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `[R]` for `features [R, F]`."""
-        score: Tensor = self.linear(features) + self.out(F.gelu(self.hidden(features)))
+        hidden = F.gelu(self.second(F.gelu(self.first(features))))
+        score: Tensor = self.linear(features) + self.out(hidden)
         return score.squeeze(-1)

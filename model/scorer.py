@@ -7,7 +7,7 @@ side; temperature and weights go into the user vectors.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 from kg.snapshot import Histories
 from model.history import recent_events
 from model.network import RankingNetwork
+from model.popularity import ProductStatistics
 from model.repeat import Repeats, repeat_features
 from model.scoring import GRAPH, POPULARITY, TEXT, UserVectors
 
@@ -69,16 +70,17 @@ class TrainedModel:
         network: history encoder, repeat score and settings; not trained any more.
         products: `[P, d]` unit vectors of the products.
         text: `[P, K]` text component of the products; K is 0 when there is none.
-        popularity: `[P]`.
+        statistics: of the P products.
         blend: component weights.
     """
 
     def __init__(
-        self, network: RankingNetwork, products: Tensor, text: Tensor, popularity: Tensor, blend: Blend
+        self, network: RankingNetwork, products: Tensor, text: Tensor, statistics: ProductStatistics, blend: Blend
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.blend = blend
-        columns = {GRAPH: products, TEXT: text, POPULARITY: popularity[:, None]}
+        self.statistics = statistics
+        columns = {GRAPH: products, TEXT: text, POPULARITY: torch.from_numpy(statistics.popularity)[:, None]}
         self._matrix = torch.cat(list(columns.values()), dim=1).contiguous()
         ends = np.cumsum([part.shape[1] for part in columns.values()]).tolist()
         self._blocks = {
@@ -97,8 +99,8 @@ class TrainedModel:
 
     def with_blend(self, blend: Blend) -> "TrainedModel":
         """Return the same model with other component weights."""
-        graph, text, popularity = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT, POPULARITY))
-        return TrainedModel(self.network, graph, text, popularity[:, 0], replace(blend))
+        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
+        return TrainedModel(self.network, graph, text, self.statistics, blend)
 
     @torch.inference_mode()
     def encode_users(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> UserVectors:
@@ -121,6 +123,6 @@ class TrainedModel:
         if self.network.repeat is None:
             nothing = np.zeros(len(histories) + 1, np.int64)
             return UserVectors(vectors, nothing, np.empty(0, np.int32), np.empty(0, np.float32))
-        repeats: Repeats = repeat_features(histories, now_ms, config.repeat_half_lives_days, len(self._matrix))
+        repeats: Repeats = repeat_features(histories, now_ms, config.repeat_half_lives_days, self.statistics)
         score = self.network.repeat(torch.from_numpy(repeats.features)) * blend.history
         return UserVectors(vectors, repeats.offsets, repeats.product_index, score.numpy())

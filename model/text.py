@@ -24,6 +24,7 @@ from torch import Tensor
 
 from model.config import DEFAULT_ENCODER, TextConfig
 from model.errors import ModelError
+from model.precision import computes_in_bf16
 
 Progress = Callable[[int], None]
 """Called with the number of texts that were just encoded."""
@@ -52,7 +53,7 @@ class TextEncoder:
         self.config = config
         self.device = device or torch.device("cpu")
         folder = encoder_folder(config.encoder)
-        half = config.precision == "bf16" or (config.precision == "auto" and _computes_in_bf16(self.device))
+        half = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(self.device))
         self.dtype = torch.bfloat16 if half else torch.float32
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -145,20 +146,6 @@ def _batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[np
         batches.append(order[start:stop])
         start = stop
     return batches
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    flags = torch.backends.cpu.get_cpu_capability()
-    return "AMX" in flags or _processor_has("avx512_bf16")
-
-
-def _processor_has(flag: str) -> bool:
-    try:
-        return flag in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
 
 
 def _key(text: str) -> str:

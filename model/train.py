@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from model.errors import ModelError
 from model.loss import batch_loss
 from model.metrics import per_user
 from model.network import RankingNetwork
-from model.popularity import decayed_popularity
+from model.popularity import ProductStatistics, product_statistics
 from model.product_graph import ProductGraph
 from model.ranker import top_k
 from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
@@ -35,6 +36,7 @@ from model.splits import Case, Split
 
 _log = structlog.get_logger(__name__)
 _VALIDATION_BATCH = 256
+_REPEAT_STEP = 5.0
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,14 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = RankingNetwork(model_config, text.shape[1], len(graph), names).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = _optimizer(network, config)
     text_features = torch.from_numpy(text).to(device)  # [N, W]
     identity_index = torch.arange(len(graph), device=device)
     relations = graph.relations_of(names, device)
     validation = _sample(split.validation, config)
     now_ms = int(validation.now_ms.max())
-    popularity = decayed_popularity(split.train, now_ms, model_config.popularity_half_life_days, product_count)
+    half_life = model_config.popularity_half_life_days
+    statistics = product_statistics(split.train, now_ms, half_life, product_count)
     no_text = fit_text_kernel(torch.from_numpy(text[:product_count]), 0)
     steps = count_batches(split.train, config)
     if not steps:
@@ -134,7 +137,7 @@ def train(
                 total += value
                 on_step(step, steps, value)
 
-        ndcg = validation_ndcg(assemble(network, text, graph, popularity, no_text), validation)
+        ndcg = validation_ndcg(assemble(network, text, graph, statistics, no_text), validation)
         record = EpochRecord(epoch, total / steps, ndcg, time.perf_counter() - started)
         progress.records.append(record)
         if ndcg > progress.best_ndcg:
@@ -146,7 +149,7 @@ def train(
 
     network.load_state_dict(progress.best)
     kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)
-    model = assemble(network, text, graph, popularity, kernel)
+    model = assemble(network, text, graph, statistics, kernel)
     blend, _ = fit_blend(model, validation)
     model = model.with_blend(blend)
     return Trained(model, kernel, graph, progress.records, progress.best_epoch, validation_ndcg(model, validation))
@@ -157,7 +160,7 @@ def assemble(
     network: RankingNetwork,
     text: npt.NDArray[np.float32],
     graph: ProductGraph,
-    popularity: npt.NDArray[np.float32],
+    statistics: ProductStatistics,
     kernel: TextKernel,
     identity_index: Tensor | None = None,
 ) -> TrainedModel:
@@ -167,7 +170,7 @@ def assemble(
         network: trained, on any device; it is copied.
         text: `[N, W]` text features of the graph's nodes.
         graph: the graph, which may have other nodes than that of training.
-        popularity: `[P]`.
+        statistics: of the P products.
         kernel: the text component.
         identity_index: `[N]` row of each node's id embedding, -1 without; by default each node has its own.
     """
@@ -182,7 +185,7 @@ def assemble(
     network = network.cpu()
     blend = Blend(popularity=float(network.popularity_weight))
     kernel_features = kernel(features[: graph.product_count])
-    return TrainedModel(network, products, kernel_features, torch.from_numpy(popularity), blend)
+    return TrainedModel(network, products, kernel_features, statistics, blend)
 
 
 def validation_ndcg(model: TrainedModel, case: Case) -> float:
@@ -196,6 +199,15 @@ def validation_ndcg(model: TrainedModel, case: Case) -> float:
         ranked, _ = top_k(scores, 10, seen=seen, candidates=part.candidates)
         values.append(per_user(ranked, part.truth_offsets, part.truth_product_index, (10,))["ndcg@10"])
     return float(np.concatenate(values).mean())
+
+
+def _optimizer(network: RankingNetwork, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW; the small repeat score, of inputs that stand still, takes larger steps than the network."""
+    repeat = [] if network.repeat is None else list(network.repeat.parameters())
+    fast = {id(parameter) for parameter in repeat}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in fast]
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": repeat, "lr": config.learning_rate * _REPEAT_STEP}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _sample(case: Case, config: TrainConfig) -> Case:

@@ -1,4 +1,4 @@
-"""A small shop whose answers are known: two tastes that never mix, each with its own kind of product and its own words."""
+"""A small shop whose answers are known: two tastes that never mix, each with its own products and words."""
 
 import numpy as np
 import pyarrow as pa
