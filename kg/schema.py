@@ -243,3 +243,19 @@ def vector_index(dimensions: int | None = None) -> str:
         f"CREATE VECTOR INDEX {VECTOR_INDEX} IF NOT EXISTS FOR (p:{PRODUCT.label}) ON p.embedding "
         f"OPTIONS {{indexConfig: {{{config}}}}}"
     )
+
+
+def tables_markdown() -> str:
+    """Return the schema as the Markdown tables of docs/graph.md; a test holds the two together."""
+    lines = ["| node | key | properties |", "|---|---|---|"]
+    for node in NODES:
+        others = "; ".join(f"`{each.name}` {each.meaning}" for each in node.properties if each.name not in node.key)
+        key = ", ".join(f"`{name}`" for name in node.key)
+        lines.append(f"| `{node.label}`: {node.meaning} | {key} | {others} |")
+    lines += ["", "| relationship | from, to | properties |", "|---|---|---|"]
+    for each in RELATIONSHIPS:
+        properties = ", ".join(f"`{one.name}`" for one in each.properties)
+        unique = f"; `{each.unique}` is unique" if each.unique else ""
+        lines.append(f"| `{each.type}`: {each.meaning} | {each.start}, {each.end} | {properties}{unique} |")
+    lines += [f"| `{name}`: {meaning} | any, any | a fact |" for name, meaning in WELL_KNOWN_FACTS.items()]
+    return "\n".join(lines) + "\n"
