@@ -76,15 +76,19 @@ class Scorer:
         """The columns of every table."""
         return SCHEMA if self.reasoner is None else SCHEMA_WITH_REASONS
 
-    def table(self, user_ids: Sequence[str]) -> pa.Table:
-        """Return the lists of some users, in their order; an unknown user gets a cold list."""
-        size = max(1, min(_MAX_BLOCK, _BLOCK_BYTES // (4 * len(self.snapshot.products))))
-        blocks = [self._block(user_ids[start : start + size]) for start in range(0, len(user_ids), size)]
+    def table(self, users: range | Sequence[str]) -> pa.Table:
+        """Return the lists of some users, in their order.
+
+        Args:
+            users: rows of the snapshot's users, or ids; an unknown id gets a cold list.
+        """
+        size = max(1, min(_MAX_BLOCK, _BLOCK_BYTES // (4 * max(len(self.snapshot.products), 1))))
+        blocks = [self._block(users[start : start + size]) for start in range(0, len(users), size)]
         return pa.concat_tables(blocks) if blocks else self.schema.empty_table()
 
     @torch.inference_mode()
-    def _block(self, user_ids: Sequence[str]) -> pa.Table:
-        histories = _histories(self.snapshot, user_ids)
+    def _block(self, users: range | Sequence[str]) -> pa.Table:
+        user_ids, histories = _known_of(self.snapshot, users)
         now_ms = np.full(len(user_ids), self.snapshot.as_of_ms, np.int64)
         scores = full_scores(self.model, self.model.encode_users(histories, now_ms)).numpy()
         products, values = top_k(scores, self.k, seen=histories if self.exclude_seen else None)
@@ -114,15 +118,17 @@ class Scorer:
         return pa.array(found, pa.list_(_REASON))
 
 
-def _histories(snapshot: Snapshot, user_ids: Sequence[str]) -> Histories:
-    """Return the users' histories, empty for an unknown one."""
-    index = snapshot.users.indices(user_ids)
+def _known_of(snapshot: Snapshot, users: range | Sequence[str]) -> tuple[Sequence[str], Histories]:
+    """Return users' ids and histories, empty for an unknown one."""
+    if isinstance(users, range):  # needs no table of all ids, which is what keeps memory flat
+        return snapshot.users.array[users.start : users.stop].to_pylist(), snapshot.histories.take(np.asarray(users))
+    index = snapshot.users.indices(users)
     known = index != MISSING
     taken = snapshot.histories.take(index[known])
     lengths = np.zeros(len(index), np.int64)
     lengths[known] = np.diff(taken.offsets)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Histories(offsets, taken.product_index, taken.type, taken.at_ms, taken.value)
+    return users, Histories(offsets, taken.product_index, taken.type, taken.at_ms, taken.value)
 
 
 def _as_struct(reasoner: Reasoner, reason: Reason, user_id: str) -> dict[str, Any]:

@@ -90,18 +90,24 @@ def _publish(
     data = open_snapshot(settings, snapshot, manifest.snapshot_hash)
     model = model_on(loaded, data, settings)
     scorer = Scorer(manifest.model_version, model, data, k, exclude_seen=not manifest.split.get("repeats", False))
-    ids: Sequence[str] = data.users.array.to_pylist() if users is None else read_users(users)
+    asked: range | Sequence[str] = range(len(data.users)) if users is None else read_users(users)
     vectors = model.matrix[:, model.blocks[GRAPH]].numpy()
-    total = len(ids) * min(k, len(data.products)) + len(data.products)
+    total = len(asked) * min(k, len(data.products)) + len(data.products)
     with (
         Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
         console.meter("publishing", total) as meter,
     ):
         return publish(
-            graph, manifest.model_version, data.products.array, vectors, _lists(scorer, ids), keep=keep, progress=meter
+            graph,
+            manifest.model_version,
+            data.products.array,
+            vectors,
+            _lists(scorer, asked),
+            keep=keep,
+            progress=meter,
         )
 
 
-def _lists(scorer: "Scorer", ids: Sequence[str]) -> Iterator["pa.Table"]:
-    for start in range(0, len(ids), _USERS_AT_ONCE):
-        yield scorer.table(ids[start : start + _USERS_AT_ONCE])
+def _lists(scorer: "Scorer", users: range | Sequence[str]) -> Iterator["pa.Table"]:
+    for start in range(0, len(users), _USERS_AT_ONCE):
+        yield scorer.table(users[start : start + _USERS_AT_ONCE])

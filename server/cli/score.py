@@ -1,15 +1,17 @@
 """`kgrank score`: the best products of all users, or of a list, to Parquet."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PART_ROWS = 400_000
 _PART_ROWS_WITH_REASONS = 20_000
@@ -87,13 +89,12 @@ def score_users(
     if one_file and out.exists():
         raise ConfigError(f"{out} exists already", "Choose another file with --out, or remove it.")
     folder = out.with_name(f"{out.name}.parts") if one_file else out
-    ids: Sequence[str] | None = listed
 
-    def user_ids(part: range) -> Sequence[str]:
-        return data.users.array[part.start : part.stop].to_pylist() if ids is None else ids[part.start : part.stop]
+    def make(part: range) -> "pa.Table":
+        return scorer.table(part if listed is None else listed[part.start : part.stop])
 
     with console.meter("scoring", job.items) as meter:
-        found = write_parts(folder, job, lambda part: scorer.table(user_ids(part)), meter.advance)
+        found = write_parts(folder, job, make, meter.advance)
     if one_file:
         merge(folder, job, out)
     if json:
