@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +57,26 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
-    requests = home / "requests.json"
-    drawn = np.random.default_rng(11).integers(options.users, size=ASKED_USERS)
-    asked = [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
-    requests.write_text(json.dumps(asked))
+    # Other users in every load: the server keeps a user's vector for a minute, and must not live on that.
+    asked = (_requests(home, options, seed) for seed in range(1000))
     with _ours(home) as (target, process):
         with Client(target, timeout_s=60) as client:
             recall = _recall(client, home, options)
-            reply = client.recommend(f"user-{drawn[0]:07}", k=options.results).SerializeToString()
+            reply = client.recommend("user-0000001", k=options.results).SerializeToString()
         payload = home / "reply.bin"
         payload.write_bytes(reply)
         with _echo(payload) as (echo, echo_process):
             rates: dict[str, list[float]] = {"ours": [], "echo": []}
             cpu_us: dict[str, list[float]] = {"ours": [], "echo": []}
-            for _ in range(options.rounds):
+            for requests in islice(asked, options.rounds):
                 for name, address, running in (("echo", echo, echo_process), ("ours", target, process)):
                     before = _cpu_s(running)
                     loaded = _load(options, address, requests)
                     rates[name].append(loaded["rps"])
                     cpu_us[name].append((_cpu_s(running) - before) / loaded["calls"] * 1e6)
             ours, prebuilt = statistics.median(rates["ours"]), statistics.median(rates["echo"])
-            half = _load(options, target, requests, rate=int(ours / 2))
-            half_echo = _load(options, echo, requests, rate=int(ours / 2))
+            half = _load(options, target, next(asked), rate=int(ours / 2))
+            half_echo = _load(options, echo, next(asked), rate=int(ours / 2))
         resident = psutil.Process(process.pid).memory_info().rss
     return {
         "benchmark": "recommend",
@@ -97,10 +96,18 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "reply_bytes": len(reply),
         "callers": CALLERS,
         "connections": CONNECTIONS,
-        "users_asked": ASKED_USERS,
+        "users_asked_per_load": ASKED_USERS,
         "versions": {name: version(name) for name in ("grpcio", "protobuf", "torch", "numpy")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with the load generator",
     }
+
+
+def _requests(home: Path, options: argparse.Namespace, seed: int) -> Path:
+    """Write the requests of one load: users drawn evenly, the worst case for whatever is kept of them."""
+    path = home / f"requests-{seed}.json"
+    drawn = np.random.default_rng(seed).integers(options.users, size=ASKED_USERS)
+    path.write_text(json.dumps([{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]))
+    return path
 
 
 def _load(options: argparse.Namespace, target: str, requests: Path, rate: int = 0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from model.artifact import save_artifact
 from model.config import ModelConfig, TrainConfig
 from model.graph import symmetric_relation
 from model.network import RankingNetwork
-from model.popularity import decayed_popularity
+from model.popularity import product_statistics
 from model.product_graph import ProductGraph
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split, SplitConfig
@@ -76,13 +76,13 @@ def _artifact(
     relation = symmetric_relation(nothing, nothing, len(keys))
     torch.manual_seed(7)
     network = RankingNetwork(config, max(text, 8), len(keys), ["HAS_BRAND"])
-    popularity = decayed_popularity(snapshot.histories, snapshot.as_of_ms, 28, len(keys))
+    statistics = product_statistics(snapshot.histories, snapshot.as_of_ms, 28, len(keys))
     kernel = TextKernel(torch.zeros(max(text, 8)), torch.eye(max(text, 8))[:, :text].contiguous())
     model = TrainedModel(
         network,
         _vectors(generator, category, brand, graph, decay=0.3),
         _vectors(generator, category, brand, text, decay=0.7),
-        torch.from_numpy(popularity),
+        statistics,
         Blend(graph=1.0, text=1.5, history=1.0, popularity=0.3),
     )
     product_graph = ProductGraph(len(keys), keys, [""] * len(keys), {"HAS_BRAND": relation})

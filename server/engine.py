@@ -23,7 +23,7 @@ from server.users import UserEncoder, sampled_users, take
 FEW_EVENTS = 5
 """With fewer stored interactions than this, the answer says so."""
 
-_SAMPLED_USERS = 384
+_SAMPLED_USERS = 256
 _WARM_UP = (1, 4, 16)
 _VIEW = CODES[InteractionType.VIEW]
 
