@@ -93,8 +93,8 @@ def _merge(node: schema.Node) -> str:
 def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
     """Return the Cypher text that links nodes by key, as the products or users table says."""
     return (
-        f"UNWIND $rows AS row MATCH (a:{start.label} {{{start.key[0]}: row[0]}}) "
-        f"MATCH (b:{end.label} {{{end.key[0]}: row[1]}}) MERGE (a)-[:{relationship.type} {{from_catalogue: true}}]->(b)"
+        f"UNWIND $rows AS row MATCH {_pattern('a', start.label, 0)} MATCH {_pattern('b', end.label, 1)} "
+        f"MERGE (a)-[:{relationship.type} {{from_catalogue: true}}]->(b)"
     )
 
 
@@ -228,16 +228,22 @@ def _load_users(loader: _Loader, users: pa.Table) -> None:
 _EVENT_COLUMNS = ["user_id", "product_id", "event_id", "at_ms", "value", "position"]
 
 
+def _known_event(type_: str) -> str:
+    """Return the Cypher text that finds the event `row[2]`.
+
+    The hint matters: planned while the type has few relationships, it would scan them all for each row, and the plan is
+    kept while they grow.
+    """
+    return f"MATCH ()-[old:{type_} {{event_id: row[2]}}]->() USING INDEX SEEK old:{type_}(event_id)"
+
+
 def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
     """Return the Cypher text that creates events; unless the type is fresh, those that are there are left out."""
     return (
         "UNWIND $rows AS row "
-        + (
-            ""
-            if fresh
-            else f"OPTIONAL MATCH ()-[old:{relationship.type} {{event_id: row[2]}}]->() WITH row WHERE old IS NULL "
-        )
-        + "MATCH (u:User {id: row[0]}) MATCH (p:Product {id: row[1]}) "
+        + ("" if fresh else f"OPTIONAL {_known_event(relationship.type)} WITH row WHERE old IS NULL ")
+        + "MATCH (u:User {id: row[0]}) USING INDEX SEEK u:User(id) "
+        "MATCH (p:Product {id: row[1]}) USING INDEX SEEK p:Product(id) "
         f"CREATE (u)-[:{relationship.type} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p)"
     )
 
@@ -323,7 +329,8 @@ def _state(relation: str, start: str, end: str) -> str:
 def _pattern(name: str, label: str, place: int) -> str:
     node = next(node for node in schema.NODES if node.label == label)
     kind = f", kind: row[{place + 2}]" if node is schema.ENTITY else ""
-    return f"({name}:{label} {{{node.key[0]}: row[{place}]{kind}}})"
+    seek = f"USING INDEX SEEK {name}:{label}({', '.join(node.key)})"
+    return f"({name}:{label} {{{node.key[0]}: row[{place}]{kind}}}) {seek}"
 
 
 def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: int) -> int:
@@ -351,7 +358,7 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
         type_ = schema.RELATIONSHIP_OF[InteractionType(kind)].type
         text += (
             f"CALL (j) {{ UNWIND $rows{place} AS row MATCH (p:Product {{id: row[1]}}) "
-            f"OPTIONAL MATCH ()-[old:{type_} {{event_id: row[2]}}]->() WITH row, p WHERE old IS NULL "
+            f"USING INDEX SEEK p:Product(id) OPTIONAL {_known_event(type_)} WITH row, p WHERE old IS NULL "
             "MERGE (u:User {id: row[0]}) "
             f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
         )
