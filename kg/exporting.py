@@ -43,13 +43,23 @@ def row_count(graph: "Graph") -> int:
     return nodes + sum(int(graph.read(f"MATCH ()-[r:{type_}]->() RETURN count(r)")[0][0]) for type_ in types)
 
 
-def _ids(graph: "Graph", node: schema.Node) -> list[str]:
-    return sorted(row[0] for row in graph.read(f"MATCH (n:{node.label}) RETURN n.{node.key[0]}"))
+def _keys(graph: "Graph", node: schema.Node) -> list[list[str]]:
+    """Return the key of every node of a label, sorted."""
+    return sorted(graph.read(f"MATCH (n:{node.label}) RETURN {', '.join(f'n.{name}' for name in node.key)}"))
 
 
-def _blocks(ids: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
+def _by_key(name: str, node: schema.Node) -> tuple[str, str]:
+    """Return the Cypher pattern of a node whose key is the list `key`, and the hint to seek it in its index.
+
+    The hint matters: a plan made while the graph was small would scan all nodes for each key.
+    """
+    properties = ", ".join(f"{part}: key[{place}]" for place, part in enumerate(node.key))
+    return f"({name}:{node.label} {{{properties}}})", f"USING INDEX SEEK {name}:{node.label}({', '.join(node.key)})"
+
+
+def _blocks(keys: list[list[str]], size: int) -> Iterator[list[list[str]]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
 
 
 def _products(graph: "Graph", progress: Progress) -> pa.Table:
@@ -66,13 +76,11 @@ def _nodes(
 ) -> pa.Table:
     """Read the nodes that a table declared; a node that only events or facts named has no attribute lists."""
     values = ", ".join(f"n.{name}" for name in columns)
-    cypher = (
-        f"UNWIND $ids AS id MATCH (n:{node.label} {{id: id}}) WHERE n.attribute_keys IS NOT NULL "
-        f"RETURN collect([{values}])"
-    )
+    pattern, hint = _by_key("n", node)
+    cypher = f"UNWIND $keys AS key MATCH {pattern} {hint} WHERE n.attribute_keys IS NOT NULL RETURN collect([{values}])"
     pieces = [table_schema.empty_table()]
-    for block in _blocks(_ids(graph, node), _NODES_AT_ONCE):
-        rows = graph.read(cypher, ids=block)[0][0]
+    for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
+        rows = graph.read(cypher, keys=block)[0][0]
         plain = [row[:-2] for row in rows]
         arrays = (
             [
@@ -95,22 +103,23 @@ def _nodes(
 def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: Progress = SILENT) -> pa.Table:
     """Return the interactions, by type and user; leave out those later than `as_of_ms`."""
     pieces = [INTERACTIONS.empty_table()]
-    users = _ids(graph, schema.USER)
+    users = _keys(graph, schema.USER)
+    pattern, hint = _by_key("u", schema.USER)
     for relationship in schema.INTERACTIONS:
         total = int(graph.read(f"MATCH ()-[r:{relationship.type}]->() RETURN count(r)")[0][0])
         if not total:
             continue
         until = "" if as_of_ms is None else "WHERE r.at <= $as_of "
         cypher = (
-            f"UNWIND $ids AS id MATCH (u:User {{id: id}})-[r:{relationship.type}]->(p:Product) {until}"
+            f"UNWIND $keys AS key MATCH {pattern}-[r:{relationship.type}]->(p:Product) {hint} {until}"
             # collect() leaves nulls out: NaN stands for an absent value on the way
-            "RETURN collect(id), collect(p.id), collect(r.at), collect(coalesce(r.value, $nan)), "
+            "RETURN collect(key[0]), collect(p.id), collect(r.at), collect(coalesce(r.value, $nan)), "
             "collect(r.position), collect(r.event_id)"
         )
         size = max(1, min(_NODES_AT_ONCE, _ROWS_AT_ONCE * len(users) // total))
         for block in _blocks(users, size):
             user, product, at_ms, value, position, event_id = graph.read(
-                cypher, ids=block, as_of=as_of_ms, nan=float("nan")
+                cypher, keys=block, as_of=as_of_ms, nan=float("nan")
             )[0]
             kind = pa.repeat(pa.scalar(str(relationship.interaction), pa.string()), len(user))
             values = pa.array(value, pa.float32(), from_pandas=True)
@@ -151,15 +160,15 @@ def _facts(graph: "Graph", progress: Progress) -> pa.Table:
         return pieces[0]
     types = "|".join(schema.relation_name(name) for name in relations)
     for node in (*schema.NODE_OF_KIND.values(), schema.ENTITY):
+        pattern, hint = _by_key("h", node)
         cypher = (
-            f"UNWIND $ids AS id MATCH (h:{node.label} {{{node.key[0]}: id}})-[r:{types}]->(t) "
+            f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]->(t) {hint} "
             "WHERE coalesce(r.from_catalogue, false) = false "
-            f"RETURN collect(id), collect(type(r)), collect({_id_of('t')}), "
+            f"RETURN collect(key[0]), collect(type(r)), collect({_id_of('t')}), "
             f"collect({_kind_of('h')}), collect({_kind_of('t')})"
         )
-        ids = sorted(set(_ids(graph, node)))
-        for block in _blocks(ids, _NODES_AT_ONCE):
-            columns = graph.read(cypher, ids=block)[0]
+        for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
+            columns = graph.read(cypher, keys=block)[0]
             pieces.append(pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=FACTS))
             progress.advance(len(columns[0]), "facts")
     return pa.concat_tables(pieces).combine_chunks()

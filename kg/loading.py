@@ -101,8 +101,8 @@ def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Nod
 def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
     """Return the Cypher text that removes the links a table does not name any more; a row is a key and its targets."""
     return (
-        f"UNWIND $rows AS row MATCH (a:{start.label} {{{start.key[0]}: row[0]}})"
-        f"-[old:{relationship.type} {{from_catalogue: true}}]->(b:{end.label}) "
+        f"UNWIND $rows AS row MATCH {_pattern('a', start.label, 0)} "
+        f"MATCH (a)-[old:{relationship.type} {{from_catalogue: true}}]->(b:{end.label}) "
         f"WHERE NOT b.{end.key[0]} IN row[1] DELETE old"
     )
 
