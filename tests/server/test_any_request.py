@@ -32,7 +32,7 @@ contexts = st.none() | st.builds(
 events = st.builds(
     event_service_pb2.Event,
     event_id=ids,
-    user_id=st.just("fuzzed") | ids,
+    user_id=ids.filter(lambda user: not user.startswith("user-")),  # other tests count on the shop's own users
     product_id=products,
     type=types,
     at=st.none() | moments,
