@@ -95,7 +95,9 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(1.0, gt=0, le=1000, description="largest norm of the gradient")
     validation_users: int = Field(20_000, ge=1, description="users that validation looks at, at most")
     seed: int = Field(7, ge=0, le=2**31 - 1, description="seed of all that is random")
-    threads: int = Field(0, ge=0, le=1024, description="processor threads; 0 leaves the choice to torch")
+    threads: int = Field(
+        0, ge=0, le=1024, description="processor threads; 0: one for a small graph, else torch's choice"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes CUDA when there is one"
     )

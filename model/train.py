@@ -37,6 +37,7 @@ from model.splits import Case, Split
 _log = structlog.get_logger(__name__)
 _VALIDATION_BATCH = 256
 _REPEAT_STEP = 5.0
+_SMALL_GRAPH = 2_000  # nodes; below, threads wait for each other longer than they work
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def train(
     Raises:
         ModelError: nothing to train on, a loss that is not finite, or a damaged checkpoint.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or (1 if len(graph) < _SMALL_GRAPH else torch.get_num_threads()))
     device = _device(config)
     product_count = graph.product_count
     names = list(graph.relations)
