@@ -38,8 +38,8 @@ format: $(READY) ## put the code into the house's format
 bench: $(READY) ## every benchmark: one JSON line each, ours and a peer in the same run
 	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
 
-serve: $(READY) ## the gRPC server on what was loaded and trained last
-	@$(BIN)/kgrank serve
+serve: $(READY) ## the gRPC server on what the demo made (KGRANK_HOME names another home)
+	@KGRANK_HOME="$${KGRANK_HOME:-.kgrank-demo}" $(BIN)/kgrank serve
 
 proto: $(READY) ## generate the stubs from the .proto files
 	$(BIN)/python proto/generate.py

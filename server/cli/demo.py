@@ -55,7 +55,7 @@ def demo(
     began = time.monotonic()
     home.mkdir(parents=True, exist_ok=True)
     config = home / "demo.toml"
-    config.write_text(_settings(full), encoding="utf-8")
+    config.write_bytes(files("server.cli").joinpath("demo.toml").read_bytes())
     environment = os.environ | {"KGRANK_HOME": str(home), "KGRANK_CONFIG": str(config)}
     environment.pop("KGRANK_SERVE__PORT", None)
     runner = _Runner(home, environment)
@@ -83,10 +83,6 @@ def demo(
         "  kgrank serve                   # and in another terminal: kgrank recommend USER\n"
         "  kgrank graph shell             # Cypher"
     )
-
-
-def _settings(full: bool) -> str:
-    return files("server.cli").joinpath("demo_full.toml" if full else "demo.toml").read_text(encoding="utf-8")
 
 
 def _command(arguments: tuple[str, ...]) -> list[str]:
