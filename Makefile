@@ -30,6 +30,7 @@ lint: $(READY) ## format, lint, types, import rules, contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/released.binpb
 
 format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff format .
