@@ -73,7 +73,7 @@ def f1(hit: Bools, truth_size: npt.NDArray[np.integer], k: int) -> Floats:
 
 def hit_rate(hit: Bools, truth_size: npt.NDArray[np.integer], k: int) -> Floats:
     """Return 1 for each user with a hit in the first k `[B]`."""
-    return hit[:, :k].any(axis=1).astype(np.float64)
+    return (_found(hit, k) > 0).astype(np.float64)
 
 
 def ndcg(hit: Bools, truth_size: npt.NDArray[np.integer], k: int) -> Floats:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from kgrank.client import Client
 from kgrank.errors import ServerUnavailableError
 
