@@ -90,9 +90,11 @@ def batch_loss(
     if batch.popularity is not None:
         bias = network.popularity_weight * batch.popularity
     gains, rows = products.new_zeros(0), batch.question_step.new_zeros(0)
+    order: Tensor | None = None
     places = (rows, rows)
     if batch.repeats is not None and network.repeat is not None:
-        gains = network.repeat(torch.from_numpy(batch.repeats.features).to(products.device))
+        order = network.repeat.order(torch.from_numpy(batch.repeats.features).to(products.device))
+        gains = network.repeat.place(order.detach())
         places = (
             torch.from_numpy(batch.repeats.users()).to(products.device),
             torch.from_numpy(batch.repeats.product_index).long().to(products.device),
@@ -102,4 +104,24 @@ def batch_loss(
     half = computes_in_bf16(products.device)
     given = (asked.float(), products.float(), bias, gains.float())
     loss: Tensor = CatalogueSoftmax.apply(*given, places, targets, scale, half)
-    return loss
+    return loss if order is None else loss + own_history_loss(order, places, batch)
+
+
+def own_history_loss(order: Tensor, places: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+    """Return the softmax loss of each user's own earlier products against those of them that come next.
+
+    Args:
+        order: `[R]` what the repeat network says of each pair of user and earlier product.
+        places: the user's row and the product of each pair, `[R]` each, ascending by user, then product.
+        batch: the questions, one per user.
+    """
+    user, product = places
+    questions, width = len(batch.question_step), int(product.max()) + 1 if len(product) else 1
+    known = batch.target_product < width
+    asked = batch.target_question[known] * width + batch.target_product[known]
+    right = torch.isin(user * width + product, asked).float()
+    rights = right.new_zeros(questions).index_add(0, user, right)
+    highest = order.new_full((questions,), -torch.inf).scatter_reduce(0, user, order.detach(), "amax")
+    total = order.new_zeros(questions).index_add(0, user, (order - highest[user]).exp())
+    log_share = order - highest[user] - total.log()[user]
+    return -(log_share * right / rights[user].clamp(min=1)).sum() / (rights > 0).sum().clamp(min=1)

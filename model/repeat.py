@@ -4,7 +4,10 @@ Of every product p that user u has had, f(u, p) has, from the moment of ranking:
 half-lives; the count itself; days since the first and the last; days between, and how near the next is by that; how
 active the user was lately; how popular the product is and how often others come back to it.
 
-    repeat(u, p) = MLP(f(u, p))
+    repeat(u, p) = a·MLP(f(u, p)) + b
+
+The MLP learns which of their own products users have again (`model.loss.own_history_loss`), undisturbed by the rest of
+the score; a and b place those products among the whole catalogue.
 
 The decayed counts are what personal-frequency baselines rank by (TIFU-KNN, Hu et al. 2020, arXiv:2006.00556); the gap
 features let the score rise when a product is about to run out (Bhagat et al. 2018, "Buy It Again"). It is exact and
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -93,9 +97,19 @@ class RepeatScore(nn.Module):
         self.first = nn.Linear(features, hidden)
         self.second = nn.Linear(hidden, hidden // 2)
         self.out = nn.Linear(hidden // 2, 1, bias=False)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.offset = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `[R]` for `features [R, F]`."""
+        """Return the scores `[R]` for `features [R, F]`."""
+        return self.place(self.order(features))
+
+    def place(self, order: Tensor) -> Tensor:
+        """Return the scores `[R]` for what `order` returned."""
+        return self.scale * order + self.offset
+
+    def order(self, features: Tensor) -> Tensor:
+        """Return `[R]`: among one user's products, the higher is the likelier next."""
         hidden = F.gelu(self.second(F.gelu(self.first(features))))
         score: Tensor = self.linear(features) + self.out(hidden)
         return score.squeeze(-1)
