@@ -230,8 +230,11 @@ def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
     message, code = str(error.message or ""), str(error.code or "")
     if "AccessMode" in code or "Writing in read access mode" in message:
         return GraphError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
-    if "No space left" in message or "File too large" in message or "database is in a failed state" in message.lower():
-        return GraphError(f"the disk of the graph at {place} is full", "Free some space, restart it, and try again.")
+    if "TransactionLogError" in code or "No space left" in message or "critical error" in message:
+        return GraphError(
+            f"the graph at {place} can't write: its disk is full or failing",
+            "Free some space, then restart it (kgrank graph stop, kgrank graph start); what was committed is kept.",
+        )
     if "DatabaseNotFound" in code:
         return GraphError(f"the server at {place} has no such database", "Check KGRANK_NEO4J_DATABASE.")
     return GraphError(f"the graph refused a query: {message}", f"({code})")

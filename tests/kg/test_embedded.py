@@ -118,6 +118,17 @@ def test_a_jar_that_was_changed_is_not_used(tmp_path: Path, neo4j_jars: list[Pat
     assert not done.stdout.startswith("used")
 
 
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        with pytest.raises(GraphError, match=r"disk of .* is full"), embedded(tmp_path / "graph", GRAPH_SETTINGS):
+            pass
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_the_lock_names_no_host() -> None:
     assert "://" not in LOCK_FILE.read_text()
 
