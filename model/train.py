@@ -137,7 +137,10 @@ def train(
                 total += value
                 on_step(step, steps, value)
 
-        ndcg = validation_ndcg(assemble(network, text, graph, statistics, no_text), validation)
+        model = assemble(network, text, graph, statistics, no_text)
+        if network.repeat is not None:  # how much repeats weigh decides what an epoch is worth
+            model = model.with_blend(fit_blend(model, validation)[0])
+        ndcg = validation_ndcg(model, validation)
         record = EpochRecord(epoch, total / steps, ndcg, time.perf_counter() - started)
         progress.records.append(record)
         if ndcg > progress.best_ndcg:
