@@ -21,7 +21,10 @@ from rich.text import Text
 
 from kg.errors import KgrankError
 
-out = Console(highlight=False, soft_wrap=True)
+_PLAIN_WIDTH = 160
+"""Columns of a table where stdout is a file or a pipe."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
