@@ -225,10 +225,10 @@ def _load_users(loader: _Loader, users: pa.Table) -> None:
         loader.progress.advance(len(rows), "users")
 
 
-_EVENT_COLUMNS = ["user_id", "product_id", "event_id", "at_ms", "value", "position"]
+EVENT_COLUMNS = ["user_id", "product_id", "event_id", "at_ms", "value", "position"]
 
 
-def _known_event(type_: str) -> str:
+def known_event(type_: str) -> str:
     """Return the Cypher text that finds the event `row[2]`.
 
     The hint matters: planned while the type has few relationships, it would scan them all for each row, and the plan is
@@ -241,7 +241,7 @@ def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
     """Return the Cypher text that creates events; unless the type is fresh, those that are there are left out."""
     return (
         "UNWIND $rows AS row "
-        + ("" if fresh else f"OPTIONAL {_known_event(relationship.type)} WITH row WHERE old IS NULL ")
+        + ("" if fresh else f"OPTIONAL {known_event(relationship.type)} WITH row WHERE old IS NULL ")
         + "MATCH (u:User {id: row[0]}) USING INDEX SEEK u:User(id) "
         "MATCH (p:Product {id: row[1]}) USING INDEX SEEK p:Product(id) "
         f"CREATE (u)-[:{relationship.type} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p)"
@@ -261,13 +261,14 @@ def _load_interactions(loader: _Loader, interactions: pa.Table) -> int:
             continue
         relationship = schema.RELATIONSHIP_OF[kind]
         cypher = _create_events(relationship, fresh=loader.is_empty(f"()-[x:{relationship.type}]->()"))
-        for batch in batches(events.select(_EVENT_COLUMNS)):
-            loader.write(cypher, _rows(batch))
+        for batch in batches(events.select(EVENT_COLUMNS)):
+            loader.write(cypher, lists_of_rows(batch))
             loader.progress.advance(len(batch), relationship.type)
     return unknown
 
 
-def _rows(table: pa.Table) -> list[list[Any]]:
+def lists_of_rows(table: pa.Table) -> list[list[Any]]:
+    """Return the rows of a table, each a list in column order."""
     return [list(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
@@ -288,7 +289,7 @@ def _load_facts(loader: _Loader, facts: pa.Table) -> None:
         )
         for batch in batches(of_relation):
             groups: dict[tuple[str, str], list[list[str]]] = {}
-            for row in _rows(batch):
+            for row in lists_of_rows(batch):
                 ends = _end(row[2], row[0], catalogue).label, _end(row[3], row[1], catalogue).label
                 groups.setdefault(ends, []).append(row)
             for (start, end), rows in groups.items():
@@ -301,7 +302,7 @@ def _merge_ends(loader: _Loader, facts: pa.Table, catalogue: set[str]) -> None:
     ends: dict[str, set[tuple[str, str]]] = {}
     for side in ("head", "tail"):
         pairs = facts.select([side, f"{side}_kind"]).group_by([side, f"{side}_kind"]).aggregate([])
-        for end, kind in _rows(pairs):
+        for end, kind in lists_of_rows(pairs):
             ends.setdefault(_end(kind, end, catalogue).label, set()).add((end, kind))
     for label, found in sorted(ends.items()):
         ids = [end for end, _ in sorted(found)]
@@ -331,42 +332,3 @@ def _pattern(name: str, label: str, place: int) -> str:
     kind = f", kind: row[{place + 2}]" if node is schema.ENTITY else ""
     seek = f"USING INDEX SEEK {name}:{label}({', '.join(node.key)})"
     return f"({name}:{label} {{{node.key[0]}: row[{place}]{kind}}}) {seek}"
-
-
-def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: int) -> int:
-    """Add a journal's events and remember its offset, in one transaction: applied once, not twice.
-
-    Args:
-        graph: an open graph.
-        interactions: events, `kg.tables.INTERACTIONS`; users that are new are made, events on products that are not
-            in the catalogue are left out.
-        journal: the journal's name.
-        offset: the offset after the last of these events; an offset that the graph has passed already changes nothing.
-
-    Returns:
-        How many events were new.
-    """
-    kinds = sorted(pc.unique(interactions["type"]).to_pylist())
-    text = (
-        "MERGE (j:Journal {name: $journal}) WITH j WHERE coalesce(j.offset, -1) < $offset "
-        "SET j.offset = $offset WITH j "
-    )
-    parameters: dict[str, Any] = {"journal": journal, "offset": offset}
-    for place, kind in enumerate(kinds):
-        events = interactions.filter(pc.equal(interactions["type"], kind)).select(_EVENT_COLUMNS)
-        parameters[f"rows{place}"] = list({row[2]: row for row in _rows(events)}.values())
-        type_ = schema.RELATIONSHIP_OF[InteractionType(kind)].type
-        text += (
-            f"CALL (j) {{ UNWIND $rows{place} AS row MATCH (p:Product {{id: row[1]}}) "
-            f"USING INDEX SEEK p:Product(id) OPTIONAL {_known_event(type_)} WITH row, p WHERE old IS NULL "
-            "MERGE (u:User {id: row[0]}) "
-            f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
-        )
-    result = graph.write(text, **parameters)
-    return result.changes.get("relationships_created", 0)
-
-
-def journal_offset(graph: "Graph", journal: str) -> int:
-    """Return the offset that the graph remembers for a journal, 0 if it has none."""
-    rows = graph.read("MATCH (j:Journal {name: $journal}) RETURN j.offset", journal=journal)
-    return int(rows[0][0]) if rows else 0

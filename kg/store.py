@@ -11,11 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from kg.appending import append_events, journal_offset
 from kg.config import GraphSettings
 from kg.embedded import embedded
 from kg.errors import GraphAuthError, GraphError, GraphUnavailableError, MissingExtraError
 from kg.exporting import export
-from kg.loading import LoadReport, append_events, journal_offset, load
+from kg.loading import LoadReport, load
 from kg.progress import SILENT, Progress
 from kg.schema import constraints
 from kg.tables import Tables

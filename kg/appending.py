@@ -1,0 +1,52 @@
+"""A server's journal into the graph: events and the journal's offset in one transaction, so each event once."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg import schema
+from kg.loading import EVENT_COLUMNS, known_event, lists_of_rows
+from kg.tables import InteractionType
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+
+def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: int) -> int:
+    """Add a journal's events and remember its offset, in one transaction: applied once, not twice.
+
+    Args:
+        graph: an open graph.
+        interactions: events, `kg.tables.INTERACTIONS`; users that are new are made, events on products that are not
+            in the catalogue are left out.
+        journal: the journal's name.
+        offset: the offset after the last of these events; an offset that the graph has passed already changes nothing.
+
+    Returns:
+        How many events were new.
+    """
+    kinds = sorted(pc.unique(interactions["type"]).to_pylist())
+    text = (
+        "MERGE (j:Journal {name: $journal}) WITH j WHERE coalesce(j.offset, -1) < $offset "
+        "SET j.offset = $offset WITH j "
+    )
+    parameters: dict[str, Any] = {"journal": journal, "offset": offset}
+    for place, kind in enumerate(kinds):
+        events = interactions.filter(pc.equal(interactions["type"], kind)).select(EVENT_COLUMNS)
+        parameters[f"rows{place}"] = list({row[2]: row for row in lists_of_rows(events)}.values())
+        type_ = schema.RELATIONSHIP_OF[InteractionType(kind)].type
+        text += (
+            f"CALL (j) {{ UNWIND $rows{place} AS row MATCH (p:Product {{id: row[1]}}) "
+            f"USING INDEX SEEK p:Product(id) OPTIONAL {known_event(type_)} WITH row, p WHERE old IS NULL "
+            "MERGE (u:User {id: row[0]}) "
+            f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
+        )
+    result = graph.write(text, **parameters)
+    return result.changes.get("relationships_created", 0)
+
+
+def journal_offset(graph: "Graph", journal: str) -> int:
+    """Return the offset that the graph remembers for a journal, 0 if it has none."""
+    rows = graph.read("MATCH (j:Journal {name: $journal}) RETURN j.offset", journal=journal)
+    return int(rows[0][0]) if rows else 0

@@ -1,0 +1,76 @@
+"""`kgrank graph` and `kgrank snapshot` as a user types them, against the real Neo4j."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kg.errors import ConfigError
+from kg.store import Graph
+from server.cli.snapshot import parse_moment_ms
+from tests.kg.small_tables import SMALL
+
+pytestmark = pytest.mark.neo4j
+
+
+def kgrank(home: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server.main", *arguments],
+        env={"KGRANK_HOME": str(home), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},
+        input=typed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_shell_reads_from_an_argument_or_from_standard_input(graph: Graph, graph_home: Path) -> None:
+    graph.load(SMALL)
+    done = kgrank(graph_home, "graph", "shell", "MATCH (u:User) RETURN u.id AS id ORDER BY id LIMIT 1", "--json")
+    assert json.loads(done.stdout)["rows"] == [["ann"]]
+    done = kgrank(graph_home, "graph", "shell", "--json", typed="RETURN 1 AS a;\nRETURN\n 2 AS b;\nRETURN 3 AS c")
+    assert [json.loads(line)["rows"] for line in done.stdout.splitlines()] == [[[1]], [[2]], [[3]]]
+
+
+def test_the_shell_writes_only_when_told_to(graph: Graph, graph_home: Path) -> None:
+    done = kgrank(graph_home, "graph", "shell", "CREATE (:User {id: 'x'})")
+    assert done.returncode == 1
+    assert "--write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert graph.read("MATCH (u:User) RETURN count(u)") == [[0]]
+    assert kgrank(graph_home, "graph", "shell", "--write", "CREATE (:User {id: 'x'})").returncode == 0
+    assert graph.read("MATCH (u:User) RETURN u.id") == [["x"]]
+
+
+def test_a_snapshot_of_an_unchanged_graph_is_the_same_snapshot(graph: Graph, graph_home: Path) -> None:
+    graph.load(SMALL)
+    first, second = (json.loads(kgrank(graph_home, "snapshot", "--json").stdout) for _ in range(2))
+    assert (first["new"], second["new"]) == (True, False)
+    assert first["content_hash"] == second["content_hash"]
+    assert (graph_home / "snapshots" / "LATEST").read_text().strip() == first["name"]
+    graph.write("MATCH (p:Product {id: 'cup'}) SET p.title = 'Mug'")
+    assert json.loads(kgrank(graph_home, "snapshot", "--json").stdout)["new"] is True
+
+
+def test_the_status_counts_what_the_graph_holds(graph: Graph, graph_home: Path) -> None:
+    graph.load(SMALL)
+    facts = json.loads(kgrank(graph_home, "graph", "status", "--json").stdout)
+    assert facts["nodes"]["Product"] == 3
+    assert facts["relationships"]["PURCHASED"] == 2
+
+
+def test_a_graph_that_does_not_run_is_said_so(tmp_path: Path) -> None:
+    done = kgrank(tmp_path, "graph", "status")
+    assert done.returncode == 1
+    assert "no graph runs" in done.stderr
+    assert not (tmp_path / "graph").exists()
+
+
+def test_a_moment_is_a_whole_day_or_a_time() -> None:
+    assert parse_moment_ms("1970-01-01") == 86_400_000 - 1
+    assert parse_moment_ms("1970-01-01T00:00:01") == 1_000
+    assert parse_moment_ms("1970-01-01T01:00:01+01:00") == 1_000
+    with pytest.raises(ConfigError, match="not a date"):
+        parse_moment_ms("yesterday")
