@@ -19,8 +19,9 @@ from model.splits import Case
 
 GRID: dict[str, tuple[float, ...]] = {
     TEXT: (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0),
-    POPULARITY: (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
-    HISTORY: (0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0),
+    # Never 0: popularity is all that speaks for a product when nothing is known of the user.
+    POPULARITY: (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
+    HISTORY: (0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0),
 }
 _SHORTLIST = 200
 _BATCH = 256
@@ -34,20 +35,33 @@ class _Shortlists:
     parts: dict[str, npt.NDArray[np.float32]]
 
 
-def fit_blend(model: TrainedModel, case: Case) -> tuple[Blend, float]:
-    """Return the best weights, and the NDCG@10 they give on the case's users over their shortlists."""
-    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1)), model.blend, case)
-    best, best_value = model.blend, _ndcg(shortlists, model.blend, case)
-    for _ in range(2):
-        for name, grid in GRID.items():
+def fit_blend(model: TrainedModel, case: Case) -> Blend:
+    """Return the best weights.
+
+    Where products are had again, nearly all of a good list is repeats, and they leave the other weights to chance: so
+    text and popularity are fitted on what is new to the user, and then the repeats against them on everything.
+    """
+    if model.network.repeat is None:
+        return _fit(model, model.blend, case, (TEXT, POPULARITY))
+    new = case.new_only()
+    blend = _fit(model, model.blend, new, (TEXT, POPULARITY)) if len(new) else model.blend
+    return _fit(model, blend, case, (HISTORY,))
+
+
+def _fit(model: TrainedModel, best: Blend, case: Case, names: tuple[str, ...]) -> Blend:
+    """Search the weights in `names`, one after the other, twice."""
+    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1)), best, case)
+    best_value = -1.0
+    for _ in range(2 if len(names) > 1 else 1):
+        for name in names:
             if not shortlists.parts[name].any():
                 continue
-            for weight in grid:
+            for weight in GRID[name]:
                 tried = replace(best, **{name: weight})
                 value = _ndcg(shortlists, tried, case)
                 if value > best_value:
                     best, best_value = tried, value
-    return best, best_value
+    return best
 
 
 def _ndcg(shortlists: _Shortlists, blend: Blend, case: Case) -> float:

@@ -139,7 +139,7 @@ def train(
 
         model = assemble(network, text, graph, statistics, no_text)
         if network.repeat is not None:  # how much repeats weigh decides what an epoch is worth
-            model = model.with_blend(fit_blend(model, validation)[0])
+            model = model.with_blend(fit_blend(model, validation))
         ndcg = validation_ndcg(model, validation)
         record = EpochRecord(epoch, total / steps, ndcg, time.perf_counter() - started)
         progress.records.append(record)
@@ -153,8 +153,7 @@ def train(
     network.load_state_dict(progress.best)
     kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)
     model = assemble(network, text, graph, statistics, kernel)
-    blend, _ = fit_blend(model, validation)
-    model = model.with_blend(blend)
+    model = model.with_blend(fit_blend(model, validation))
     return Trained(model, kernel, graph, progress.records, progress.best_epoch, validation_ndcg(model, validation))
 
 
