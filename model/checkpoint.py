@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import structlog
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from model.errors import ModelError
 
 FILE = "checkpoint.safetensors"
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,9 @@ def load_checkpoint(
     try:
         with safe_open(file, framework="pt") as stored:
             facts = json.loads(stored.metadata()["progress"])
-            if facts["run_key"] != run_key:
-                _log.warning("checkpoint is of other data or settings, starting afresh", file=str(file))
-                return None
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
+        if facts["run_key"] != run_key:
+            return None
         network.load_state_dict(_under("network.", tensors))
         whole = optimizer.state_dict()
         whole["state"] = {}

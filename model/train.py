@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kg.snapshot import Snapshot
 from model.batches import batches, count_batches
-from model.blend import fit_blend
+from model.blend import GRID, fit_blend
 from model.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TrainConfig
 from model.errors import ModelError
@@ -31,7 +31,7 @@ from model.popularity import ProductStatistics, product_statistics
 from model.product_graph import ProductGraph
 from model.ranker import top_k
 from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
-from model.scoring import full_scores
+from model.scoring import POPULARITY, full_scores
 from model.splits import Case, Split
 
 _log = structlog.get_logger(__name__)
@@ -91,6 +91,11 @@ def train(
     Raises:
         ModelError: nothing to train on, a loss that is not finite, or a damaged checkpoint.
     """
+    if model_config.repeat and config.objective != "next_basket":
+        raise ModelError(
+            f"model.repeat is learned by train.objective next_basket only (got {config.objective})",
+            "Set train.objective to next_basket, or model.repeat to false.",
+        )
     torch.set_num_threads(config.threads or (1 if len(graph) < _SMALL_GRAPH else torch.get_num_threads()))
     device = _device(config)
     product_count = graph.product_count
@@ -185,7 +190,8 @@ def assemble(
     nodes = network.nodes(features.to(device), identity_index.to(device), relations)
     products = nodes[: graph.product_count].float().cpu()
     network = network.cpu()
-    blend = Blend(popularity=float(network.popularity_weight))
+    # Never 0: popularity is all that speaks for a product when nothing is known of the user.
+    blend = Blend(popularity=max(float(network.popularity_weight), min(GRID[POPULARITY])))
     kernel_features = kernel(features[: graph.product_count])
     return TrainedModel(network, products, kernel_features, statistics, blend)
 

@@ -61,7 +61,8 @@ def test_two_tastes_are_told_apart(prepared: Prepared, trained: Trained) -> None
 
 
 def test_components_sum_up_to_the_score(prepared: Prepared) -> None:
-    model = run(prepared, MODEL.model_copy(update={"repeat": True}), TRAIN.model_copy(update={"epochs": 1})).model
+    config = TRAIN.model_copy(update={"epochs": 1, "objective": "next_basket"})
+    model = run(prepared, MODEL.model_copy(update={"repeat": True}), config).model
     test = prepared[1].test
     users = model.encode_users(test.histories, test.now_ms)
     everything = np.arange(len(model.matrix))
@@ -84,6 +85,13 @@ def test_a_cold_user_gets_finite_scores(trained: Trained) -> None:
     users = trained.model.encode_users(nobody, np.zeros(1, np.int64))
     assert torch.isfinite(full_scores(trained.model, users)).all()
     assert not users.vectors[0, trained.model.blocks["graph"]].any()
+    best = int(full_scores(trained.model, users)[0].argmax())
+    assert best == int(trained.model.statistics.popularity.argmax())
+
+
+def test_repeats_need_the_objective_that_learns_them(prepared: Prepared) -> None:
+    with pytest.raises(ModelError, match="next_basket only"):
+        run(prepared, MODEL.model_copy(update={"repeat": True}))
 
 
 def test_the_same_seed_gives_the_same_artifact(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from server.cli.app import run
 
@@ -35,6 +36,8 @@ class CommandLine:
             code = left.code if isinstance(left.code, int) else int(left.code is not None)
         else:
             code = 0
+        finally:
+            structlog.reset_defaults()  # the command's logger holds this test's stderr
         return Done(code, *self.capsys.readouterr())
 
 

@@ -87,6 +87,6 @@ def train_shortly(artifacts: Path, snapshot: Snapshot, seed: int) -> str:
     )
     graph = product_graph(snapshot, split.train, config)
     text = np.random.default_rng(3).normal(size=(len(graph), 24)).astype(np.float32)
-    settings = TrainConfig(epochs=1, batch_users=16, seed=seed, device="cpu")
+    settings = TrainConfig(objective="next_basket", window_days=0.25, epochs=1, batch_users=16, seed=seed, device="cpu")
     trained = train(snapshot, split, text, graph, config, settings)
     return save_artifact(artifacts, snapshot, split, trained, settings).name
