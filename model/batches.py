@@ -137,13 +137,18 @@ def _window_ms(train: TrainConfig) -> int:
 
 
 def _windows(histories: Histories, train: TrainConfig) -> list[tuple[int, npt.NDArray[np.int64]]]:
-    """Return the start of each window, and the users who have something before it and something in it."""
+    """Return the start of each window, and the users who have something before it and something in it.
+
+    Windows without an interaction do not count: a gap in the data (or one late event) must not use them up.
+    """
     users = histories.users_of_rows()
     end = int(histories.at_ms.max(initial=0)) + 1
     step = _window_ms(train)
-    found = []
-    for back in range(1, train.windows + 1):
-        start = end - back * step
+    found: list[tuple[int, npt.NDArray[np.int64]]] = []
+    for back in np.unique((end - 1 - histories.at_ms) // step) + 1:
+        if len(found) == train.windows:
+            break
+        start = end - int(back) * step
         before = np.bincount(users[histories.at_ms < start], minlength=len(histories)) > 0
         inside = (histories.at_ms >= start) & (histories.at_ms < start + step)
         present = np.flatnonzero(before & (np.bincount(users[inside], minlength=len(histories)) > 0))

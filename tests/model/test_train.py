@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,16 @@ def test_next_basket_sees_nothing_of_its_window(prepared: Prepared) -> None:
         assert not asked & known
         shares = np.bincount(user_of_target, batch.target_share.numpy())
         np.testing.assert_allclose(shares, 1, rtol=1e-6)
+
+
+def test_one_late_event_does_not_use_up_the_windows(prepared: Prepared) -> None:
+    histories = prepared[1].train
+    years_later = histories.at_ms.copy()
+    years_later[histories.offsets[1] - 1] += 1000 * DAY_MS  # the last interaction of the first user
+    late = replace(histories, at_ms=years_later)
+    config = TRAIN.model_copy(update={"objective": "next_basket", "window_days": 5.0, "windows": 3})
+    found = list(batches(late, 20, MODEL, config, np.random.default_rng(0)))
+    assert len({int(user) for batch in found for user in batch.target_question}) > 1
 
 
 def test_what_is_bought_again_is_ranked_first_where_repeats_count(cache: Path) -> None:
