@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from kg.paths import Reasoner
@@ -20,8 +21,13 @@ from server.question import Question, Ranking, UserState
 from server.retrieval import ProductIndex, repeats
 from server.users import UserEncoder, sampled_users, take
 
+_log = structlog.get_logger(__name__)
+
 FEW_EVENTS = 5
 """With fewer stored interactions than this, the answer says so."""
+
+STALE_MS = 90 * 24 * 60 * 60 * 1000
+"""A snapshot older than this is of the past: ranking then happens at its moment, not at the clock's."""
 
 _SAMPLED_USERS = 256
 _WARM_UP = (1, 4, 16)
@@ -70,6 +76,11 @@ class Engine:
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
         self.reasoner = Reasoner(snapshot, artifact.relation_weights)
         self._exclude_seen = exclude_seen
+        # By the clock, everything in years-old data has faded alike, which no training has seen.
+        behind_ms = _clock_ms() - snapshot.as_of_ms
+        self._behind_ms = behind_ms if behind_ms > STALE_MS else 0
+        if self._behind_ms:
+            _log.warning("snapshot_is_of_the_past", days=behind_ms // 86_400_000, ranked_as_of_ms=snapshot.as_of_ms)
         self._users = UserEncoder(artifact.scorer, histories)
 
     @classmethod
@@ -95,7 +106,7 @@ class Engine:
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Ranking]:
         """Answer questions together; each answer is what it would be alone."""
-        now_ms = _now_ms()
+        now_ms = self._now_ms()
         resolved = [self._resolve(question, now_ms) for question in questions]
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
         whole = [row for row, each in enumerate(resolved) if each.candidates is None]
@@ -108,7 +119,7 @@ class Engine:
     @torch.inference_mode()
     def place(self, question: Question, product_index: int) -> int:
         """Return a product's place among all products for a user, from 1, nothing left out."""
-        now_ms = _now_ms()
+        now_ms = self._now_ms()
         users = self._users.encode([(question.user_id, self._resolve(question, now_ms).told)], now_ms)
         scores = self.index.matrix @ users.vectors[0]
         scores[torch.from_numpy(users.repeat_product_index.astype(np.int64))] += torch.from_numpy(users.repeat_score)
@@ -131,8 +142,18 @@ class Engine:
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
-        told, _ = self._told(question, _now_ms())
+        told, _ = self._told(question, self._now_ms())
         return self.histories.latest(question.user_id, told)
+
+    def only_told(self, question: Question) -> frozenset[int]:
+        """Return the products that a question's context tells of and the stored history does not have."""
+        told, _ = self._told(question, self._now_ms())
+        seen = self.histories.seen(question.user_id) if told else ()
+        return frozenset(each.product_index for each in told).difference(int(product) for product in seen)
+
+    def _now_ms(self) -> int:
+        """Return the moment to rank for."""
+        return _clock_ms() - self._behind_ms
 
     def _search(self, resolved: Sequence[_Resolved], users: UserVectors, rows: Sequence[int]) -> Iterable[Ranking]:
         """Rank the whole catalogue for the users of some rows of a batch."""
@@ -219,5 +240,5 @@ def _cosines(block: torch.Tensor, row: int) -> torch.Tensor:
     return cosines
 
 
-def _now_ms() -> int:
+def _clock_ms() -> int:
     return time.time_ns() // 1_000_000

@@ -1,6 +1,6 @@
 """Reasons for results: paths from the history over the graph, found in the snapshot's arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from kg.paths import Reasoner
 from kg.reason import USER_NODE, Hop
@@ -13,7 +13,13 @@ _BACKWARD = common_pb2.Edge.DIRECTION_BACKWARD
 
 
 def reasons_for(
-    reasoner: Reasoner, history: Histories, products: Sequence[int], *, user_id: str | None, k: int
+    reasoner: Reasoner,
+    history: Histories,
+    products: Sequence[int],
+    *,
+    user_id: str | None,
+    k: int,
+    not_stored: Set[int] = frozenset(),
 ) -> list[list[common_pb2.Reason]]:
     """Return up to k reasons for each product, strongest first.
 
@@ -23,15 +29,18 @@ def reasons_for(
         products: product indices.
         user_id: names the user at the start of each path; None leaves the user and the first hop out.
         k: at most so many for each.
+        not_stored: products of the history that only the request tells of: the graph has no hop from the user to them,
+            so their paths begin at the product.
     """
     around = reasoner.surroundings(history.product_index, history.type)
     return [
-        [_message(reasoner, path, user_id) for path in reasoner.reasons(around, product, k)] for product in products
+        [_message(reasoner, path, user_id, not_stored) for path in reasoner.reasons(around, product, k)]
+        for product in products
     ]
 
 
-def _message(reasoner: Reasoner, path: Path, user_id: str | None) -> common_pb2.Reason:
-    skipped = 1 if user_id is None and path.nodes[0] == USER_NODE else 0
+def _message(reasoner: Reasoner, path: Path, user_id: str | None, not_stored: Set[int]) -> common_pb2.Reason:
+    skipped = 1 if path.nodes[0] == USER_NODE and (user_id is None or path.nodes[1] in not_stored) else 0
     return common_pb2.Reason(
         nodes=[_node(reasoner, index, user_id or "") for index in path.nodes[skipped:]],
         edges=[_edge(hop) for hop in path.hops[skipped:]],

@@ -25,6 +25,7 @@ from kg.errors import KgrankError
 from server.cli import console
 
 if TYPE_CHECKING:
+    from kg.snapshot import Snapshot
     from kgrank.client import Client
 
 HOME = Path(".kgrank-demo")
@@ -176,7 +177,8 @@ def _show(target: str, home: Path, environment: dict[str, str], began: float) ->
             return
         bought = similar[0]
         console.say(f"\nThe user buys {bought.title!r} now: one event, acknowledged when it is on disk ...")
-        client.write_event(event(user_id, bought.product_id, "purchase"))
+        # The data is of the past, so the event is of the moment after it: by the clock, years would have gone by.
+        client.write_event(event(user_id, bought.product_id, "purchase", at_ms=_last_moment_ms(home) + 1))
         after = client.recommend(user_id, k=10, details=True).results
     earlier = {result.product_id: place for place, result in enumerate(before, start=1)}
     rows = [
@@ -193,9 +195,17 @@ def _typical_user(home: Path) -> str:
     """Return the user with the median number of interactions."""
     import numpy as np
 
+    snapshot = _snapshot(home)
+    lengths = np.diff(snapshot.histories.offsets)
+    return snapshot.users.id(int(np.argsort(lengths, kind="stable")[len(lengths) // 2]))
+
+
+def _last_moment_ms(home: Path) -> int:
+    return _snapshot(home).as_of_ms
+
+
+def _snapshot(home: Path) -> "Snapshot":
     from kg.snapshot import Snapshot
 
     folder = home / "snapshots"
-    snapshot = Snapshot.open(folder / (folder / "LATEST").read_text().strip(), verify=False)
-    lengths = np.diff(snapshot.histories.offsets)
-    return snapshot.users.id(int(np.argsort(lengths, kind="stable")[len(lengths) // 2]))
+    return Snapshot.open(folder / (folder / "LATEST").read_text(encoding="utf-8").strip(), verify=False)

@@ -119,7 +119,10 @@ async def _reasons(engine: Engine, question: Question, ranking: Ranking, most: i
     history = engine.history(question)
     products = ranking.product_index.tolist()
     # In a thread of its own: paths take milliseconds, and a plain ranking must not wait for them.
-    return await asyncio.to_thread(reasons_for, engine.reasoner, history, products, user_id=question.user_id, k=most)
+    not_stored = engine.only_told(question)
+    return await asyncio.to_thread(
+        reasons_for, engine.reasoner, history, products, user_id=question.user_id, k=most, not_stored=not_stored
+    )
 
 
 def _viewed(product_index: int) -> Histories:
