@@ -25,16 +25,18 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
 
     Args:
         tables: checked tables: every interaction's product is in `products`, event ids are unique.
-        as_of_ms: leave out every interaction later than this; by default the time of the last one.
+        as_of_ms: leave out every interaction later than this; the snapshot's own `as_of_ms` is the time of the last
+            one that stays.
 
     Returns:
         The snapshot. Products and users without interactions are in it; a fact's end that is of kind `product` but not
         in the catalogue becomes a node of kind `product` outside the product index space.
     """
     interactions = tables.interactions
-    if as_of_ms is None:
-        as_of_ms = pc.max(interactions["at_ms"]).as_py() or 0
-    interactions = interactions.filter(pc.less_equal(interactions["at_ms"], as_of_ms))
+    if as_of_ms is not None:
+        interactions = interactions.filter(pc.less_equal(interactions["at_ms"], as_of_ms))
+    # The last interaction's time, so that the moment follows from the content, as the hash does.
+    as_of_ms = pc.max(interactions["at_ms"]).as_py() or 0
 
     products_table = tables.products.sort_by("product_id").combine_chunks()
     products = Vocabulary(_column(products_table, "product_id"))

@@ -1,7 +1,8 @@
 """A snapshot: frozen, hashed, memory-mapped arrays of the graph at one moment.
 
-It is what training and serving read; neither touches the database on its hot path. Nothing later than `as_of_ms` is
-in it, so that no training run sees the future. `kg.freeze` makes one, this module holds, saves and opens it.
+It is what training and serving read; neither touches the database on its hot path. No interaction later than
+`as_of_ms` is in it, so that no training run sees what users did in the future; facts have no time. `kg.freeze` makes
+one, this module holds, saves and opens it.
 
 Index spaces: a *user index* is a row of `users`; a *product index* a row of `products`; a *node index* is a product
 index below `len(products)` and, above it, `len(products) +` a row of `nodes` (brands, categories, attributes,
@@ -83,7 +84,7 @@ class Edges:
 
 @dataclass(frozen=True)
 class SnapshotManifest:
-    """What `manifest.json` says. `content_hash` covers every array and id; it does not cover `as_of_ms` itself."""
+    """What `manifest.json` says. `content_hash` covers every array and id; `as_of_ms` follows from it."""
 
     schema_version: int
     content_hash: str
@@ -106,7 +107,7 @@ class Snapshot:
             `name`.
         histories: interactions by user.
         facts: edges by relation, over node indices.
-        as_of_ms: nothing in the histories is later.
+        as_of_ms: the time of the last interaction.
         content_hash: a blake2b digest over everything above, stable across exports of the same graph.
     """
 

@@ -124,16 +124,23 @@ def save_artifact(
         with pa.OSFile(str(partial / IDS), "wb") as sink, pa.ipc.new_file(sink, ids.schema) as writer:
             writer.write_table(ids)
         digests = {name: _digest(partial / name) for name in (TENSORS, IDS)}
-        identity = hashlib.blake2b((digests[TENSORS] + snapshot.content_hash).encode(), digest_size=4).hexdigest()
+        described: dict[str, Any] = {
+            "snapshot": snapshot.content_hash,
+            "digests": digests,
+            "split": split.config.model_dump(mode="json"),
+            "config": {"model": network.config.model_dump(mode="json"), "train": train_config.model_dump(mode="json")},
+            "blend": trained.model.blend.as_dict(),
+        }
+        identity = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=4).hexdigest()
         manifest = ArtifactManifest(
             schema_version=SCHEMA_VERSION,
             model_version=f"{now:%Y%m%d}-{identity}",
             created_at_ms=int(now.timestamp() * 1000),
             snapshot_hash=snapshot.content_hash,
             as_of_ms=snapshot.as_of_ms,
-            split=split.config.model_dump(mode="json"),
-            config={"model": network.config.model_dump(mode="json"), "train": train_config.model_dump(mode="json")},
-            blend=trained.model.blend.as_dict(),
+            split=described["split"],
+            config=described["config"],
+            blend=described["blend"],
             relation_weights=network.relation_weights(),
             metrics={
                 "validation_ndcg@10": trained.validation_ndcg,
@@ -147,7 +154,7 @@ def save_artifact(
         for path in partial.iterdir():
             _flush(path)
         folder = artifacts / manifest.model_version
-        if folder.exists():  # the same bytes, trained again today
+        if folder.exists():  # the same model, trained again today
             shutil.rmtree(folder)
         partial.rename(folder)
     except (OSError, SafetensorError, pa.ArrowException) as error:

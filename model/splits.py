@@ -6,8 +6,9 @@ that followed. A `Split` has two: one for tuning, one that is touched at the end
 
 - *leave-one-out*: a user's last interaction is the test, the one before it the validation, the rest is trained on. The
   usual protocol of published sequence rankers; other users' later interactions are known, as in those papers.
-- *temporal*: one moment for all users. Before it everything is known, after it everything is asked. Nothing of the
-  future is known about anybody; the protocol that comes nearest to production.
+- *temporal*: one moment for all users. Before it everything is known, after it everything is asked. No interaction of
+  the future is known about anybody; the protocol that comes nearest to production. Facts have no time: relations that
+  may tell of later days belong into `model.exclude_relations`.
 """
 
 from dataclasses import dataclass, replace
