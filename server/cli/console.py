@@ -24,8 +24,8 @@ from kg.errors import KgrankError
 _PLAIN_WIDTH = 160
 """Columns of a table where stdout is a file or a pipe."""
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

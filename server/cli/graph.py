@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    graph = typer.Typer(help="Start, stop and look into the knowledge graph.", no_args_is_help=True)
+    graph = typer.Typer(
+        help="Start, stop and look into the knowledge graph.",
+        epilog="Example: kgrank graph recipe overview",
+        no_args_is_help=True,
+    )
     graph.command("start", epilog="Example: kgrank graph start")(start)
     graph.command("stop", epilog="Example: kgrank graph stop")(stop)
     graph.command("status", epilog="Example: kgrank graph status --json")(status)

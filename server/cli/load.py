@@ -28,7 +28,11 @@ CheckOnly = Annotated[bool, typer.Option("--check-only", help="Check and report;
 
 def register(app: typer.Typer) -> None:
     """Add the command with a sub-command for each source."""
-    load = typer.Typer(help="Read files, check every row, load what is clean into the graph.", no_args_is_help=True)
+    load = typer.Typer(
+        help="Read files, check every row, load what is clean into the graph.",
+        epilog="Example: kgrank load tables --products products.csv --interactions interactions.csv",
+        no_args_is_help=True,
+    )
     load.command("completejourney", epilog="Example: kgrank load completejourney --households 400 --weeks 26")(
         completejourney
     )
