@@ -115,7 +115,7 @@ def encode_cached(
     missing = first[~np.isin(unique, known_keys)]
     progress(len(texts) - len(missing))
     if len(missing):
-        encoder = TextEncoder(config)
+        encoder = TextEncoder(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         _log.info("encoding texts", texts=len(missing), encoder=config.encoder, precision=str(encoder.dtype))
         fresh = encoder.encode([texts[row] for row in missing], progress)
         known_keys = np.concatenate([known_keys, keys[missing]])
