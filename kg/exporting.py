@@ -5,6 +5,8 @@ record per row.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 50_000
 _NODES_AT_ONCE = 5_000
+_BLOCKS_AT_ONCE = 2
+_KIND_OF_TYPE = {each.type: str(each.interaction) for each in schema.INTERACTIONS}
 
 
 def export(graph: "Graph", as_of_ms: int | None, progress: Progress) -> Tables:
@@ -101,40 +105,41 @@ def _nodes(
 
 
 def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: Progress = SILENT) -> pa.Table:
-    """Return the interactions, by type and user; leave out those later than `as_of_ms`."""
-    pieces = [INTERACTIONS.empty_table()]
-    users = _keys(graph, schema.USER)
+    """Return the interactions, by user; leave out those later than `as_of_ms`."""
+    counts = {
+        each.type: int(graph.read(f"MATCH ()-[r:{each.type}]->() RETURN count(r)")[0][0])
+        for each in schema.INTERACTIONS
+    }
+    types = [name for name, count in counts.items() if count]
+    if not types:
+        return INTERACTIONS.empty_table()
     pattern, hint = _by_key("u", schema.USER)
-    for relationship in schema.INTERACTIONS:
-        total = int(graph.read(f"MATCH ()-[r:{relationship.type}]->() RETURN count(r)")[0][0])
-        if not total:
-            continue
-        until = "" if as_of_ms is None else "WHERE r.at <= $as_of "
-        cypher = (
-            f"UNWIND $keys AS key MATCH {pattern}-[r:{relationship.type}]->(p:Product) {hint} {until}"
-            # collect() leaves nulls out: NaN stands for an absent value on the way
-            "RETURN collect(key[0]), collect(p.id), collect(r.at), collect(coalesce(r.value, $nan)), "
-            "collect(r.position), collect(r.event_id)"
-        )
-        size = max(1, min(_NODES_AT_ONCE, _ROWS_AT_ONCE * len(users) // total))
-        for block in _blocks(users, size):
-            user, product, at_ms, value, position, event_id = graph.read(
-                cypher, keys=block, as_of=as_of_ms, nan=float("nan")
-            )[0]
-            kind = pa.repeat(pa.scalar(str(relationship.interaction), pa.string()), len(user))
-            values = pa.array(value, pa.float32(), from_pandas=True)
-            arrays = [user, product, kind, at_ms, values, position, event_id]
-            pieces.append(
-                pa.Table.from_arrays(
-                    [
-                        pa.array(array, field.type) if isinstance(array, list) else array
-                        for array, field in zip(arrays, INTERACTIONS, strict=True)
-                    ],
-                    schema=INTERACTIONS,
-                )
-            )
-            progress.advance(len(user), relationship.type)
+    until = "" if as_of_ms is None else "WHERE r.at <= $as_of "
+    cypher = (
+        f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} {until}"
+        # collect() leaves nulls out: NaN stands for an absent value on the way
+        "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
+        "collect(r.position), collect(r.event_id)"
+    )
+    users = _keys(graph, schema.USER)
+    size = max(1, min(_NODES_AT_ONCE, _ROWS_AT_ONCE * len(users) // sum(counts.values())))
+    pieces = [INTERACTIONS.empty_table()]
+    # Neo4j gathers one block while the one before becomes Arrow columns.
+    with ThreadPoolExecutor(_BLOCKS_AT_ONCE) as pool:
+        for piece in pool.map(partial(_read_events, graph, cypher, as_of_ms), _blocks(users, size)):
+            pieces.append(piece)
+            progress.advance(len(piece), "interactions")
     return pa.concat_tables(pieces).combine_chunks()
+
+
+def _read_events(graph: "Graph", cypher: str, as_of_ms: int | None, keys: list[list[str]]) -> pa.Table:
+    user, product, type_, at_ms, value, position, event_id = graph.read(
+        cypher, keys=keys, as_of=as_of_ms, nan=float("nan")
+    )[0]
+    kinds = [_KIND_OF_TYPE[name] for name in type_]
+    values = pa.array(value, pa.float32(), from_pandas=True)
+    columns = [user, product, kinds, at_ms, values, position, event_id]
+    return pa.table(dict(zip(INTERACTIONS.names, columns, strict=True)), schema=INTERACTIONS)
 
 
 def _kind_of(name: str) -> str:
