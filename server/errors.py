@@ -19,6 +19,10 @@ from kg.errors import GraphUnavailableError, KgrankError
 DOMAIN = "kgrank"
 DETAILS_KEY = "grpc-status-details-bin"
 
+# gRPC drops a status whose metadata are above 8 KiB, and the details travel in base64.
+_MOST_VIOLATION_BYTES = 4096
+_MOST_MESSAGE_BYTES = 400
+
 _log = structlog.get_logger(__name__)
 
 
@@ -106,12 +110,11 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         message = f"the server failed; its log has the details under error_id {error_id}"
         _log.error("call_failed", method=method, error_id=error_id, request_id=request_id, exc_info=error)
     else:
-        message = str(error).replace("\n", " ")
+        message = _shortened(str(error).replace("\n", " "))
         _log.info("call_refused", method=method, reason=status.reason, request_id=request_id)
     details = [error_details_pb2.ErrorInfo(reason=status.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequestError):
-        fields = [error_details_pb2.BadRequest.FieldViolation(**vars(each)) for each in error.violations]
-        details.append(error_details_pb2.BadRequest(field_violations=fields))
+        details.append(_bad_request(error.violations))
     if status.retry_after_s is not None:
         delay = Duration()
         delay.FromMilliseconds(int(status.retry_after_s * 1000))
@@ -122,3 +125,22 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         packed[-1].Pack(detail)
     rich = status_pb2.Status(code=status.code.value[0], message=message, details=packed)
     return Failure(status.code, message, rich.SerializeToString())
+
+
+def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """Return the first few KiB of violations; a last one without a field counts those that are left out."""
+    told = error_details_pb2.BadRequest()
+    for place, each in enumerate(violations):
+        told.field_violations.add(field=each.field, description=each.description)
+        if told.ByteSize() > _MOST_VIOLATION_BYTES:
+            del told.field_violations[-1]
+            told.field_violations.add(field="", description=f"and {len(violations) - place} more")
+            break
+    return told
+
+
+def _shortened(message: str) -> str:
+    encoded = message.encode()
+    if len(encoded) <= _MOST_MESSAGE_BYTES:
+        return message
+    return encoded[:_MOST_MESSAGE_BYTES].decode(errors="ignore") + "..."

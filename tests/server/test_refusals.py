@@ -90,6 +90,15 @@ def test_a_refused_event_names_its_place_and_nothing_is_written(client: Client) 
     assert client.recommend("refused-user").user_state == common_pb2.USER_STATE_COLD
 
 
+def test_more_refused_fields_than_metadata_hold_are_still_an_invalid_argument(client: Client) -> None:
+    bad = [event_service_pb2.Event(user_id="", product_id="") for _ in range(1000)]
+    with pytest.raises(InvalidRequestError) as refused:
+        client.write_events(bad)
+    *told, last = refused.value.violations
+    assert told[0].field == "events[0].user_id"
+    assert (last.field, last.description) == ("", f"and {3000 - len(told)} more")
+
+
 def test_bytes_that_are_no_request_are_an_invalid_argument(served: str) -> None:
     with grpc.insecure_channel(served) as channel:
         call = channel.unary_unary(
