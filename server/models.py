@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +85,23 @@ def snapshot_folder_for(snapshots: Path, manifest: ArtifactManifest) -> Path | N
     """Return the folder of the snapshot that a model was trained on, else of the latest one; None where none is."""
     latest = snapshots / LATEST
     named = snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
-    for folder in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
-        path = folder / SNAPSHOT_MANIFEST
-        if (
-            path.is_file()
-            and json.loads(path.read_text(encoding="utf-8")).get("content_hash") == manifest.snapshot_hash
-        ):
+    for folder, content_hash, _ in _snapshots(snapshots):
+        if content_hash == manifest.snapshot_hash:
             return folder
     return named if named is not None and named.is_dir() else None
+
+
+def oldest_as_of_ms(snapshots: Path) -> int | None:
+    """Return the moment up to which every snapshot of a folder reaches; None where there is none."""
+    return min((as_of_ms for _, _, as_of_ms in _snapshots(snapshots)), default=None)
+
+
+def _snapshots(snapshots: Path) -> Iterator[tuple[Path, str, int]]:
+    """Yield folder, content hash and `as_of_ms` of every snapshot whose manifest can be read."""
+    for path in sorted(snapshots.glob(f"[!.]*/{SNAPSHOT_MANIFEST}")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found = (path.parent, str(manifest["content_hash"]), int(manifest["as_of_ms"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged one is none that could be served
+        yield found

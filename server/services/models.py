@@ -5,8 +5,10 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable
 
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from kg.errors import KgrankError
 from kgrank.v1.model_service_pb2 import (
     ActivateModelRequest,
     ActivateModelResponse,
@@ -16,10 +18,13 @@ from kgrank.v1.model_service_pb2 import (
 )
 from model.artifact import ArtifactManifest
 from server.contract import Checker
+from server.engine import Engine
 from server.journal import Journal
 from server.models import ModelFolder
 from server.rpc import Context
 from server.serving import Serving
+
+_log = structlog.get_logger(__name__)
 
 _PREFIX = "models/"
 _DEFAULT_PAGE = 20
@@ -36,6 +41,7 @@ class ModelService:
         self._models = models
         self._journal = journal
         self._activated = activated
+        self._swaps: set[asyncio.Task[Engine]] = set()  # the loop itself keeps tasks weakly
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         """List a page of models."""
@@ -62,10 +68,25 @@ class ModelService:
             check.refuse("name", f"is not a model's name; it must be {_PREFIX} and a model version")
         check.finish()
         # Once begun, a swap is finished whether or not the caller waits for it.
-        engine = await asyncio.shield(self._serving.activate(version, self._journal))
-        await asyncio.to_thread(self._models.note_active, version)
-        await self._activated()
+        swap = asyncio.create_task(self._swap(version))
+        self._swaps.add(swap)
+        swap.add_done_callback(self._swaps.discard)
+        engine = await asyncio.shield(swap)
         return ActivateModelResponse(model=self._model(engine.artifact.manifest))
+
+    async def _swap(self, version: str) -> Engine:
+        try:
+            engine = await self._serving.activate(version, self._journal)
+        except KgrankError as error:
+            _log.warning("model_refused", model_version=version, reason=error.problem, remedy=error.remedy)
+            raise
+        await self._activated()
+        try:
+            await asyncio.to_thread(self._models.note_active, version)
+        except OSError as error:
+            # It serves; only a restart would begin with another one.
+            _log.error("active_not_noted", model_version=version, reason=error.strerror or str(error))
+        return engine
 
     def _model(self, manifest: ArtifactManifest) -> Model:
         created = Timestamp()

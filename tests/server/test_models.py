@@ -1,7 +1,9 @@
+import asyncio
 import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +108,54 @@ def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
             with pytest.raises(RefusedError, match="damaged"):
                 client.activate_model(f"models/{version}")
         assert client.recommend("user-01").model_version == shop.versions[1]
+
+
+def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) -> None:
+    from kgrank.v1.model_service_pb2 import ActivateModelRequest
+    from server.config import ServeSettings
+    from server.journal import Journal
+    from server.models import ModelFolder
+    from server.services.models import ModelService
+    from server.serving import Places, Serving
+
+    async def run() -> None:
+        models, journal = ModelFolder(home / "artifacts"), Journal(home / "journal.db")
+        serving = Serving(ServeSettings(), Places(models, home / "snapshots"))
+        told = asyncio.Event()
+
+        async def activated() -> None:
+            told.set()
+
+        service = ModelService(serving, models, journal, activated)
+        request = ActivateModelRequest(name=f"models/{shop.versions[0]}")
+        context: Any = None
+        call = asyncio.create_task(service.ActivateModel(request, context))
+        await asyncio.sleep(0)
+        call.cancel()
+        swaps = asyncio.all_tasks() - {asyncio.current_task(), call}
+        await asyncio.gather(call, *swaps, return_exceptions=True)
+        assert call.cancelled()
+        assert serving.active == shop.versions[0]
+        assert told.is_set()
+        serving.close()
+        journal.close()
+
+    asyncio.run(run())
+    assert (home / "artifacts" / "ACTIVE").read_text() == f"{shop.versions[0]}\n"
+
+
+def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop: Shop) -> None:
+    from model.artifact import read_manifest
+    from server.models import oldest_as_of_ms, snapshot_folder_for
+
+    snapshots = home / "snapshots"
+    own = snapshots / shop.snapshot.content_hash[:12]
+    for name, manifest in ((".partial", "{"), ("0-damaged", "{"), ("0-list", "[]"), ("0-bare", "{}")):
+        (snapshots / name).mkdir()
+        (snapshots / name / "manifest.json").write_text(manifest)
+    (snapshots / "0-binary").mkdir()
+    (snapshots / "0-binary" / "manifest.json").write_bytes(b"\xff")
+    shutil.copytree(own, snapshots / ".0-own")
+    assert snapshot_folder_for(snapshots, read_manifest(home / "artifacts" / shop.versions[0])) == own
+    assert oldest_as_of_ms(snapshots) == shop.snapshot.as_of_ms
+    assert oldest_as_of_ms(home / "nowhere") is None
