@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import structlog
 from kg.errors import KgrankError
 from kg.tables import InteractionType
 from server.contract import WrittenEvent
-from server.errors import JournalError, JournalFullError, NotServingError
+from server.errors import JournalError, JournalFullError, NotServingError, OverloadedError
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +45,9 @@ INSERT INTO event (event_id, user_id, product_id, type, at_ms, value, received_m
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
 """
 _MOST_TOGETHER = 500
+_MOST_WAITING = 100 * _MOST_TOGETHER
 _BUSY_S = 30
+_RECONNECT_S = 0.5
 _LEAST_FREE_BYTES = 1 << 20
 
 
@@ -72,6 +74,11 @@ class _Waiting:
     events: Sequence[WrittenEvent]
     done: Future[list[Stored]]
 
+    def fail(self, error: KgrankError) -> None:
+        """Tell the caller of an error, unless it has been told something already."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 class Journal:
     """A durable, ordered log of events. Appending is safe from any thread.
@@ -79,14 +86,22 @@ class Journal:
     Args:
         path: the SQLite file; made, with its folder, where it is missing.
         on_commit: called by the writing thread with what a transaction stored, in order, before its callers are told.
+        max_waiting: events waiting for the disk before new ones are refused.
 
     Raises:
         JournalError: the file can't be opened, or is not a journal.
     """
 
-    def __init__(self, path: Path, on_commit: Callable[[list[StoredEvent]], None] = lambda stored: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_commit: Callable[[list[StoredEvent]], None] = lambda stored: None,
+        *,
+        max_waiting: int = _MOST_WAITING,
+    ) -> None:
         self._path = path
         self._on_commit = on_commit
+        self._max_waiting = max_waiting
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._connection() as connection:
@@ -101,23 +116,30 @@ class Journal:
                 "Check the disk and the file's permissions; a damaged file moved away makes room for a new journal.",
             ) from error
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._closing = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        self._appending = threading.Lock()
+        self._waiting_events = 0
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def append(self, events: Sequence[WrittenEvent]) -> "Future[list[Stored]]":
         """Store events, each with an id; the future is done once they are on disk.
 
-        Where it ends in `JournalFullError` (the disk is full) or `JournalError`, none of them is stored.
+        Where it ends in `JournalFullError` (the disk is full) or `JournalError`, none of them is stored, unless the
+        error says that this is not known.
 
         Raises:
             NotServingError: the journal is closed.
+            OverloadedError: too many events are waiting; none of these is stored.
         """
         waiting = _Waiting(events, Future())
-        with self._closing:
-            if self._closed:
+        waiting.done.set_running_or_notify_cancel()  # what is on its way to the disk is not taken back
+        with self._appending:
+            if self._leaving.is_set():
                 raise NotServingError("the server is leaving", "Try again; another one may be there.")
+            if self._waiting_events >= self._max_waiting:
+                raise OverloadedError(f"{self._waiting_events} events are waiting", "Try again a little later.")
+            self._waiting_events += len(events)
             self._queue.put(waiting)
         return waiting.done
 
@@ -146,16 +168,25 @@ class Journal:
             connection.execute("UPDATE journal SET drained = max(drained, ?)", (offset,))
 
     def trim(self, offsets: Sequence[int]) -> None:
-        """Forget events; the ids of forgotten events are no longer known as duplicates."""
-        with self._connection() as connection:
-            connection.execute("BEGIN")
-            connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
-            connection.execute("COMMIT")
+        """Forget events; the ids of forgotten events are no longer known as duplicates.
+
+        Raises:
+            JournalError: it can't be written; nothing is forgotten.
+        """
+        try:
+            with self._connection() as connection:
+                connection.execute("BEGIN")
+                connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"journal {self._path} can't be trimmed: {error}", "Check the disk and the file's permissions."
+            ) from error
 
     def close(self) -> None:
         """Store what is waiting, then stop."""
-        with self._closing:
-            self._closed = True
+        with self._appending:
+            self._leaving.set()
             self._queue.put(None)
         self._thread.join()
 
@@ -169,25 +200,65 @@ class Journal:
         finally:
             connection.close()
 
-    def _write_all(self) -> None:
-        with self._connection() as connection:
-            waiting: _Waiting | None = self._queue.get()
-            while waiting is not None:
-                together = [waiting]
-                count = len(waiting.events)
-                waiting = None
-                while count < _MOST_TOGETHER:
-                    try:
-                        following = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
-                    if following is None:
-                        self._queue.put(None)
-                        break
-                    together.append(following)
-                    count += len(following.events)
+    def _run(self) -> None:
+        """Write until the journal is closed; after a failure, with a connection of its own again."""
+        while True:
+            try:
+                with self._connection() as connection:
+                    self._write_all(connection)
+            except Exception:
+                # Whoever waits for a thread that has died would wait for ever.
+                _log.exception("journal_thread_failed", next_attempt_s=_RECONNECT_S)
+                leaving = self._leaving.is_set()  # from then on nothing is appended
+                if self._fail_waiting() or leaving:
+                    return
+                self._leaving.wait(_RECONNECT_S)
+            else:
+                return
+
+    def _fail_waiting(self) -> bool:
+        """Tell everyone in the queue that nothing is stored; return whether the journal's end was in it."""
+        while True:
+            try:
+                waiting = self._queue.get_nowait()
+            except queue.Empty:
+                return False
+            if waiting is None:
+                return True
+            waiting.fail(_not_written())
+            self._took([waiting])
+
+    def _took(self, together: list[_Waiting]) -> None:
+        with self._appending:
+            self._waiting_events -= sum(len(each.events) for each in together)
+
+    def _write_all(self, connection: sqlite3.Connection) -> None:
+        waiting: _Waiting | None = self._queue.get()
+        while waiting is not None:
+            together = [waiting]
+            count = len(waiting.events)
+            while count < _MOST_TOGETHER:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    self._queue.put(None)
+                    break
+                together.append(following)
+                count += len(following.events)
+            try:
                 self._write(connection, together)
-                waiting = self._queue.get()
+            finally:
+                for each in together:
+                    each.fail(
+                        JournalError(
+                            "the event journal failed; whether the event is stored is not known",
+                            "Write it again under the same event_id.",
+                        )
+                    )
+                self._took(together)
+            waiting = self._queue.get()
 
     def _write(self, connection: sqlite3.Connection, together: list[_Waiting]) -> None:
         """Store the events of several callers in one transaction, and tell each."""
@@ -199,10 +270,12 @@ class Journal:
         except sqlite3.Error as error:
             failure = self._failure(error)
             _log.error("journal_write_failed", error=str(error), events=sum(len(each.events) for each in together))
-            if connection.in_transaction:
+            with suppress(sqlite3.Error):
                 connection.rollback()
             for waiting in together:
-                waiting.done.set_exception(failure)
+                waiting.fail(failure)
+            if connection.in_transaction:
+                raise  # this connection can't begin another one
         else:
             new = [
                 StoredEvent(outcome.offset, event, now_ms)
@@ -217,12 +290,18 @@ class Journal:
 
     def _failure(self, error: sqlite3.Error) -> KgrankError:
         # A full disk shows as SQLITE_FULL, or as an I/O error where the shared-memory file can't grow.
-        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-        if full or shutil.disk_usage(self._path.parent).free < _LEAST_FREE_BYTES:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        with suppress(OSError):
+            full = full or shutil.disk_usage(self._path.parent).free < _LEAST_FREE_BYTES
+        if full:
             return JournalFullError(
                 "the event journal's disk is full; the event is not stored", "Free space on that disk."
             )
-        return JournalError("the event journal can't be written; nothing is stored", "The server's log says why.")
+        return _not_written()
+
+
+def _not_written() -> JournalError:
+    return JournalError("the event journal can't be written; nothing is stored", "The server's log says why.")
 
 
 def _insert(connection: sqlite3.Connection, event: WrittenEvent, now_ms: int) -> Stored:

@@ -1,3 +1,4 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from kg.tables import InteractionType
 from server.contract import WrittenEvent
-from server.errors import JournalError, NotServingError
+from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal import Journal, StoredEvent
 
 
@@ -71,6 +72,59 @@ def test_closing_stores_what_is_waiting_and_then_refuses(tmp_path: Path) -> None
     assert all(future.result(0) for future in futures)
     with pytest.raises(NotServingError):
         journal.append([written(99)])
+
+
+def test_too_many_waiting_events_are_refused(tmp_path: Path) -> None:
+    entered, opened = threading.Event(), threading.Event()
+
+    def hold(stored: list[StoredEvent]) -> None:
+        entered.set()
+        assert opened.wait(30)
+
+    journal = Journal(tmp_path / "journal.db", hold, max_waiting=3)
+    accepted = [journal.append([written(1)])]
+    assert entered.wait(30)
+    accepted.append(journal.append([written(2), written(3)]))
+    with pytest.raises(OverloadedError):
+        journal.append([written(4)])
+    opened.set()
+    assert [len(future.result(10)) for future in accepted] == [1, 2]
+    journal.close()
+    reopened = Journal(tmp_path / "journal.db")
+    assert len(reopened.read(0, 10)) == 3
+    reopened.close()
+
+
+def test_a_failure_of_the_writing_thread_is_told_and_overcome(tmp_path: Path) -> None:
+    failures = [RuntimeError("the listener failed")]
+
+    def fail_once(stored: list[StoredEvent]) -> None:
+        if failures:
+            raise failures.pop()
+
+    journal = Journal(tmp_path / "journal.db", fail_once)
+    with pytest.raises(JournalError, match="not known"):
+        journal.append([written(1)]).result(10)
+    outcome = None
+    for _ in range(10):  # what arrives just while the thread clears its queue is refused as well
+        try:
+            (outcome,) = journal.append([written(1)]).result(10)
+            break
+        except JournalError:
+            continue
+    assert outcome is not None
+    assert outcome.duplicate
+    journal.close()
+
+
+def test_a_failing_journal_can_be_closed(tmp_path: Path) -> None:
+    def fail(stored: list[StoredEvent]) -> None:
+        raise RuntimeError("the listener failed")
+
+    journal = Journal(tmp_path / "journal.db", fail)
+    futures = [journal.append([written(number)]) for number in range(50)]
+    journal.close()
+    assert all(isinstance(future.exception(0), JournalError) for future in futures)
 
 
 def test_a_file_that_is_no_journal_is_one_clear_error(tmp_path: Path) -> None:
