@@ -12,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 import structlog
 
-from kg.errors import GraphAuthError, GraphError
+from kg.errors import KgrankError
 from kg.tables import INTERACTIONS
 from server.journal import Journal, StoredEvent
 
@@ -74,9 +74,8 @@ class Drain:
                     wait_s = _FIRST_WAIT_S
                     self._drain(graph, offset)
                     return
-            except GraphError as error:
-                remedy = error.remedy if isinstance(error, GraphAuthError) else ""
-                _log.warning("drain_waits", reason=error.problem, remedy=remedy, next_attempt_s=wait_s)
+            except KgrankError as error:
+                _log.warning("drain_waits", reason=error.problem, remedy=error.remedy, next_attempt_s=wait_s)
             except Exception:
                 # A defect must not end the drain for good: events would pile up unseen.
                 _log.exception("drain_failed", next_attempt_s=wait_s)
@@ -90,7 +89,9 @@ class Drain:
             self._wake.clear()
             while events := self._journal.read(offset, BATCH):
                 offset = events[-1].offset
-                graph.append_events(rows(events), self._journal.name, offset)
+                left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset)
+                if left_out:  # it has them already, or its catalogue lacks their products
+                    _log.warning("events_left_out", count=left_out)
                 self._journal.note_drained(offset)
             if self._leaving.is_set():
                 return

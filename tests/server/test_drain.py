@@ -1,12 +1,14 @@
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from kg.config import GraphSettings
+from kg.errors import MissingExtraError
 from kg.store import Graph
 from kgrank.client import Client, event
 from server.contract import written_events
@@ -57,3 +59,20 @@ def test_events_reach_the_graph_when_it_comes_back(tmp_path: Path, graph: Graph)
     assert stored == [[1500, 1500]]
     assert journal.drained == graph.journal_offset(journal.name) == 1500
     journal.close()
+
+
+def test_a_graph_that_can_t_be_opened_is_logged_with_what_to_do(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    attempted = threading.Event()
+
+    def connect() -> AbstractContextManager[Graph]:
+        attempted.set()
+        raise MissingExtraError("there is no Java", "Install it.")
+
+    with capture_logs() as logged:
+        drain = Drain(journal, connect)
+        drain.start()
+        assert attempted.wait(30)
+        drain.close(30)
+    journal.close()
+    assert [(each["event"], each["remedy"]) for each in logged] == [("drain_waits", "Install it.")]
