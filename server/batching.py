@@ -36,6 +36,7 @@ class Batcher(Generic[Q, A]):
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._others = 0
         self._running: asyncio.Task[None] | None = None
         self._last = 1
 
@@ -45,8 +46,9 @@ class Batcher(Generic[Q, A]):
         Raises:
             OverloadedError: try again later.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise OverloadedError(f"{len(self._waiting)} requests are waiting", "Try again a little later.")
+        waiting = len(self._waiting) + self._others
+        if waiting >= self._max_waiting:
+            raise OverloadedError(f"{waiting} requests are waiting", "Try again a little later.")
 
     async def submit(self, item: Q) -> A:
         """Return the answer to an item; a cancelled caller's item is not worked on.
@@ -68,8 +70,17 @@ class Batcher(Generic[Q, A]):
             raise
 
     async def run(self, function: Callable[[], R]) -> R:
-        """Run other work of the scoring thread, between batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        """Run other work of the scoring thread, between batches.
+
+        Raises:
+            OverloadedError: too many are waiting; nothing was done.
+        """
+        self.admit()
+        self._others += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        finally:
+            self._others -= 1
 
     def close(self) -> None:
         """Release the thread, once its work is done."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -14,12 +15,13 @@ from kg.tables import CODES
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from server.batching import Batcher
+from server.bounded import BoundedThreads
 from server.config import ServeSettings
 from server.engine import Engine
-from server.errors import ModelRefusedError, NotServingError
+from server.errors import JournalError, ModelRefusedError, NotServingError
 from server.histories import Interaction, LiveHistories
 from server.journal import Journal, StoredEvent
-from server.models import ModelFolder, snapshot_folder_for
+from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
 from server.question import Question, Ranking
 
 KEPT_MS = 24 * 3_600_000
@@ -28,6 +30,9 @@ KEPT_MS = 24 * 3_600_000
 _log = structlog.get_logger(__name__)
 
 _NAN = float("nan")
+_REASON_THREADS = 2  # paths are Python: more threads would only take turns
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Serving:
         self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(
             _answer, max_batch=settings.max_batch, max_waiting=settings.max_waiting
         )
+        self._reasons = BoundedThreads("reasons", threads=_REASON_THREADS, max_waiting=settings.max_waiting)
 
     @property
     def engine(self) -> Engine:
@@ -72,13 +78,18 @@ class Serving:
         """The model version in service."""
         return None if self._engine is None else self._engine.model_version
 
-    def admit(self) -> None:
+    def admit(self, *, reasons: bool) -> None:
         """Refuse a call before any work when too many are waiting.
+
+        Args:
+            reasons: whether it asks for reasons, too.
 
         Raises:
             OverloadedError: try again later.
         """
         self._batcher.admit()
+        if reasons:
+            self._reasons.admit()
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
@@ -91,6 +102,10 @@ class Serving:
     async def place(self, engine: Engine, question: Question, product_index: int) -> int:
         """Return a product's place among all products for a user, from 1."""
         return await self._batcher.run(lambda: engine.place(question, product_index))
+
+    async def reason(self, function: Callable[[], R]) -> R:
+        """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
+        return await self._reasons.run(function)
 
     def apply(self, events: Sequence[StoredEvent]) -> None:
         """Let stored events change the next answers."""
@@ -121,8 +136,9 @@ class Serving:
             return engine
 
     def close(self) -> None:
-        """Finish the batch that is being scored."""
+        """Finish what is being worked on."""
         self._batcher.close()
+        self._reasons.close()
 
     def _load(self, model_version: str, journal: Journal) -> Engine:
         artifact = self._places.models.load(model_version)
@@ -132,7 +148,8 @@ class Serving:
             histories = current.histories
         else:
             histories = LiveHistories(snapshot, self._settings.history_limit)
-            replay(histories, snapshot, journal)
+            oldest_ms = oldest_as_of_ms(self._places.snapshots)
+            replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
         exclude_seen = not artifact.manifest.split.get("repeats", False)
         return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen)
 
@@ -176,19 +193,37 @@ def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[Stored
         histories.applied = max(histories.applied, stored.offset)
 
 
-def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal) -> None:
-    """Add the journal's events that a snapshot lacks, and trim those that it and the graph have long had."""
+def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldest_as_of_ms: int) -> None:
+    """Add the journal's events that a snapshot lacks, and trim those that it and the graph have long had.
+
+    Args:
+        histories: of the snapshot; they grow.
+        snapshot: the one in service.
+        journal: read whole, and trimmed where that succeeds.
+        oldest_as_of_ms: events later than this, or received later, stay: the oldest snapshot needs them, should a
+            model that was trained on it come back into service.
+    """
     began, count, old = time.monotonic(), 0, []
+    trimmed_to_ms = min(snapshot.as_of_ms, oldest_as_of_ms)
     drained, keep_from_ms = journal.drained, time.time_ns() // 1_000_000 - KEPT_MS
     for stored in journal.all():
         interaction = _interaction(snapshot, stored)
         if interaction is not None and not histories.holds(stored.event.user_id, interaction):
             histories.append(stored.event.user_id, interaction)
             count += 1
-        elif stored.offset <= drained and stored.received_ms < keep_from_ms:
+        elif (
+            interaction is not None
+            and stored.offset <= drained
+            and stored.received_ms < keep_from_ms
+            and max(stored.received_ms, stored.event.at_ms) <= trimmed_to_ms
+        ):
             old.append(stored.offset)
         histories.applied = stored.offset
-    journal.trim(old)
+    try:
+        journal.trim(old)
+    except JournalError as error:  # it is only longer than it need be
+        _log.warning("journal_not_trimmed", events=len(old), reason=error.problem, remedy=error.remedy)
+        old = []
     _log.info("journal_replayed", events=count, trimmed=len(old), seconds=round(time.monotonic() - began, 2))
 
 

@@ -1,6 +1,5 @@
 """RankingService: Recommend, Rank, SimilarProducts, Explain."""
 
-import asyncio
 import time
 
 import numpy as np
@@ -45,10 +44,10 @@ class RankingService:
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """Rank the whole catalogue."""
-        engine = self._begin()
+        engine = self._begin(reasons=request.include_reasons)
         question = recommend_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
-        reasons = await _reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+        reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
         return RecommendResponse(
             results=results(engine, ranking, details=request.include_details, reasons=reasons),
             model_version=engine.model_version,
@@ -59,10 +58,10 @@ class RankingService:
 
     async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
         """Rank given candidates."""
-        engine = self._begin()
+        engine = self._begin(reasons=request.include_reasons)
         question = rank_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
-        reasons = await _reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+        reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
         return RankResponse(
             results=results(engine, ranking, details=request.include_details, reasons=reasons),
             model_version=engine.model_version,
@@ -75,15 +74,16 @@ class RankingService:
         self, request: SimilarProductsRequest, context: Context
     ) -> SimilarProductsResponse:
         """Find the products most like one."""
-        engine = self._begin()
+        engine = self._begin(reasons=request.include_reasons)
         product_id, k, exclude = similar_question(request, self._limits)
         product_index = _known(engine, product_id)
         ranking = await self._serving.similar(engine, product_index, k, exclude)
         reasons: list[list[Reason]] = []
         if request.include_reasons:
             found = ranking.product_index.tolist()
-            reasons = await asyncio.to_thread(
-                reasons_for, engine.reasoner, _viewed(product_index), found, user_id=None, k=DEFAULT_REASONS
+            viewed = _viewed(product_index)
+            reasons = await self._serving.reason(
+                lambda: reasons_for(engine.reasoner, viewed, found, user_id=None, k=DEFAULT_REASONS)
             )
         return SimilarProductsResponse(
             results=results(engine, ranking, details=request.include_details, reasons=reasons),
@@ -94,12 +94,12 @@ class RankingService:
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """Explain one score."""
-        engine = self._begin()
+        engine = self._begin(reasons=True)
         question, most = explain_question(request, _now_ms())
         product_index = _known(engine, request.product_id)
         ranking = await self._serving.answer(engine, question)
         place = await self._serving.place(engine, question, product_index)
-        reasons = await _reasons(engine, question, ranking, most)
+        reasons = await self._reasons(engine, question, ranking, most)
         (result,) = results(engine, ranking, details=True, reasons=reasons)
         return ExplainResponse(
             result=result,
@@ -109,20 +109,18 @@ class RankingService:
             user_state=USER_STATES[ranking.state],
         )
 
-    def _begin(self) -> Engine:
+    def _begin(self, *, reasons: bool) -> Engine:
         engine = self._serving.engine
-        self._serving.admit()
+        self._serving.admit(reasons=reasons)
         return engine
 
-
-async def _reasons(engine: Engine, question: Question, ranking: Ranking, most: int) -> list[list[Reason]]:
-    history = engine.history(question)
-    products = ranking.product_index.tolist()
-    # In a thread of its own: paths take milliseconds, and a plain ranking must not wait for them.
-    not_stored = engine.only_told(question)
-    return await asyncio.to_thread(
-        reasons_for, engine.reasoner, history, products, user_id=question.user_id, k=most, not_stored=not_stored
-    )
+    async def _reasons(self, engine: Engine, question: Question, ranking: Ranking, most: int) -> list[list[Reason]]:
+        history = engine.history(question)
+        products = ranking.product_index.tolist()
+        told = engine.only_told(question)
+        return await self._serving.reason(
+            lambda: reasons_for(engine.reasoner, history, products, user_id=question.user_id, k=most, not_stored=told)
+        )
 
 
 def _viewed(product_index: int) -> Histories:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.batching import Batcher
+from server.bounded import BoundedThreads
 from server.errors import OverloadedError
 
 
@@ -76,5 +77,41 @@ def test_a_failed_batch_fails_its_own_callers_only() -> None:
             await batcher.submit(-1)
         assert await batcher.submit(4) == 8
         batcher.close()
+
+    asyncio.run(run())
+
+
+def test_other_work_of_the_thread_counts_as_waiting_and_is_refused_too() -> None:
+    async def run() -> None:
+        gate = Gate()
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=8, max_waiting=2)
+        first = asyncio.create_task(batcher.submit(0))
+        await entered(gate)
+        others = [asyncio.create_task(batcher.run(lambda: 7)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await batcher.run(lambda: 7)
+        with pytest.raises(OverloadedError):
+            await batcher.submit(1)
+        gate.open.set()
+        assert list(await asyncio.gather(first, *others)) == [0, 7, 7]
+        assert await batcher.run(lambda: 8) == 8
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_threads_with_too_much_work_refuse_more_until_some_is_done() -> None:
+    async def run() -> None:
+        gate = Gate()
+        threads = BoundedThreads("test", threads=1, max_waiting=2)
+        running = [asyncio.create_task(threads.run(lambda: gate([1]))) for _ in range(2)]
+        await entered(gate)
+        with pytest.raises(OverloadedError):
+            await threads.run(lambda: gate([2]))
+        gate.open.set()
+        assert await asyncio.gather(*running) == [[2], [2]]
+        assert await threads.run(lambda: gate([3])) == [6]
+        threads.close()
 
     asyncio.run(run())
