@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from kg.snapshot import Snapshot
 from kg.tables import CODES
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
+from model.refresh import refresh
 from server.batching import Batcher
 from server.bounded import BoundedThreads
 from server.config import ServeSettings
@@ -26,6 +27,9 @@ from server.question import Question, Ranking
 
 KEPT_MS = 24 * 3_600_000
 """How long an event stays in the journal at least: so long is its id known as a duplicate."""
+
+LEAST_KNOWN = 0.5
+"""The share of a catalogue that a model must know from training; with less it would be guessing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +45,7 @@ class Places:
 
     models: ModelFolder
     snapshots: Path
+    cache: Path
     snapshot: Path | None = None
 
 
@@ -143,6 +148,8 @@ class Serving:
     def _load(self, model_version: str, journal: Journal) -> Engine:
         artifact = self._places.models.load(model_version)
         snapshot = self._snapshot(artifact)
+        if artifact.manifest.snapshot_hash != snapshot.content_hash:
+            artifact = self._refreshed(artifact, snapshot)
         current = self._engine
         if current is not None and current.snapshot is snapshot:
             histories = current.histories
@@ -152,6 +159,22 @@ class Serving:
             replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
         exclude_seen = not artifact.manifest.split.get("repeats", False)
         return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen)
+
+    def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
+        """Return a model over another snapshot than it was trained on, products that joined since among its own."""
+        known = int((artifact.products.indices(snapshot.products.array.to_pylist()) != MISSING).sum())
+        version = artifact.manifest.model_version
+        if known < LEAST_KNOWN * len(snapshot.products):
+            raise ModelRefusedError(
+                f"model {version} knows {known:,} of the {len(snapshot.products):,} products of the snapshot",
+                "Train it on this snapshot, or start the server with the snapshot that it was trained on.",
+            )
+        _log.info("model_refreshed", model_version=version, known=known, products=len(snapshot.products))
+        try:
+            scorer = refresh(artifact, snapshot, self._places.cache)
+        except KgrankError as error:
+            raise ModelRefusedError(error.problem, error.remedy) from error
+        return replace(artifact, products=snapshot.products, scorer=scorer)
 
     def _snapshot(self, artifact: Artifact) -> Snapshot:
         """Return the snapshot that suits a model: the named one, else the one it was trained on, else the latest."""

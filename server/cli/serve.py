@@ -56,7 +56,6 @@ def serve(
 
 async def _run(settings: "Settings", artifact: str | None, snapshot: Path | None, no_graph: bool, json: bool) -> None:
     from kg.store import Graph
-
     from server.app import Server, serve
     from server.models import ModelFolder
     from server.serving import Places
@@ -71,7 +70,9 @@ async def _run(settings: "Settings", artifact: str | None, snapshot: Path | None
         else:
             console.say(f"serving {model_version} on {target}")
 
-    places = Places(ModelFolder(settings.artifacts_folder, artifact), settings.snapshots_folder, snapshot)
+    places = Places(
+        ModelFolder(settings.artifacts_folder, artifact), settings.snapshots_folder, settings.cache_folder, snapshot
+    )
     connect = None if no_graph else lambda: Graph.connect(settings.graph, settings.graph_folder)
     server = Server(settings.serve, places, settings.journal_file, connect)
     await serve(server, ready)
@@ -90,7 +91,9 @@ def _log_to_stderr() -> None:
     """Log events as JSON lines; as text for a person at a terminal."""
     import structlog
 
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    # Its own tracebacks would show local variables: passwords, and ids of people.
+    for_a_person = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = for_a_person if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

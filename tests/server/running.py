@@ -31,7 +31,7 @@ def running(home: Path, connect: Connect | None = None, **settings: int) -> Iter
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()
-    places = Places(ModelFolder(home / "artifacts"), home / "snapshots")
+    places = Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache")
 
     async def start() -> tuple[Server, int]:
         made = ServeSettings(**{"port": 0, "drain_s": 5, **settings})

@@ -13,6 +13,7 @@ from model.artifact import save_artifact
 from model.config import ModelConfig, TextConfig, TrainConfig
 from model.product_graph import product_graph
 from model.splits import SplitConfig, make_split
+from model.text import encode_cached
 from model.train import train
 
 START_MS = 1_700_000_000_000
@@ -42,10 +43,10 @@ def make_shop(home: Path) -> Shop:
     return Shop(home, snapshot, versions)
 
 
-def tables(product_count: int = PRODUCT_COUNT) -> Tables:
+def tables(product_count: int = PRODUCT_COUNT, prefix: str = "product") -> Tables:
     """Return the shop's tables: each brand has its own followers, so that there is something to learn."""
     generator = np.random.default_rng(5)
-    products = [f"product-{number:02}" for number in range(product_count)]
+    products = [f"{prefix}-{number:02}" for number in range(product_count)]
     rows = []
     for user in range(USER_COUNT):
         favourite = np.arange(user % len(BRANDS), product_count, len(BRANDS))
@@ -86,7 +87,7 @@ def train_shortly(artifacts: Path, snapshot: Snapshot, seed: int) -> str:
         text=TextConfig(), dimension=16, layers=1, text_kernel_dimension=8, history_length=10, repeat=True
     )
     graph = product_graph(snapshot, split.train, config)
-    text = np.random.default_rng(3).normal(size=(len(graph), 24)).astype(np.float32)
+    text = encode_cached(graph.texts, config.text, artifacts.parent / "cache")
     settings = TrainConfig(objective="next_basket", window_days=0.25, epochs=1, batch_users=16, seed=seed, device="cpu")
     trained = train(snapshot, split, text, graph, config, settings)
     return save_artifact(artifacts, snapshot, split, trained, settings).name

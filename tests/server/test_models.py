@@ -84,15 +84,29 @@ def test_a_model_of_another_catalogue_is_refused_and_the_old_one_serves_on(home:
     from kg.freeze import freeze
     from tests.server.shop import tables, train_shortly
 
-    stranger = train_shortly(home / "artifacts", freeze(tables(product_count=60)), seed=3)
+    stranger = train_shortly(home / "artifacts", freeze(tables(60, prefix="other")), seed=3)
     with running(home) as server, Client(server.target) as client:
         # The newest is the stranger, and refused at the start; there is no snapshot that suits it.
         version = next(model.model_version for model in client.list_models().models if model.model_version != stranger)
         client.activate_model(f"models/{version}")
         with pytest.raises(RefusedError) as refused:
             client.activate_model(f"models/{stranger}")
-        assert "60 products" in refused.value.message
+        assert "knows 0 of the 90 products" in refused.value.message
         assert client.recommend("user-01").model_version == version
+
+
+def test_a_product_that_joined_after_training_is_ranked_and_explained(home: Path) -> None:
+    from kg.freeze import freeze
+    from tests.server.shop import tables, train_shortly
+
+    earlier = train_shortly(home / "artifacts", freeze(tables(60)), seed=4)
+    with running(home) as server, Client(server.target) as client:
+        client.activate_model(f"models/{earlier}")
+        ranked = client.rank("user-01", ["product-10", "product-80"])
+        explained = client.explain("user-01", "product-80")
+    assert {result.product_id for result in ranked.results} == {"product-10", "product-80"}
+    assert not ranked.missing_ids
+    assert explained.result.reasons  # by its brand, category or attribute
 
 
 def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
@@ -120,7 +134,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
 
     async def run() -> None:
         models, journal = ModelFolder(home / "artifacts"), Journal(home / "journal.db")
-        serving = Serving(ServeSettings(), Places(models, home / "snapshots"))
+        serving = Serving(ServeSettings(), Places(models, home / "snapshots", home / "cache"))
         told = asyncio.Event()
 
         async def activated() -> None:
