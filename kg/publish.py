@@ -7,7 +7,8 @@ A publication is written whole while readers still see the one before, then one 
     (:Product {embedding_next})                          in batches
     active: true, and embedding_next -> embedding        one transaction
 
-What a killed publication left is cleared by the next. Readers join on the active one:
+What a killed publication left is cleared by the next. One that still runs notices: each of its transactions begins with
+its own `ModelVersion`, locked. Readers join on the active one:
 
     MATCH (m:ModelVersion {active: true}), (u:User {id: $user})-[r:RECOMMENDED {model: m.id}]->(p) ...
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ import structlog
 from kg.errors import GraphError
 from kg.progress import SILENT, Progress
 from kg.schema import vector_index
-from kg.store import Graph
+from kg.store import Graph, Result
 
 log = structlog.get_logger()
 
@@ -87,13 +89,11 @@ def publish(
         progress: advances by one for each product and each recommendation.
 
     Raises:
-        GraphError: the store failed; the publication that was active before still is.
+        GraphError: the store failed, or another publication began meanwhile; the publication that was active before
+            still is.
     """
     graph.ensure_schema()
-    for left in publications(graph):
-        if not left.complete:
-            log.info("unfinished_publication_removed", publication=left.id)
-            _remove(graph, left.id)
+    _remove_unfinished(graph)
     publication = _name(graph, model_version)
     graph.write(_MODEL_INDEX)
     graph.write(vector_index())
@@ -102,15 +102,18 @@ def publish(
         id=publication,
         at=time.time_ns() // 1_000_000,
     )
+    _remove_unfinished(graph, but=publication)  # of two that began together at least one sees the other
+    graph.write("MATCH (p:Product) WHERE p.embedding_next IS NOT NULL REMOVE p.embedding_next")
     graph.write("CALL db.awaitIndexes(300)")
     written = sum(_write_recommendations(graph, publication, table, progress) for table in recommendations)
-    count = _stage_vectors(graph, product_ids, vectors, progress)
-    graph.write(
-        "MATCH (m:ModelVersion) SET m.active = (m.id = $id), m.complete = (m.complete OR m.id = $id) "
-        "WITH count(*) AS versions "
+    count = _stage_vectors(graph, publication, product_ids, vectors, progress)
+    _write_as(
+        graph,
+        publication,
+        "MATCH (m:ModelVersion) SET m.active = (m.id = $model), m.complete = (m.complete OR m.id = $model) "
+        "WITH count(*) AS versions WHERE versions > 0 "
         "MATCH (p:Product) WHERE p.embedding IS NOT NULL OR p.embedding_next IS NOT NULL "
         "SET p.embedding = p.embedding_next REMOVE p.embedding_next",
-        id=publication,
     )
     log.info("published", publication=publication, recommendations=written, vectors=count)
     older = [each.id for each in publications(graph) if not each.active][max(keep - 1, 0) :]
@@ -149,12 +152,13 @@ def _name(graph: Graph, model_version: str) -> str:
 def _write_recommendations(graph: Graph, publication: str, table: pa.Table, progress: Progress) -> int:
     written = 0
     for batch in _batches(table):
-        result = graph.write(
+        result = _write_as(
+            graph,
+            publication,
             "UNWIND $rows AS row MATCH (u:User {id: row[0]}) "
             "UNWIND row[1] AS each MATCH (p:Product {id: each[0]}) "
             "CREATE (u)-[:RECOMMENDED {rank: each[1], score: each[2], model: $model}]->(p)",
             batch,
-            model=publication,
         )
         written += result.changes.get("relationships_created", 0)
         progress.advance(sum(len(listed) for _, listed in batch))
@@ -180,7 +184,9 @@ def _batches(table: pa.Table) -> Iterator[list[_UserRow]]:
         yield batch
 
 
-def _stage_vectors(graph: Graph, product_ids: pa.Array, vectors: npt.NDArray[np.float32], progress: Progress) -> int:
+def _stage_vectors(
+    graph: Graph, publication: str, product_ids: pa.Array, vectors: npt.NDArray[np.float32], progress: Progress
+) -> int:
     written = 0
     for start in range(0, len(product_ids), _VECTORS):
         ids = product_ids.slice(start, _VECTORS).to_pylist()
@@ -188,7 +194,9 @@ def _stage_vectors(graph: Graph, product_ids: pa.Array, vectors: npt.NDArray[np.
             [product_id, vector]
             for product_id, vector in zip(ids, vectors[start : start + _VECTORS].tolist(), strict=True)
         ]
-        result = graph.write(
+        result = _write_as(
+            graph,
+            publication,
             "UNWIND $rows AS row MATCH (p:Product {id: row[0]}) "
             "CALL db.create.setNodeVectorProperty(p, 'embedding_next', row[1]) "
             "RETURN count(p)",
@@ -199,6 +207,22 @@ def _stage_vectors(graph: Graph, product_ids: pa.Array, vectors: npt.NDArray[np.
     return written
 
 
+def _write_as(graph: Graph, publication: str, cypher: str, rows: Sequence[Any] | None = None) -> Result:
+    """Run a part of a publication, if that is still in the graph; `$model` is its id."""
+    own = "MATCH (own:ModelVersion {id: $model}) SET own.complete = false WITH own "
+    result = graph.write(own + cypher, rows, model=publication)
+    if not result.changes.get("properties_set"):
+        raise GraphError("another `kgrank publish` removed this publication while it was written", "Run one at a time.")
+    return result
+
+
+def _remove_unfinished(graph: Graph, but: str = "") -> None:
+    for left in publications(graph):
+        if not left.complete and left.id != but:
+            log.info("unfinished_publication_removed", publication=left.id)
+            _remove(graph, left.id)
+
+
 def _remove(graph: Graph, publication: str) -> None:
     """Remove a publication, the name last, so that a removal that is stopped can be run again."""
     while True:
@@ -207,4 +231,9 @@ def _remove(graph: Graph, publication: str) -> None:
         )
         if not result.changes.get("relationships_deleted"):
             break
-    graph.write("MATCH (m:ModelVersion {id: $id}) DELETE m", id=publication)
+    # Locked first, and then what its writer may have added since: nothing of it can come after.
+    graph.write(
+        "MATCH (m:ModelVersion {id: $id}) SET m.active = false WITH m "
+        "OPTIONAL MATCH ()-[r:RECOMMENDED {model: $id}]->() DELETE r WITH DISTINCT m DELETE m",
+        id=publication,
+    )

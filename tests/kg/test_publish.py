@@ -97,6 +97,29 @@ def test_a_publication_that_breaks_off_changes_nothing_for_readers(graph: Graph)
     ]
 
 
+def test_a_publication_that_another_overtook_says_so_and_leaves_nothing(graph: Graph) -> None:
+    graph.load(SMALL)
+
+    def overtaken() -> Iterator[pa.Table]:
+        yield lists([1, 0])
+        publish(graph, "m2", PRODUCTS, vectors(2), [lists([1])])
+
+    with pytest.raises(GraphError, match="another `kgrank publish`") as caught:
+        publish(graph, "m1", PRODUCTS, vectors(1), overtaken())
+    assert caught.value.remedy == "Run one at a time."
+    assert [(each.id, each.active) for each in publications(graph)] == [("m2", True)]
+    assert graph.read("MATCH ()-[r:RECOMMENDED]->() RETURN r.model") == [["m2"]]
+    stored = dict(graph.read("MATCH (p:Product) RETURN p.id, p.embedding"))
+    assert np.array([stored[product_id] for product_id in PRODUCTS.to_pylist()]) == pytest.approx(vectors(2))
+
+
+def test_vectors_that_a_killed_publication_staged_are_not_taken(graph: Graph) -> None:
+    graph.load(SMALL)
+    graph.write("MATCH (p:Product {id: $id}) SET p.embedding_next = [9.0, 9.0]", id=PRODUCTS[0].as_py())
+    publish(graph, "m1", PRODUCTS.slice(1), vectors(1)[1:], [])
+    assert graph.read("MATCH (p:Product) WHERE p.embedding IS NULL RETURN p.id") == [[PRODUCTS[0].as_py()]]
+
+
 def test_older_publications_go_and_a_model_can_be_published_again(graph: Graph) -> None:
     graph.load(SMALL)
     for _ in range(2):
