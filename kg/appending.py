@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
-from kg.loading import EVENT_COLUMNS, known_event, lists_of_rows
+from kg.loading import BARE_PRODUCTS, EVENT_COLUMNS, known_event, lists_of_rows
 from kg.tables import InteractionType
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
 
     Args:
         graph: an open graph.
-        interactions: events, `kg.tables.INTERACTIONS`; users that are new are made, events on products that are not
-            in the catalogue are left out.
+        interactions: events, `kg.tables.INTERACTIONS`; users that are new are made, and so are products, bare: a graph
+            that is built anew while a server runs loses no event, and the next load fills them.
         journal: the journal's name.
         offset: the offset after the last of these events; an offset that the graph has passed already changes nothing.
 
@@ -29,8 +29,9 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
     kinds = sorted(pc.unique(interactions["type"]).to_pylist())
     text = (
         "MERGE (j:Journal {name: $journal}) WITH j WHERE coalesce(j.offset, -1) < $offset "
-        "SET j.offset = $offset WITH j "
+        f"SET j.offset = $offset WITH j CALL (j) {{ {BARE_PRODUCTS} }} "
     )
+    products = [{"product_id": product_id} for product_id in pc.unique(interactions["product_id"]).to_pylist()]
     parameters: dict[str, Any] = {"journal": journal, "offset": offset}
     for place, kind in enumerate(kinds):
         events = interactions.filter(pc.equal(interactions["type"], kind)).select(EVENT_COLUMNS)
@@ -42,7 +43,7 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
             "MERGE (u:User {id: row[0]}) "
             f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
         )
-    result = graph.write(text, **parameters)
+    result = graph.write(text, products, **parameters)
     return result.changes.get("relationships_created", 0)
 
 

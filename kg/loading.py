@@ -113,7 +113,7 @@ SET p.title = row.title, p.description = row.description, p.brand = row.brand, p
     p.price = row.price, p.attribute_keys = [pair IN row.attributes | pair[0]],
     p.attribute_values = [pair IN row.attributes | pair[1]]
 """
-_BARE_PRODUCTS = """
+BARE_PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
 ON CREATE SET p.title = '', p.description = '', p.brand = '', p.category = [], p.attribute_keys = [],
               p.attribute_values = []
@@ -128,7 +128,7 @@ def _load_products(loader: _Loader, products: pa.Table) -> None:
     fresh = loader.is_empty("(x:Product)")
     for batch in batches(products):
         bare, rows = _split_bare(batch.to_pylist())
-        loader.write(_BARE_PRODUCTS, bare)
+        loader.write(BARE_PRODUCTS, bare)
         loader.write(_PRODUCTS, rows)
         brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
         leaves = [

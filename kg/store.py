@@ -221,6 +221,11 @@ def _our_errors(place: str) -> Iterator[None]:
         ) from error
     except neo4j.exceptions.ConfigurationError as error:
         raise GraphError(f"the graph's address {place!r} can't be used: {error}", "Write bolt://host:7687.") from error
+    except neo4j.exceptions.ConstraintError as error:
+        # Without its message, which quotes the properties: ids of people must not reach a log.
+        raise GraphError(
+            "the graph refused a write: a node or relationship with this key is there already", f"({error.code})"
+        ) from None
     except neo4j.exceptions.Neo4jError as error:
         raise _refusal(error, place) from error
     except (neo4j.exceptions.DriverError, OSError, ValueError) as error:

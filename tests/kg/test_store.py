@@ -1,5 +1,6 @@
 """The graph store against a real Neo4j: what is loaded comes back, once, whatever happens on the way."""
 
+import traceback
 from typing import Any
 
 import pyarrow as pa
@@ -133,10 +134,14 @@ def test_an_event_given_twice_in_a_batch_is_written_once(graph: Graph) -> None:
     assert graph.append_events(events, "server-1", 2) == 1
 
 
-def test_appended_events_on_unknown_products_are_left_out(graph: Graph) -> None:
-    events = tables(interactions=[event("e1", "u", "nowhere")]).interactions
-    assert graph.append_events(events, "server-1", 1) == 0
-    assert graph.journal_offset("server-1") == 1
+def test_appended_events_wait_for_a_product_that_a_later_load_describes(graph: Graph) -> None:
+    events = tables(interactions=[event("e1", "u", "a"), event("e2", "u", "a", type="view", at_ms=5)])
+    assert graph.append_events(events.interactions, "server-1", 2) == 2
+    bare = tables(products=[{"product_id": "a"}], interactions=events.interactions.to_pylist())
+    assert same_rows(graph.export(), bare)
+    described = tables(products=[{"product_id": "a", "title": "A", "brand": "B", "price": 2.0}])
+    graph.load(described)
+    assert same_rows(graph.export(), Tables(interactions=events.interactions, products=described.products))
 
 
 # Queries
@@ -152,6 +157,14 @@ def test_a_reading_query_can_not_write(graph: Graph) -> None:
 def test_a_wrong_query_is_one_clear_error(graph: Graph) -> None:
     with pytest.raises(GraphError, match="Invalid input"):
         graph.query("MTCH (n) RETURN n")
+
+
+def test_a_key_that_is_taken_is_said_without_its_value(graph: Graph) -> None:
+    user_id = f"ann-{7 * 191}"  # not in this source, which a traceback shows
+    with pytest.raises(GraphError, match="key is there already") as caught:
+        graph.write("CREATE (:User {id: $id}), (:User {id: $id})", id=user_id)
+    assert user_id not in "".join(traceback.format_exception(caught.value))
+    assert "ConstraintValidationFailed" in caught.value.remedy
 
 
 def test_nodes_relationships_and_paths_become_plain_values(graph: Graph) -> None:
