@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from kg.config import GraphSettings
 from kg.errors import ConfigError
@@ -115,15 +121,27 @@ def load_settings(config_file: Path | None = None) -> Settings:
         return FileSettings(graph=neo4j) if neo4j else FileSettings()
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file} is not valid TOML: {error}", "Mend that line.") from error
+    except SettingsError as error:
+        raise ConfigError(
+            f"{_variable(error)} can't be read: its value is not JSON", """Lists are JSON: '["ALSO_BOUGHT"]'"""
+        ) from error
     except ValidationError as error:
         raise ConfigError(_explain(error), "`kgrank config` lists every setting, its range and its default.") from error
+
+
+def _variable(error: SettingsError) -> str:
+    """Return the variable that can't be read; pydantic names the outermost field only."""
+    value = getattr(error.__cause__, "doc", None)
+    names = [name for name, given in os.environ.items() if name.upper().startswith("KGRANK_") and given == value]
+    return f"variable {names[0]}" if names else str(error)
 
 
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
         place = ".".join(str(part) for part in problem["loc"])
-        secret = "password" in place
-        got = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r})"
+        # A misspelt key, or a whole section, may hold a password.
+        unshown = problem["type"] in ("missing", "extra_forbidden") or isinstance(problem["input"], dict)
+        got = "" if unshown or "password" in place else f" (got {problem['input']!r})"
         lines.append(f"setting {place}: {problem['msg']}{got}")
     return "\n".join(lines)
