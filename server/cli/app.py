@@ -1,5 +1,6 @@
 """The command tree, and what happens when a command fails."""
 
+import errno
 import importlib
 import logging
 import sys
@@ -48,6 +49,9 @@ COMMANDS = (
 )
 """One module of `server.cli` each, with a function `register(app)`."""
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the user can mend: a full disk, or a folder that is not theirs."""
+
 
 @app.callback()
 def root(
@@ -59,7 +63,7 @@ def root(
 
 
 def run() -> None:
-    """Run the command line; a user's mistake ends in one sentence and exit code 1, a missing extra in 3."""
+    """Run the command line; what a user can mend ends in one sentence and exit code 1, a missing extra in 3."""
     # Warnings of libraries go to stderr: stdout is for results. `kgrank serve` sets up its own log.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -74,4 +78,14 @@ def run() -> None:
         sys.exit(console.EXIT_MISSING_EXTRA)
     except KgrankError as error:
         console.fail(error)
+        sys.exit(console.EXIT_FAILED)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        console.fail(
+            KgrankError(
+                f"{error.filename or 'a file'} can't be used: {error.strerror or error}",
+                "Free some space, or choose another home: KGRANK_HOME",
+            )
+        )
         sys.exit(console.EXIT_FAILED)

@@ -66,11 +66,21 @@ def test_a_bad_file_names_field_and_value(empty_place: Path, text: str, message:
         load_settings()
 
 
-def test_a_bad_password_is_not_shown(empty_place: Path) -> None:
-    (empty_place / "kgrank.toml").write_text("[graph]\npassword = [123456]\n")
-    with pytest.raises(ConfigError) as caught:
+@pytest.mark.parametrize("text", ["[graph]\npassword = [123456]\n", '[graph]\npasswrd = "123456"\n'])
+def test_a_bad_password_is_not_shown(empty_place: Path, text: str) -> None:
+    (empty_place / "kgrank.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"setting graph\.pass") as caught:
         load_settings()
     assert "123456" not in str(caught.value)
+
+
+def test_a_list_in_a_variable_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGRANK_MODEL__EXCLUDE_RELATIONS", '["ALSO_BOUGHT"]')
+    assert list(load_settings().model.exclude_relations) == ["ALSO_BOUGHT"]
+    monkeypatch.setenv("KGRANK_MODEL__EXCLUDE_RELATIONS", "ALSO_BOUGHT")
+    with pytest.raises(ConfigError, match="KGRANK_MODEL__EXCLUDE_RELATIONS can't be read") as caught:
+        load_settings()
+    assert '["ALSO_BOUGHT"]' in caught.value.remedy
 
 
 def test_a_named_file_that_is_not_there_is_an_error() -> None:
@@ -100,6 +110,14 @@ def test_a_mistake_ends_in_one_sentence_without_a_traceback() -> None:
     done = run_kgrank("--config", "nowhere.toml", "config", check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "nowhere.toml does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_can_not_be_written_ends_in_one_sentence() -> None:
+    done = run_kgrank("demo", "--home", "/sys/kgrank", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: /sys/kgrank can't be used: ")
+    assert "KGRANK_HOME" in done.stderr
     assert "Traceback" not in done.stderr
 
 
