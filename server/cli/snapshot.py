@@ -1,11 +1,13 @@
 """`kgrank snapshot`: freeze the graph at one moment, for training and serving."""
 
+import os
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kg.errors import ConfigError
+from kg.errors import ConfigError, SnapshotError
 from server.cli import console
 from server.cli.app import Json, settings_of
 
@@ -45,9 +47,15 @@ def make_snapshot(
     ):
         tables = graph.export(as_of_ms, meter)
     snapshot = freeze(tables, as_of_ms=as_of_ms)
-    name = name or snapshot.content_hash[:_NAME_CHARS]
-    folder = settings.snapshots_folder / name
-    known = folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
+    folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
+    try:
+        known = folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
+    except SnapshotError as error:
+        if name is not None:
+            raise
+        _put_aside(folder, error)
+        known = False
+    name = folder.name
     if not known:
         snapshot.save(folder)
     pointer = settings.snapshots_folder / f".{LATEST}"
@@ -67,6 +75,13 @@ def make_snapshot(
         return
     rows = [(what, f"{count:,}") for what, count in snapshot.counts.items()]
     console.emit_table(f"snapshot {name}{' (unchanged)' if known else ''}", ("what", "count"), rows)
+
+
+def _put_aside(folder: Path, error: SnapshotError) -> None:
+    """Move a snapshot that can't be opened away from the name that its content gives it."""
+    aside = folder.with_name(f".damaged-{folder.name}-{os.getpid()}")
+    folder.rename(aside)
+    console.say(f"{error.problem}: moved to {aside}, and written anew")
 
 
 def parse_moment_ms(text: str) -> int:

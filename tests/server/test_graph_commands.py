@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg.errors import ConfigError
+from kg.snapshot import Snapshot
 from kg.store import Graph
 from server.cli.snapshot import parse_moment_ms
 from tests.kg.small_tables import SMALL
@@ -52,6 +53,18 @@ def test_a_snapshot_of_an_unchanged_graph_is_the_same_snapshot(graph: Graph, gra
     assert (graph_home / "snapshots" / "LATEST").read_text().strip() == first["name"]
     graph.write("MATCH (p:Product {id: 'cup'}) SET p.title = 'Mug'")
     assert json.loads(kgrank(graph_home, "snapshot", "--json").stdout)["new"] is True
+
+
+def test_a_damaged_snapshot_is_put_aside_and_written_anew(graph: Graph, graph_home: Path) -> None:
+    graph.load(SMALL)
+    name = json.loads(kgrank(graph_home, "snapshot", "--json").stdout)["name"]
+    folder = graph_home / "snapshots" / name
+    (folder / "users.arrow").write_bytes(b"")
+    done = kgrank(graph_home, "snapshot", "--json")
+    assert json.loads(done.stdout)["new"] is True
+    assert "users.arrow is damaged" in done.stderr
+    assert len(list(folder.parent.glob(f".damaged-{name}-*"))) == 1
+    assert Snapshot.open(folder).content_hash.startswith(name)
 
 
 def test_the_status_counts_what_the_graph_holds(graph: Graph, graph_home: Path) -> None:
