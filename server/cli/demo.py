@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,6 +71,7 @@ def demo(
         Step("Write vectors and recommendations back into the graph", ("publish",)),
         Step("Look around in the graph", ("graph", "recipe", "overview"), keep=False),
     )
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         for number, step in enumerate(steps, start=1):
             runner.run(f"{number} of {len(steps) + 1}", step)
@@ -78,12 +80,18 @@ def demo(
             _show(target, home, environment, began)
     finally:
         subprocess.run(_command(("graph", "stop")), env=environment, check=False, capture_output=True)
+        signal.signal(signal.SIGTERM, before)
     console.say(
         f"\nDone in {time.monotonic() - began:.0f} s. Everything is in {home}; go on with:\n"
         f"  export KGRANK_HOME={home} KGRANK_CONFIG={config}\n"
         "  kgrank serve                   # and in another terminal: kgrank recommend USER\n"
         "  kgrank graph shell             # Cypher"
     )
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """End in order when terminated: Neo4j and the server are stopped."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _command(arguments: tuple[str, ...]) -> list[str]:
