@@ -175,7 +175,10 @@ def _start_error(problem: str, folder: Path) -> GraphError:
     """Return the error for what the child reported."""
     if "No space left" in problem or "File too large" in problem or "not enough space" in problem.lower():
         return GraphError(f"the disk of {folder} is full: the embedded Neo4j can't start", "Free some space there.")
-    return GraphError(f"the embedded Neo4j in {folder} can't start: {problem}", f"Its log: {folder / LOG_FILE}")
+    return GraphError(
+        f"the embedded Neo4j in {folder} can't start: {problem}",
+        f"Its log, {folder / LOG_FILE}, says more. If memory is short, lower graph.heap_mib.",
+    )
 
 
 def _check_port(port: int) -> None:

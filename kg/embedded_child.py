@@ -2,9 +2,10 @@
 
 It reads one JSON line from stdin (`ChildConfig`), starts the JVM and Neo4j on loopback with a new random password, and
 writes where it listens to the state file (mode 0600) once a query has succeeded. On stdout it reports one JSON line:
-`{"ready": true}` or `{"problem": ..., "remedy": ...}`. It leaves
+`{"ready": true}`, `{"busy": true}` or `{"problem": ...}`; what the JVM says there goes to stderr, the log. It leaves
 
-- when stdin ends (its parent left, however it did) and no other process uses the graph, unless it was told to stay;
+- when stdin ends (its parent left, however it did) and no other process uses the graph, unless it was told to stay and
+  its parent heard that it is ready;
 - on SIGTERM, in order: every committed transaction is on disk either way.
 """
 
@@ -46,6 +47,9 @@ class Stopped(Exception):  # noqa: N818  # not an error: SIGTERM asks the child 
 def main() -> int:
     """Run Neo4j until told to leave; return the exit status."""
     signal.signal(signal.SIGTERM, _stop)
+    # The JVM writes warnings, and why it can't start, to descriptor 1: only the report may reach the parent.
+    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     config = ChildConfig(**json.loads(sys.stdin.readline()))
     folder = Path(config.folder)
     try:
@@ -61,17 +65,17 @@ def main() -> int:
             }
             write_private(folder / STATE_FILE, json.dumps(state))
             try:
-                _report({"ready": True})
-                _wait(config.stay, folder / CLIENTS_LOCK)
+                heard = _report(reports, {"ready": True})
+                _wait(config.stay and heard, folder / CLIENTS_LOCK)
             finally:
                 (folder / STATE_FILE).unlink(missing_ok=True)
     except Stopped:
         return 0
     except BlockingIOError:
-        _report({"busy": True})
+        _report(reports, {"busy": True})
         return 1
     except Exception as error:  # whatever the JVM throws is reported to the parent in one line
-        _report({"problem": _root_cause(error)})
+        _report(reports, {"problem": _root_cause(error)})
         return 1
     return 0
 
@@ -153,11 +157,14 @@ def _wait(stay: bool, clients_lock: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _report(message: dict[str, Any]) -> None:
-    """Tell the parent, if it is still there."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
+def _report(reports: IO[str], message: dict[str, Any]) -> bool:
+    """Tell the parent; return whether it is still there."""
+    try:
+        reports.write(json.dumps(message) + "\n")
+        reports.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _root_cause(error: BaseException) -> str:

@@ -129,6 +129,16 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_jvm_that_can_not_start_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC")  # beside our own collector: refused, on stdout
+    with pytest.raises(GraphError, match="can't start") as caught, embedded(tmp_path / "graph", GRAPH_SETTINGS):
+        pass
+    log = tmp_path / "graph" / "child.log"
+    assert str(log) in caught.value.remedy
+    assert "graph.heap_mib" in caught.value.remedy
+    assert "Multiple garbage collectors" in log.read_text()
+
+
 def test_the_lock_names_no_host() -> None:
     assert "://" not in LOCK_FILE.read_text()
 
