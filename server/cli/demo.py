@@ -179,11 +179,8 @@ def _show(target: str, home: Path, environment: dict[str, str], began: float) ->
     subprocess.run(_command(asked), env=environment, check=True)
     console.say(f"First answer after {time.monotonic() - began:.0f} s.")
     with Client(target) as client:
-        before = client.recommend(user_id, k=10, details=True).results
-        similar = client.similar_products(before[0].product_id, k=1, details=True).results
-        if not similar:
-            return
-        bought = similar[0]
+        before = client.recommend(user_id, k=50, details=True).results
+        bought = before[-1]
         console.say(f"\nThe user buys {bought.title!r} now: one event, acknowledged when it is on disk ...")
         # The data is of the past, so the event is of the moment after it: by the clock, years would have gone by.
         client.write_event(event(user_id, bought.product_id, "purchase", at_ms=_last_moment_ms(home) + 1))
