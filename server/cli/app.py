@@ -27,6 +27,7 @@ def settings_of(context: typer.Context) -> Settings:
 app = typer.Typer(
     name="kgrank",
     help="Rank products for people with a knowledge graph and language.",
+    epilog="Example: kgrank demo",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
