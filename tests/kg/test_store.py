@@ -180,7 +180,7 @@ def test_nodes_relationships_and_paths_become_plain_values(graph: Graph) -> None
 def test_every_constraint_of_the_schema_is_in_the_database(graph: Graph) -> None:
     names = {row[0] for row in graph.read("SHOW CONSTRAINTS YIELD name RETURN name")}
     assert len(names) >= len(schema.constraints())
-    with pytest.raises(GraphError, match="already exists"):
+    with pytest.raises(GraphError, match="is there already"):
         graph.write("CREATE (:User {id: 'x'}), (:User {id: 'x'})")
 
 

@@ -52,7 +52,9 @@ def read(out: Path) -> pa.Table:
 def test_a_killed_run_goes_on_to_the_same_result(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
     arguments = ("--k", "5", "--reasons", "--part-users", "6")
     command = [sys.executable, "-c", KILL_AT_THE_THIRD_PART + RUN, "score", *arguments, "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "KGRANK_HOME": str(shop.home)}
+    # As many threads as here: the order of a sum is not the same on one thread as on two.
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "KGRANK_HOME": str(shop.home), "OMP_NUM_THREADS": threads}
     killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [
