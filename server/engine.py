@@ -84,6 +84,7 @@ class Engine:
         self._users = UserEncoder(artifact.scorer, histories)
 
     @classmethod
+    @torch.inference_mode()
     def build(cls, artifact: Artifact, snapshot: Snapshot, histories: LiveHistories, *, exclude_seen: bool) -> "Engine":
         """Build and warm an engine.
 
@@ -101,6 +102,7 @@ class Engine:
         engine = cls(artifact, snapshot, histories, index, exclude_seen)
         for batch in _WARM_UP:
             engine.answer([Question(user_id="", k=10)] * batch)
+        engine._users.warm(_latest_users(snapshot), engine._now_ms())
         return engine
 
     @torch.inference_mode()
@@ -238,6 +240,14 @@ def _cosines(block: torch.Tensor, row: int) -> torch.Tensor:
     norms = torch.linalg.vector_norm(block, dim=1).clamp_min(1e-12)
     cosines: torch.Tensor = block @ (block[row] / norms[row]) / norms
     return cosines
+
+
+def _latest_users(snapshot: Snapshot) -> list[str]:
+    """Return the ids of users with a history, those seen last first."""
+    histories = snapshot.histories
+    known = np.flatnonzero(np.diff(histories.offsets))
+    last_ms = histories.at_ms[histories.offsets[known + 1] - 1]
+    return snapshot.users.ids(known[np.argsort(-last_ms, kind="stable")])
 
 
 def _clock_ms() -> int:

@@ -13,9 +13,11 @@ from kg.snapshot import Histories, Snapshot
 from model.scoring import ScoringModel, UserVectors
 from server.histories import Interaction, LiveHistories, stack
 
-CACHED_USERS = 20_000
-CACHED_FOR_MS = 60_000
-"""Vectors depend on the time since each interaction, but slowly: a minute changes nothing."""
+CACHED_USERS = 200_000
+CACHED_FOR_MS = 3_600_000
+"""Vectors depend on the time since each interaction, but slowly, by days: an hour changes next to nothing."""
+
+_WARMED_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class UserEncoder:
             while len(self._kept) > CACHED_USERS:
                 self._kept.popitem(last=False)
         return _stacked([encoded for encoded in rows if encoded is not None])
+
+    def warm(self, users: Sequence[str], now_ms: int) -> None:
+        """Make the vectors of users beforehand, as many of the first as are kept."""
+        for start in range(0, min(len(users), CACHED_USERS), _WARMED_TOGETHER):
+            self.encode([(user_id, ()) for user_id in users[start : start + _WARMED_TOGETHER]], now_ms)
 
     def _keep(self, user_id: str, now_ms: int) -> _Encoded | None:
         encoded = self._kept.get(user_id)
