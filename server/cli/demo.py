@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from kg.errors import KgrankError
 from server.cli import console
+from server.cli.app import Json
 
 if TYPE_CHECKING:
     from kg.snapshot import Snapshot
@@ -52,6 +53,7 @@ def demo(
     households: Annotated[int, typer.Option(min=1, help="Households in the sample.")] = 500,
     weeks: Annotated[int, typer.Option(min=8, max=53, help="Last weeks in the sample.")] = 26,
     home: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = HOME,
+    json: Json = False,
 ) -> None:
     """Load real groceries into a real Neo4j, train, compare, serve, and show ten explained products."""
     began = time.monotonic()
@@ -60,8 +62,10 @@ def demo(
     config.write_bytes(files("server.cli").joinpath("demo.toml").read_bytes())
     environment = os.environ | {"KGRANK_HOME": str(home), "KGRANK_CONFIG": str(config)}
     environment.pop("KGRANK_SERVE__PORT", None)
-    runner = _Runner(home, environment)
+    shown_on = sys.stderr if json else sys.stdout
     sample = ("--full",) if full else ("--households", str(households), "--weeks", str(weeks))
+    _refuse_another_sample(home, sample)
+    runner = _Runner(home, environment, shown_on)
     steps = (
         Step("Start Neo4j", ("graph", "start"), keep=False),
         Step("Load real groceries into the graph", ("load", "completejourney", *sample)),
@@ -77,16 +81,31 @@ def demo(
             runner.run(f"{number} of {len(steps) + 1}", step)
         console.say(f"\n== {len(steps) + 1} of {len(steps) + 1}: Serve, and ask over gRPC")
         with _server(environment) as target:
-            _show(target, home, environment, began)
+            answer = _show(target, home, environment, began, shown_on)
     finally:
         subprocess.run(_command(("graph", "stop")), env=environment, check=False, capture_output=True)
         signal.signal(signal.SIGTERM, before)
+    seconds = time.monotonic() - began
+    if json:
+        console.emit_json({"home": home, "seconds": round(seconds, 1), **answer})
     console.say(
-        f"\nDone in {time.monotonic() - began:.0f} s. Everything is in {home}; go on with:\n"
+        f"\nDone in {seconds:.0f} s. Everything is in {home}; go on with:\n"
         f"  export KGRANK_HOME={home} KGRANK_CONFIG={config}\n"
         "  kgrank serve                   # and in another terminal: kgrank recommend USER\n"
         "  kgrank graph shell             # Cypher"
     )
+
+
+def _refuse_another_sample(home: Path, sample: tuple[str, ...]) -> None:
+    """Keep one home to one sample: loads add to a graph, and two samples in one would be neither."""
+    file, wanted = home / "sample.txt", " ".join(sample)
+    if not file.is_file():
+        file.write_text(wanted, encoding="utf-8")
+    elif (there := file.read_text(encoding="utf-8")) != wanted:
+        raise KgrankError(
+            f"{home} holds the demo of another sample: {there}, not {wanted}",
+            "Remove that folder, or choose another one: --home",
+        )
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
@@ -101,7 +120,8 @@ def _command(arguments: tuple[str, ...]) -> list[str]:
 class _Runner:
     """Runs steps, and remembers in `steps.json` which are done and by what."""
 
-    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+    def __init__(self, home: Path, environment: dict[str, str], shown_on: TextIO) -> None:
+        self._shown_on = shown_on
         self._file = home / "steps.json"
         self._environment = environment
         self._done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
@@ -117,7 +137,7 @@ class _Runner:
             console.say("(kept from the last time)")
             return
         began = time.monotonic()
-        done = subprocess.run(_command(step.arguments), env=self._environment, check=False)
+        done = subprocess.run(_command(step.arguments), env=self._environment, stdout=self._shown_on, check=False)
         if done.returncode != 0:
             raise KgrankError(
                 f"the demo stopped: `kgrank {' '.join(step.arguments)}` ended with {done.returncode}",
@@ -169,14 +189,14 @@ def _wait_until_it_answers(client: "Client", process: "subprocess.Popen[bytes]",
                 return
 
 
-def _show(target: str, home: Path, environment: dict[str, str], began: float) -> None:
+def _show(target: str, home: Path, environment: dict[str, str], began: float, shown_on: TextIO) -> dict[str, object]:
     """Ask for a real user's ten products with reasons, tell the server of an event, and ask again."""
     from kgrank.client import Client, event
 
     user_id = _typical_user(home)
     asked = ("recommend", user_id, "--k", "10", "--reasons", "--target", target)
     console.say(f"$ kgrank {' '.join(asked)}")
-    subprocess.run(_command(asked), env=environment, check=True)
+    subprocess.run(_command(asked), env=environment, stdout=shown_on, check=True)
     console.say(f"First answer after {time.monotonic() - began:.0f} s.")
     with Client(target) as client:
         before = client.recommend(user_id, k=50, details=True).results
@@ -190,10 +210,12 @@ def _show(target: str, home: Path, environment: dict[str, str], began: float) ->
         (place, result.title, f"{result.score:.2f}", earlier.get(result.product_id, "new"))
         for place, result in enumerate(after, start=1)
     ]
-    console.emit_table("... and the next answer has changed", ("place", "product", "score", "before"), rows)
+    if shown_on is sys.stdout:
+        console.emit_table("... and the next answer has changed", ("place", "product", "score", "before"), rows)
     explained = ("explain", user_id, after[0].product_id, "--target", target)
     console.say(f"$ kgrank {' '.join(explained)}")
-    subprocess.run(_command(explained), env=environment, check=True)
+    subprocess.run(_command(explained), env=environment, stdout=shown_on, check=True)
+    return {"user_id": user_id, "product_ids": [result.product_id for result in after]}
 
 
 def _typical_user(home: Path) -> str:
