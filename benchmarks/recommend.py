@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
-    # Other users in every load: the server keeps a user's vector for a minute, and must not live on that.
+    # Other users in every load: the server keeps a user's vector for an hour, as it does in service.
     asked = (_requests(home, options, seed) for seed in range(1000))
     with _ours(home) as (target, process):
         with Client(target, timeout_s=60) as client:
