@@ -85,10 +85,15 @@ def snapshot_folder_for(snapshots: Path, manifest: ArtifactManifest) -> Path | N
     """Return the folder of the snapshot that a model was trained on, else of the latest one; None where none is."""
     latest = snapshots / LATEST
     named = snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
-    for folder, content_hash, _ in _snapshots(snapshots):
-        if content_hash == manifest.snapshot_hash:
-            return folder
+    trained_on = snapshot_with_hash(snapshots, manifest.snapshot_hash)
+    if trained_on is not None:
+        return trained_on
     return named if named is not None and named.is_dir() else None
+
+
+def snapshot_with_hash(snapshots: Path, content_hash: str) -> Path | None:
+    """Return the folder of the snapshot with a content hash; None where there is none."""
+    return next((folder for folder, found, _ in _snapshots(snapshots) if found == content_hash), None)
 
 
 def oldest_as_of_ms(snapshots: Path) -> int | None:

@@ -1,18 +1,17 @@
 """What the home folder holds: the artifact and the snapshot that a command means. Needs torch."""
 
-import json
 import os
 from pathlib import Path
 
 from kg.errors import SnapshotError
-from kg.snapshot import MANIFEST, Snapshot
+from kg.snapshot import Snapshot
 from model.artifact import Artifact
 from model.errors import ArtifactError
 from model.refresh import refresh
 from model.scoring import ScoringModel
 from server.cli import console
 from server.config import Settings
-from server.models import LATEST, ModelFolder
+from server.models import LATEST, ModelFolder, snapshot_with_hash
 
 
 def newest_artifact(settings: Settings, version: str | None) -> Path:
@@ -58,7 +57,7 @@ def open_snapshot(settings: Settings, name: str | None, content_hash: str | None
     if name is not None:
         return Snapshot.open(folder / name)
     if content_hash is not None:
-        found = _with_hash(folder, content_hash)
+        found = snapshot_with_hash(folder, content_hash)
         if found is None:
             raise SnapshotError(
                 f"the snapshot that the model was trained on ({content_hash[:12]}) is not in {folder}",
@@ -76,16 +75,6 @@ def model_on(artifact: Artifact, snapshot: Snapshot, settings: Settings) -> Scor
         return artifact.scorer
     with console.meter("bringing the model to the snapshot") as meter:
         return refresh(artifact, snapshot, settings.cache_folder, meter.advance)
-
-
-def _with_hash(snapshots: Path, content_hash: str) -> Path | None:
-    for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}")):
-        try:
-            if json.loads(path.read_text(encoding="utf-8"))["content_hash"] == content_hash:
-                return path.parent
-        except (ValueError, KeyError, TypeError):
-            continue  # a damaged one is not the one that is looked for
-    return None
 
 
 def write_atomically(path: Path, text: str) -> None:
