@@ -1,5 +1,6 @@
 """`kgrank train`: a snapshot to an artifact."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,10 @@ from server.cli import console
 from server.cli.app import Json, settings_of
 
 if TYPE_CHECKING:
+    from kg.snapshot import Snapshot
     from model.checkpoint import EpochRecord
+    from model.pipeline import Listener
+    from model.product_graph import ProductGraph
 
 LATEST = "LATEST"
 """The file, in the folders of snapshots and artifacts, that names the newest."""
@@ -32,9 +36,7 @@ def train_model(
     settings = settings_of(context)
     try:
         from model.artifact import read_manifest, save_artifact
-        from model.product_graph import product_graph
-        from model.text import encode_cached
-        from model.train import train
+        from model.pipeline import fit_model
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training needs the package {error.name}", "pip install 'kgrank[train]'") from error
     from kg.snapshot import Snapshot
@@ -47,33 +49,16 @@ def train_model(
         snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
     data = Snapshot.open(folder / snapshot)
     split = make_split(data, settings.split)
-    graph = product_graph(data, split.train, settings.model)
-    counts = data.counts
-    console.say(
-        f"snapshot {snapshot}: {counts['users']:,} users, {counts['products']:,} products, "
-        f"{counts['interactions']:,} interactions, {len(graph.relations)} relations"
-    )
-    with console.meter("reading product texts", len(graph)) as meter:
-        text = encode_cached(graph.texts, settings.model.text, settings.cache_folder, meter.advance)
-
-    def show_epoch(record: "EpochRecord") -> None:
-        console.say(
-            f"epoch {record.epoch}: loss {record.loss:.3f}, "
-            f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
-        )
-
-    with console.meter("training", None) as meter:
-        trained = train(
+    with ExitStack() as shown:
+        trained = fit_model(
             data,
             split,
-            text,
-            graph,
             settings.model,
             settings.train,
+            settings.cache_folder,
             checkpoint_folder=settings.home / "checkpoints" / data.content_hash[:12],
             resume=resume,
-            on_step=lambda step, steps, loss: meter.advance(1, f"step {step} of {steps}, loss {loss:.3f}"),
-            on_epoch=show_epoch,
+            listener=_listener(snapshot, data, shown),
         )
     artifact = save_artifact(settings.artifacts_folder, data, split, trained, settings.train)
     pointer = settings.artifacts_folder / f".{LATEST}"
@@ -86,3 +71,38 @@ def train_model(
     console.out.print(
         f"model {manifest.model_version}: validation NDCG@10 {trained.validation_ndcg:.4f} (epoch {trained.best_epoch})"
     )
+
+
+def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
+    """Return what tells a person how far training is; `shown` ends the meters."""
+    from model.pipeline import Listener
+
+    meters: list[console.Meter] = []
+
+    def begin(label: str, total: int | None) -> None:
+        shown.close()
+        meters.append(shown.enter_context(console.meter(label, total)))
+
+    def on_graph(graph: "ProductGraph") -> None:
+        counts = data.counts
+        console.say(
+            f"snapshot {name}: {counts['users']:,} users, {counts['products']:,} products, "
+            f"{counts['interactions']:,} interactions, {len(graph.relations)} relations"
+        )
+        begin("reading product texts", len(graph))
+
+    def on_text(count: int) -> None:
+        meters[-1].advance(count)
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if len(meters) == 1:
+            begin("training", None)
+        meters[-1].advance(1, f"step {step} of {steps}, loss {loss:.3f}")
+
+    def on_epoch(record: "EpochRecord") -> None:
+        console.say(
+            f"epoch {record.epoch}: loss {record.loss:.3f}, "
+            f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
+        )
+
+    return Listener(on_graph, on_text, on_step, on_epoch)

@@ -1,0 +1,77 @@
+"""From a snapshot and its split to a trained model: the one way that training, comparing and tuning share.
+
+snapshot, split.train ── product_graph ──> graph ── encode_cached ──> text features ── train ──> Trained
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kg.snapshot import Snapshot
+from model.checkpoint import EpochRecord
+from model.config import ModelConfig, TrainConfig
+from model.product_graph import ProductGraph, product_graph
+from model.splits import Split
+from model.text import encode_cached
+from model.train import Trained, train
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears how far a fit is.
+
+    Args:
+        on_graph: called once, with the graph that is learned on.
+        on_text: called with counts of nodes whose text has been read, the graph's size in all.
+        on_step: called with the step in the epoch, their number and the loss.
+        on_epoch: called after every epoch.
+    """
+
+    on_graph: Callable[[ProductGraph], None] = lambda graph: None
+    on_text: Callable[[int], None] = lambda count: None
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None
+
+
+def fit_model(
+    snapshot: Snapshot,
+    split: Split,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    text_cache_folder: Path,
+    *,
+    checkpoint_folder: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> Trained:
+    """Train a model on `split.train`; the epoch and the component weights are chosen on `split.validation`.
+
+    Args:
+        snapshot: products, nodes and facts.
+        split: what to train on and to choose by; its test case is not touched.
+        model_config: the network.
+        train_config: the run.
+        text_cache_folder: where text features are cached.
+        checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
+        resume: go on from the checkpoint there, if it is of the same data and settings.
+        listener: hears how far it is.
+
+    Raises:
+        ModelError: nothing to train on, a loss that is not finite, a damaged checkpoint, or no such text encoder.
+    """
+    hears = listener or Listener()
+    graph = product_graph(snapshot, split.train, model_config)
+    hears.on_graph(graph)
+    text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)
+    return train(
+        snapshot,
+        split,
+        text,
+        graph,
+        model_config,
+        train_config,
+        checkpoint_folder=checkpoint_folder,
+        resume=resume,
+        on_step=hears.on_step,
+        on_epoch=hears.on_epoch,
+    )
