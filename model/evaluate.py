@@ -1,8 +1,8 @@
 """Evaluation: rankers answer a case by ranking every candidate; all of them in one run, over the same users."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,18 @@ from scipy import sparse
 from kg.snapshot import Histories, Snapshot
 from model.artifact import ArtifactManifest
 from model.baselines import BASELINES
+from model.baselines.contract import FitData
+from model.baselines.space import draw
 from model.errors import ModelError
 from model.likeness import graph_features
 from model.metrics import CUTOFFS, Estimate, bootstrap, coverage, intra_list_diversity, novelty, per_user
-from model.ranker import Ranker, top_k
+from model.ranker import Advance, Ranked, Ranker, rank
 from model.splits import Case, SplitConfig
 
 CHOSEN_BY = "ndcg@10"
 """The metric that configurations are chosen by, on validation."""
 
-_BLOCK_BYTES = 64 * 2**20
 _TUNING_USERS = 2000
-
-Ranked = npt.NDArray[np.int32]
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,19 +82,6 @@ def check_untrained(manifest: ArtifactManifest, snapshot: Snapshot, config: Spli
         )
 
 
-def rank(ranker: Ranker, case: Case, k: int, advance: Advance = lambda count: None) -> Ranked:
-    """Return every user's first k products `[B, k]`, all candidates ranked, in blocks of bounded memory."""
-    block = max(1, _BLOCK_BYTES // (4 * len(case.candidates)))
-    lists = []
-    for start in range(0, len(case), block):
-        part = case.take(np.arange(start, min(start + block, len(case))))
-        scores = ranker.scores(part.histories, part.now_ms)
-        seen = part.histories if part.exclude_seen else None
-        lists.append(top_k(scores, k, seen=seen, candidates=part.candidates)[0])
-        advance(len(part))
-    return np.concatenate(lists)
-
-
 def measure(
     ranked: Ranked, case: Case, features: sparse.csr_matrix, generator: np.random.Generator
 ) -> tuple[dict[str, Estimate], dict[str, npt.NDArray[np.float64]]]:
@@ -116,33 +101,47 @@ def measure(
 
 
 def fit_baseline(
-    name: str, validation: Case, case: Case, generator: np.random.Generator, advance: Advance = lambda count: None
+    name: str,
+    data: FitData,
+    case: Case,
+    generator: np.random.Generator,
+    advance: Advance = lambda count: None,
+    trials: int | None = None,
 ) -> tuple[Ranker, dict[str, Any]]:
-    """Choose a baseline's configuration on a validation case, and fit it on what `case` knows.
+    """Choose a baseline's configuration on `data.validation`, and fit it on what `case` knows.
 
     Args:
         name: of `BASELINES`.
-        validation: the same question as `case`, asked earlier.
-        case: what is to be answered.
+        data: what to learn from; `known` is replaced by what each case knows.
+        case: what is to be answered; its truth is not looked at.
         generator: draws the users to tune on, where there are many.
         advance: hears how many users were ranked for tuning.
+        trials: configurations to try, drawn from the baseline's space; by default its grid is tried.
 
     Raises:
-        ModelError: there is no such baseline.
+        ModelError: there is no such baseline, or it can't be fitted on this.
+        MissingExtraError: a package that it needs is not installed.
     """
     if name not in BASELINES:
         raise ModelError(f"there is no baseline {name!r}", f"Choose from: {', '.join(BASELINES)}.")
     baseline = BASELINES[name]
-    product_count = len(case.candidates)
-    if len(validation) > _TUNING_USERS:
-        validation = validation.take(np.sort(generator.choice(len(validation), _TUNING_USERS, replace=False)))
-    reached = []
-    for config in baseline.grid:
-        ranked = rank(baseline.fit(validation.known, product_count, config), validation, 10, advance)
-        values = per_user(ranked, validation.truth_offsets, validation.truth_product_index, (10,))
-        reached.append(float(values[CHOSEN_BY].mean()))
-    chosen = baseline.grid[int(np.argmax(reached))]
-    return baseline.fit(case.known, product_count, chosen), chosen.model_dump(mode="json")
+    baseline.check_needs(name)
+    asked = data.validation
+    if len(asked) > _TUNING_USERS:
+        asked = asked.take(np.sort(generator.choice(len(asked), _TUNING_USERS, replace=False)))
+    grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
+    best: tuple[float, Ranker, Any] | None = None
+    for config in grid:
+        ranker = baseline.fit(replace(data, known=asked.known), config)
+        ranked = rank(ranker, asked, 10, advance)
+        reached = per_user(ranked, asked.truth_offsets, asked.truth_product_index, (10,))[CHOSEN_BY].mean()
+        if best is None or reached > best[0]:
+            best = float(reached), ranker, config
+    assert best is not None  # no grid is empty
+    _, ranker, config = best
+    if baseline.refit:
+        ranker = baseline.fit(replace(data, known=case.known), config)
+    return ranker, config.model_dump(mode="json")
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """What ranks: a protocol that baselines and the network share, and exact top-k over its scores."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -9,9 +10,14 @@ import torch
 from kg.snapshot import Histories
 from model.metrics import PADDING
 from model.scoring import ScoringModel, full_scores
+from model.splits import Case
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
+Ranked = npt.NDArray[np.int32]
+Advance = Callable[[int], None]
+
+_BLOCK_BYTES = 64 * 2**20
 
 
 class Ranker(Protocol):
@@ -71,3 +77,16 @@ def top_k(
     values = np.pad(values, width, constant_values=-np.inf)
     products = np.pad(products, width, constant_values=PADDING)
     return np.where(np.isneginf(values), PADDING, products).astype(np.int32), values
+
+
+def rank(ranker: Ranker, case: Case, k: int, advance: Advance = lambda count: None) -> Ranked:
+    """Return every user's first k products `[B, k]`, all candidates ranked, in blocks of bounded memory."""
+    block = max(1, _BLOCK_BYTES // (4 * len(case.candidates)))
+    lists = []
+    for start in range(0, len(case), block):
+        part = case.take(np.arange(start, min(start + block, len(case))))
+        scores = ranker.scores(part.histories, part.now_ms)
+        seen = part.histories if part.exclude_seen else None
+        lists.append(top_k(scores, k, seen=seen, candidates=part.candidates)[0])
+        advance(len(part))
+    return np.concatenate(lists)

@@ -1,28 +1,18 @@
 """Baselines: the plain rankers that the network has to beat, each fitted on what a case knows.
 
-Every baseline is a function `fit(known, product_count, config) -> Ranker` with a typed configuration, and a grid of
-configurations from which the validation case picks: a peer gets its tuning too.
+Every baseline is a function `fit(data, config) -> Ranker` with a typed configuration, a grid of configurations from
+which the validation case picks, and the space around it: a peer gets its tuning too (`model.baselines.contract`).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from kg.snapshot import Histories
 from model.baselines import frequency, itemknn, popularity
-from model.ranker import Ranker
+from model.baselines.contract import Baseline, FitData, fit_data
 
-
-@dataclass(frozen=True)
-class Baseline:
-    """How to fit a baseline, and the configurations to choose from; the first is the default."""
-
-    fit: Callable[[Histories, int, Any], Ranker]
-    grid: tuple[Any, ...]
-
+__all__ = ["BASELINES", "Baseline", "FitData", "fit_data"]
 
 BASELINES: Mapping[str, Baseline] = {
-    "popularity": Baseline(popularity.fit, popularity.GRID),
-    "frequency": Baseline(frequency.fit, frequency.GRID),
-    "itemknn": Baseline(itemknn.fit, itemknn.GRID),
+    "popularity": Baseline(popularity.fit, popularity.GRID, popularity.SPACE),
+    "frequency": Baseline(frequency.fit, frequency.GRID, frequency.SPACE),
+    "itemknn": Baseline(itemknn.fit, itemknn.GRID, itemknn.SPACE),
 }

@@ -4,14 +4,18 @@ A strong baseline where things are bought again (Ji et al., "A Re-visit of the P
 "Modeling Personalized Item Frequency Information for Next-basket Recommendation", 2020).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from kg.snapshot import Histories
-from model.baselines import popularity
+from model.baselines.contract import FitData
+from model.baselines.popularity import popularity
 from model.baselines.recency import time_weights
+from model.baselines.space import Axis, Real
 
 
 class FrequencyConfig(BaseModel):
@@ -29,6 +33,7 @@ GRID = (
     FrequencyConfig(half_life_days=91),
     FrequencyConfig(half_life_days=56),
 )
+SPACE: Mapping[str, Axis] = {"half_life_days": Real(7, 730, log=True)}
 
 _FALLBACK = 1e-3
 """Weight of the most popular product, for those that a user never had: below one recent purchase of the user's own."""
@@ -53,7 +58,7 @@ class Frequency:
         return scores
 
 
-def fit(known: Histories, product_count: int, config: FrequencyConfig) -> Frequency:
+def fit(data: FitData, config: FrequencyConfig) -> Frequency:
     """Take the overall popularity for the products that a user never had."""
-    weight = popularity.fit(known, product_count, popularity.PopularityConfig()).weight
+    weight = popularity(data.known, data.product_count, None)
     return Frequency(weight / max(float(weight.max(initial=0)), 1) * _FALLBACK, config.half_life_days)

@@ -6,13 +6,17 @@ with w_i falling with the age of the interaction. No neighbour is cut off: with 
 columns have length one, scores are (w X^T) X, so the product × product matrix is never made.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from kg.snapshot import Histories
+from model.baselines.contract import FitData
 from model.baselines.recency import position_weights, time_weights
+from model.baselines.space import Axis, Choice, Real
 
 
 class ItemKnnConfig(BaseModel):
@@ -31,6 +35,7 @@ GRID = (
     ItemKnnConfig(half_life_days=91),
     ItemKnnConfig(half_life_days=39),
 )
+SPACE: Mapping[str, Axis] = {"half_life_days": Choice((None, 28, 91, 365)), "position_decay": Real(0.3, 1)}
 
 
 class ItemKnn:
@@ -53,9 +58,10 @@ class ItemKnn:
         return scores
 
 
-def fit(known: Histories, product_count: int, config: ItemKnnConfig) -> ItemKnn:
+def fit(data: FitData, config: ItemKnnConfig) -> ItemKnn:
     """Note who had what, each product's column scaled to length one."""
-    shape = (len(known), product_count)
+    known = data.known
+    shape = (len(known), data.product_count)
     # Summing duplicates sorts the indices in place: they must be a copy, or the histories lose their order.
     indices = known.product_index.copy()
     had = sparse.csr_matrix((np.ones(len(indices), np.float32), indices, known.offsets.copy()), shape)

@@ -1,11 +1,15 @@
 """Popularity: the same list for everybody, recent interactions counting more."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg.snapshot import Histories
+from model.baselines.contract import FitData
 from model.baselines.recency import time_weights
+from model.baselines.space import Axis, Real
 
 
 class PopularityConfig(BaseModel):
@@ -23,6 +27,7 @@ GRID = (
     PopularityConfig(half_life_days=28),
     PopularityConfig(half_life_days=14),
 )
+SPACE: Mapping[str, Axis] = {"half_life_days": Real(7, 730, log=True)}
 
 
 class Popularity:
@@ -38,9 +43,14 @@ class Popularity:
         return np.tile(self.weight, (len(histories), 1))
 
 
-def fit(known: Histories, product_count: int, config: PopularityConfig) -> Popularity:
+def fit(data: FitData, config: PopularityConfig) -> Popularity:
     """Count every product's interactions."""
+    return Popularity(popularity(data.known, data.product_count, config.half_life_days))
+
+
+def popularity(known: Histories, product_count: int, half_life_days: float | None) -> npt.NDArray[np.float32]:
+    """Return every product's interactions `[P]`, weighted by their age at the last one known."""
     # A common factor does not change the order, so one moment serves for all questions.
     latest = np.full(len(known), known.at_ms.max(initial=0), np.int64)
-    weight = np.bincount(known.product_index, time_weights(known, latest, config.half_life_days), product_count)
-    return Popularity(weight.astype(np.float32))
+    weight = np.bincount(known.product_index, time_weights(known, latest, half_life_days), product_count)
+    return weight.astype(np.float32)

@@ -57,6 +57,8 @@ def evaluate_model(
         import numpy as np
 
         from model.artifact import load_artifact, read_manifest
+        from model.baselines import fit_data
+        from model.config import ModelConfig
         from model.evaluate import check_untrained, evaluate, fit_baseline
         from model.ranker import ModelRanker, Ranker
         from model.splits import SplitConfig, make_split
@@ -85,6 +87,7 @@ def evaluate_model(
     if config.repeats:
         asked.append((asked[0][0].new_only(), asked[0][1].new_only()))
     generator = np.random.default_rng(seed)
+    model_config = ModelConfig.model_validate(manifest.config["model"]) if manifest else settings.model
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     model = ModelRanker(manifest.model_version, load_artifact(folder).scorer) if folder and manifest else None
     reports = []
@@ -94,8 +97,9 @@ def evaluate_model(
             continue
         rankers: list[tuple[Ranker, dict[str, Any]]] = []
         with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
+            learned = fit_data(data, case.known, tuning, model_config, settings.cache_folder, seed=seed)
             for name in names:
-                rankers.append(fit_baseline(name, tuning, case, generator, meter.advance))
+                rankers.append(fit_baseline(name, learned, case, generator, meter.advance))
         if model:
             rankers.append((model, {}))
         with console.meter(f"{case.name}: ranking", len(case) * len(rankers)) as meter:

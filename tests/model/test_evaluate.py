@@ -1,6 +1,7 @@
 """Evaluation: known answers, and the refusal of what a model has seen."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,12 @@ from kg.freeze import freeze
 from kg.snapshot import Histories, Snapshot
 from kg.tables import INTERACTIONS, PRODUCTS, Tables
 from model.artifact import ArtifactManifest
+from model.baselines import fit_data
+from model.config import ModelConfig
 from model.errors import ModelError
-from model.evaluate import check_untrained, difference, evaluate, fit_baseline, rank
+from model.evaluate import check_untrained, difference, evaluate, fit_baseline
 from model.likeness import graph_features
+from model.ranker import rank
 from model.splits import SplitConfig, make_split
 
 PRODUCT_IDS = [f"p{number}" for number in range(8)]
@@ -61,10 +65,11 @@ class Next:
         return scores
 
 
-def test_a_ranker_that_knows_is_perfect_and_its_lead_is_paired() -> None:
+def test_a_ranker_that_knows_is_perfect_and_its_lead_is_paired(tmp_path: Path) -> None:
     data = snapshot()
     split = make_split(data, SplitConfig())
-    popular = fit_baseline("popularity", split.validation, split.test, np.random.default_rng(0))
+    learned = fit_data(data, split.train, split.validation, ModelConfig(), tmp_path)
+    popular = fit_baseline("popularity", learned, split.test, np.random.default_rng(0))
     report = evaluate(data, split.test, [(Next(), {}), popular], seed=1)
     best, baseline = report.results
     assert best.metrics["ndcg@10"].mean == best.metrics["mrr@5"].mean == 1
@@ -77,7 +82,7 @@ def test_a_ranker_that_knows_is_perfect_and_its_lead_is_paired() -> None:
 def test_blocks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_split(snapshot(), SplitConfig()).test
     whole = rank(Next(), case, 5)
-    monkeypatch.setattr("model.evaluate._BLOCK_BYTES", 1)
+    monkeypatch.setattr("model.ranker._BLOCK_BYTES", 1)
     assert (rank(Next(), case, 5) == whole).all()
 
 

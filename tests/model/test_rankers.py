@@ -10,6 +10,7 @@ from model.baselines import BASELINES, frequency, itemknn, popularity
 from model.metrics import PADDING
 from model.ranker import Ranker, top_k
 from model.splits import DAY_MS
+from tests.model.plain_data import plain_data
 from tests.model.test_splits import histories_of
 
 PRODUCTS = 40
@@ -20,7 +21,7 @@ every_baseline = pytest.mark.parametrize("name", list(BASELINES))
 
 def fitted(name: str, known: Histories, products: int = PRODUCTS) -> Ranker:
     baseline = BASELINES[name]
-    return baseline.fit(known, products, baseline.grid[0])
+    return baseline.fit(plain_data(known, products), baseline.grid[0])
 
 
 def random_histories(seed: int, users: int = 60) -> Histories:
@@ -44,7 +45,7 @@ def test_a_batch_equals_single_calls(name: str) -> None:
 def test_every_configuration_of_the_grid_scores_finitely(name: str) -> None:
     known = random_histories(2)
     for config in BASELINES[name].grid:
-        ranker = BASELINES[name].fit(known, PRODUCTS, config)
+        ranker = BASELINES[name].fit(plain_data(known, PRODUCTS), config)
         assert ranker.name == name
         assert np.isfinite(ranker.scores(known, np.full(len(known), NOW))).all()
 
@@ -78,9 +79,9 @@ def test_the_checkerboard_is_solved(name: str) -> None:
 
 def test_popularity_counts_and_forgets() -> None:
     known = histories_of([[0, 0, 0, 1], [1, 2, 2, 2]])
-    assert popularity.fit(known, 3, popularity.PopularityConfig()).weight.tolist() == [3, 2, 3]
+    assert popularity.fit(plain_data(known, 3), popularity.PopularityConfig()).weight.tolist() == [3, 2, 3]
     # The last interaction is on day 3; an interaction on day d counts 0.5^(3 - d).
-    recent = popularity.fit(known, 3, popularity.PopularityConfig(half_life_days=1)).weight
+    recent = popularity.fit(plain_data(known, 3), popularity.PopularityConfig(half_life_days=1)).weight
     assert recent.tolist() == [0.125 + 0.25 + 0.5, 1 + 0.125, 0.25 + 0.5 + 1]
 
 
@@ -93,14 +94,14 @@ def test_frequency_puts_the_own_products_first_then_the_popular() -> None:
 
 def test_frequency_forgets() -> None:
     known = histories_of([[0, 0, 1]])
-    ranker = frequency.fit(known, 2, frequency.FrequencyConfig(half_life_days=0.5))
+    ranker = frequency.fit(plain_data(known, 2), frequency.FrequencyConfig(half_life_days=0.5))
     products, _ = top_k(ranker.scores(known, np.array([2 * DAY_MS])), 2)
     assert products.tolist() == [[1, 0]]
 
 
 def test_itemknn_is_the_cosine_of_user_sets() -> None:
     known = histories_of([[0, 1], [0, 1], [0, 2]])
-    ranker = itemknn.fit(known, 3, itemknn.ItemKnnConfig())
+    ranker = itemknn.fit(plain_data(known, 3), itemknn.ItemKnnConfig())
     scores = ranker.scores(histories_of([[1]]), np.array([NOW]))
     assert scores[0] == pytest.approx([2 / np.sqrt(3 * 2), 1, 0])
 

@@ -1,0 +1,117 @@
+"""What every baseline is: a function from what is known to a ranker, with the configurations it may be tuned over."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kg.errors import MissingExtraError
+from kg.snapshot import Edges, Histories, Snapshot
+from model.baselines.space import Axis
+from model.config import ModelConfig
+from model.ranker import Ranker
+from model.splits import Case
+from model.text import encode_cached
+
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FitData:
+    """All that a baseline may learn from.
+
+    Args:
+        known: interactions of all users; nothing else of `snapshot.histories` may be read.
+        snapshot: products, nodes and facts.
+        text: gives the frozen text features of the P products `[P, W]`, unit length; computed when first asked.
+        validation: chooses configurations, and epochs of what is trained by steps.
+        seed: of all that is random.
+        threads: processor threads; 0: the library's choice.
+        exclude_relations: facts that must not be seen, as in `model.exclude_relations`.
+    """
+
+    known: Histories
+    snapshot: Snapshot
+    text: Callable[[], Float32s] = field(repr=False)
+    validation: Case
+    seed: int = 7
+    threads: int = 0
+    exclude_relations: tuple[str, ...] = ()
+
+    @property
+    def product_count(self) -> int:
+        """P."""
+        return len(self.snapshot.products)
+
+    @property
+    def facts(self) -> Mapping[str, Edges]:
+        """The facts that may be seen."""
+        return {name: edges for name, edges in self.snapshot.facts.items() if name not in self.exclude_relations}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How to fit a baseline, and what to tune.
+
+    Args:
+        fit: called with a `FitData` and one configuration.
+        grid: configurations to choose from; the first is the default, or the published recipe.
+        space: the range of each field that is worth tuning: what a wider search draws from.
+        needs: packages it needs beside those of `kgrank[train]`.
+        deterministic: the same seed gives the same scores, bit for bit, on one machine.
+        refit: after tuning it is fitted anew on all that the case knows. Without, the ranker that validation chose
+            answers: it is trained by steps and stopped by validation, whose interactions it reads as history only.
+    """
+
+    fit: Callable[[FitData, Any], Ranker]
+    grid: tuple[Any, ...]
+    space: Mapping[str, Axis] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    deterministic: bool = True
+    refit: bool = True
+
+    def check_needs(self, name: str) -> None:
+        """Make sure that what it needs is installed.
+
+        Raises:
+            MissingExtraError: a package is missing.
+        """
+        missing = [package for package in self.needs if find_spec(package) is None]
+        if missing:
+            raise MissingExtraError(
+                f"baseline {name} needs the package {missing[0]}", "Install it: pip install 'kgrank[peers]'"
+            )
+
+
+def fit_data(
+    snapshot: Snapshot,
+    known: Histories,
+    validation: Case,
+    config: ModelConfig,
+    text_cache_folder: Path,
+    *,
+    seed: int = 7,
+    threads: int = 0,
+) -> FitData:
+    """Return what baselines learn from beside a model: the same facts, the same text encoder.
+
+    Args:
+        snapshot: products, nodes and facts.
+        known: the interactions to fit on.
+        validation: the case that chooses configurations.
+        config: of the model they stand beside: its text encoder, and the relations it must not see.
+        text_cache_folder: where text features are cached.
+        seed: of all that is random.
+        threads: processor threads; 0: the library's choice.
+    """
+
+    @cache
+    def text() -> Float32s:
+        return encode_cached(snapshot.catalogue["text"].to_pylist(), config.text, text_cache_folder)
+
+    return FitData(known, snapshot, text, validation, seed, threads, config.exclude_relations)
