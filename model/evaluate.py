@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,10 +69,10 @@ def check_untrained(manifest: ArtifactManifest, snapshot: Snapshot, config: Spli
             f"{snapshot.content_hash[:12]}: what it learned from may hold the answers",
             "Evaluate on the snapshot it was trained on (--snapshot), or train on this one.",
         )
-    # Who may be asked for what does not change what was trained on.
-    free = {"repeats", "min_product_interactions"}
-    trained, asked = manifest.split, config.model_dump(mode="json")
-    different = sorted(name for name in asked if name not in free and asked[name] != trained.get(name))
+    # Fields that came after the artifact was written have their default.
+    trained = SplitConfig.model_validate(manifest.split).trained_by()
+    asked = config.trained_by()
+    different = [name for name in asked if asked[name] != trained.get(name)]
     if different:
         name = different[0]
         raise ModelError(
@@ -131,8 +131,9 @@ def fit_baseline(
         asked = asked.take(np.sort(generator.choice(len(asked), _TUNING_USERS, replace=False)))
     grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
     best: tuple[float, Ranker, Any] | None = None
+    tuning = data.at(asked.known)
     for config in grid:
-        ranker = baseline.fit(replace(data, known=asked.known), config)
+        ranker = baseline.fit(tuning, config)
         ranked = rank(ranker, asked, 10, advance)
         reached = per_user(ranked, asked.truth_offsets, asked.truth_product_index, (10,))[CHOSEN_BY].mean()
         if best is None or reached > best[0]:
@@ -140,7 +141,7 @@ def fit_baseline(
     assert best is not None  # no grid is empty
     _, ranker, config = best
     if baseline.refit:
-        ranker = baseline.fit(replace(data, known=case.known), config)
+        ranker = baseline.fit(data.at(case.known), config)
     return ranker, config.model_dump(mode="json")
 
 

@@ -1,4 +1,4 @@
-"""What is known, and what is asked: leave-one-out and global temporal splits of the histories.
+"""What is known, and what is asked: leave-one-out, global temporal and cold-start splits of the histories.
 
 A `Case` is one question to a ranker: for each of B users the history known at the moment of asking, and the products
 that followed. A `Split` has two: one for tuning, one that is touched at the end. Nothing of a case's truth is in its
@@ -9,118 +9,34 @@ that followed. A `Split` has two: one for tuning, one that is touched at the end
 - *temporal*: one moment for all users. Before it everything is known, after it everything is asked. No interaction of
   the future is known about anybody; the protocol that comes nearest to production. Facts have no time: relations that
   may tell of later days belong into `model.exclude_relations`.
+- *cold-products* and *cold-users*: one of these two, with products or users held out (model.cold_splits).
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from kg.snapshot import Histories, Snapshot
-from kg.tables import CODES, InteractionType
+from kg.tables import CODES
+from model.case import DAY_MS, Case, Protocol, Question, Split, SplitConfig
+from model.cold_splits import hold_out_products, hold_out_users
 from model.errors import ModelError
 
-DAY_MS = 86_400_000
+__all__ = [
+    "DAY_MS",
+    "Case",
+    "Protocol",
+    "Question",
+    "Split",
+    "SplitConfig",
+    "leave_one_out",
+    "make_split",
+    "temporal",
+]
 
-Protocol = Literal["leave-one-out", "temporal"]
-
-
-class SplitConfig(BaseModel):
-    """How histories are split. An artifact's manifest holds the one it was trained with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    protocol: Protocol = Field("leave-one-out", description="leave-one-out or temporal")
-    repeats: bool = Field(False, description="whether products the user has had before may be ranked and count")
-    min_history: int = Field(1, ge=0, description="target interactions that a user must have before the question")
-    min_product_interactions: int = Field(
-        0, ge=0, description="interactions, in all, that a product needs to be a candidate"
-    )
-    target_types: tuple[InteractionType, ...] = Field(
-        (), description="interaction types that are asked for; empty: all"
-    )
-    validation_days: float = Field(14, gt=0, description="length of the temporal validation window, days")
-    test_days: float = Field(21, gt=0, description="length of the temporal test window, days")
-    test_from_ms: int | None = Field(None, description="first moment of the test window, instead of test_days")
-    validation_from_ms: int | None = Field(None, description="first moment of the validation window")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question to a ranker: B users, what is known of them, and the truth.
-
-    Args:
-        name: `validation` or `test`, and what was narrowed.
-        known: the interactions of all U users that are known when the question is asked; baselines are fitted on these.
-        user_index: `[B]` int64, the users that are asked about.
-        truth_offsets: `[B + 1]` int64.
-        truth_product_index: `[T]` int32, the right products of each user: unique, ascending, never empty.
-        now_ms: `[B]` int64, the moment of the question.
-        exclude_seen: products in the user's known history may not be ranked (and are not in the truth).
-        candidates: `[P]` bool, the products that may be ranked.
-    """
-
-    name: str
-    known: Histories
-    user_index: npt.NDArray[np.int64]
-    truth_offsets: npt.NDArray[np.int64]
-    truth_product_index: npt.NDArray[np.int32]
-    now_ms: npt.NDArray[np.int64]
-    exclude_seen: bool
-    candidates: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.user_index)
-
-    @cached_property
-    def histories(self) -> Histories:
-        """The known histories of the B users."""
-        return self.known.take(self.user_index)
-
-    def truth(self, row: int) -> npt.NDArray[np.int32]:
-        """Return the right products of one of the B users."""
-        return self.truth_product_index[self.truth_offsets[row] : self.truth_offsets[row + 1]]
-
-    def take(self, rows: npt.NDArray[np.integer]) -> "Case":
-        """Return the case with only some of its users, in the order given."""
-        lengths = np.diff(self.truth_offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        places = np.arange(offsets[-1]) + np.repeat(self.truth_offsets[rows] - offsets[:-1], lengths)
-        return replace(
-            self,
-            user_index=self.user_index[rows],
-            truth_offsets=offsets,
-            truth_product_index=self.truth_product_index[places],
-            now_ms=self.now_ms[rows],
-        )
-
-    def new_only(self) -> "Case":
-        """Return the case narrowed to products that are new to the user; users left without truth drop out."""
-        size = len(self.candidates)
-        users = np.repeat(self.user_index, np.diff(self.truth_offsets))
-        new = ~np.isin(users * size + self.truth_product_index, _pairs(self.known, size))
-        kept_before = np.concatenate([[0], np.cumsum(new)])
-        case = replace(
-            self,
-            name=f"{self.name}, new products",
-            truth_offsets=kept_before[self.truth_offsets].astype(np.int64),
-            truth_product_index=self.truth_product_index[new],
-            exclude_seen=True,
-        )
-        return case.take(np.flatnonzero(np.diff(case.truth_offsets)))
-
-
-@dataclass(frozen=True)
-class Split:
-    """Histories to train on, a case to tune on, a case to report."""
-
-    config: SplitConfig
-    train: Histories
-    validation: Case
-    test: Case
+NEW = "products new to the user"
+"""The question for products that a user has not had."""
 
 
 def make_split(snapshot: Snapshot, config: SplitConfig) -> Split:
@@ -129,9 +45,15 @@ def make_split(snapshot: Snapshot, config: SplitConfig) -> Split:
     Raises:
         ModelError: no user is left to ask about.
     """
-    if config.protocol == "leave-one-out":
-        return leave_one_out(snapshot.histories, len(snapshot.products), config)
-    return temporal(snapshot.histories, len(snapshot.products), config)
+    histories, product_count = snapshot.histories, len(snapshot.products)
+    cold = config.protocol in ("cold-products", "cold-users")
+    base = leave_one_out if (config.base if cold else config.protocol) == "leave-one-out" else temporal
+    split = base(histories, product_count, config)
+    if config.protocol == "cold-products":
+        return _checked(hold_out_products(split, histories))
+    if config.protocol == "cold-users":
+        return _checked(hold_out_users(split, histories))
+    return split
 
 
 def leave_one_out(histories: Histories, product_count: int, config: SplitConfig) -> Split:
@@ -161,8 +83,7 @@ def leave_one_out(histories: Histories, product_count: int, config: SplitConfig)
         is_truth[wanted[asked]] = True
         return _case(name, histories, rows < wanted[users], is_truth, now_ms, product_count, config)
 
-    validation, test = question("validation", 1), question("test", 0)
-    return _checked(Split(config, validation.known, validation, test))
+    return _split(config, question("validation", 1), question("test", 0))
 
 
 def temporal(histories: Histories, product_count: int, config: SplitConfig) -> Split:
@@ -194,7 +115,18 @@ def temporal(histories: Histories, product_count: int, config: SplitConfig) -> S
         return _case(name, histories, known, is_truth, now_ms, product_count, config)
 
     validation = question("validation", validation_from, test_from)
-    return _checked(Split(config, validation.known, validation, question("test", test_from, last_ms)))
+    return _split(config, validation, question("test", test_from, last_ms))
+
+
+def _split(config: SplitConfig, validation: Case, test: Case) -> Split:
+    if not config.repeats:
+        questions = [Question(NEW, validation, test)]
+    else:
+        questions = [Question("all products", validation, test)]
+        new = Question(NEW, validation.new_only(), test.new_only(), tuned_alone=True)
+        if len(new.validation) and len(new.test):
+            questions.append(new)
+    return _checked(Split(config, validation.known, validation, test, tuple(questions)))
 
 
 def _case(

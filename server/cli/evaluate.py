@@ -32,7 +32,10 @@ def evaluate_model(
     ] = None,
     snapshot: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="the model's own")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="leave-one-out or temporal.", show_default="as the model was trained")
+        str | None,
+        typer.Option(
+            help="leave-one-out, temporal, cold-products or cold-users.", show_default="as the model was trained"
+        ),
     ] = None,
     repeats: Annotated[
         bool | None,
@@ -83,25 +86,24 @@ def evaluate_model(
     if manifest:
         check_untrained(manifest, data, config)
     split = make_split(data, config)
-    asked = [(split.validation, split.validation if validation else split.test)]
-    if config.repeats:
-        asked.append((asked[0][0].new_only(), asked[0][1].new_only()))
     generator = np.random.default_rng(seed)
     model_config = ModelConfig.model_validate(manifest.config["model"]) if manifest else settings.model
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     model = ModelRanker(manifest.model_version, load_artifact(folder).scorer) if folder and manifest else None
     reports = []
-    for tuning, case in asked:
-        if not len(case) or not len(tuning):
+    rankers: list[tuple[Ranker, dict[str, Any]]] = []
+    for question in split.questions:
+        tuning = question.validation if question.tuned_alone else split.validation
+        case = question.validation if validation else question.test
+        if not len(case):
             console.say(f"{case.name}: nobody to ask")
             continue
-        rankers: list[tuple[Ranker, dict[str, Any]]] = []
-        with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
-            learned = fit_data(data, case.known, tuning, model_config, settings.cache_folder, seed=seed)
-            for name in names:
-                rankers.append(fit_baseline(name, learned, case, generator, meter.advance))
-        if model:
-            rankers.append((model, {}))
+        if not rankers or question.tuned_alone:
+            rankers = [(model, {})] if model else []
+            with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
+                learned = fit_data(data, case.known, tuning, model_config, settings.cache_folder, seed=seed)
+                fitted = [fit_baseline(name, learned, case, generator, meter.advance) for name in names]
+            rankers = [*fitted, *rankers]
         with console.meter(f"{case.name}: ranking", len(case) * len(rankers)) as meter:
             reports.append(evaluate(data, case, rankers, seed, meter.advance))
 
@@ -119,7 +121,7 @@ def evaluate_model(
 
 def _report_path(home: Path, protocol: str, document: dict[str, Any]) -> Path:
     name = f"{document['model_version'] or 'baselines'}-{protocol}-{document['case_names'][0]}.json"
-    return home / "evaluations" / name
+    return home / "evaluations" / name.replace(",", "").replace(" ", "-")
 
 
 def _document(reports: list["CaseReport"], seed: int, model_version: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg.errors import MissingExtraError, SnapshotError
+from kg.errors import ConfigError, MissingExtraError, SnapshotError
 from server.cli import console
 from server.cli.app import Json, settings_of
 
@@ -34,6 +34,11 @@ def train_model(
 ) -> None:
     """Train a model on a snapshot and keep it as an artifact; [model], [train] and [split] configure it."""
     settings = settings_of(context)
+    if settings.split.protocol == "cold-products":
+        raise ConfigError(
+            "split.protocol is cold-products: the model would not have all of the catalogue",
+            "Measure it with kgrank compare, or train with another protocol.",
+        )
     try:
         from model.artifact import read_manifest, save_artifact
         from model.pipeline import fit_model

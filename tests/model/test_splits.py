@@ -7,8 +7,19 @@ from hypothesis import strategies as st
 
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
+from model.case import joined
+from model.cold_splits import (
+    AMONG_COLD,
+    COLD,
+    WARM,
+    WHOLE,
+    first_events,
+    hold_out_products,
+    hold_out_users,
+    last_events,
+)
 from model.errors import ModelError
-from model.splits import DAY_MS, SplitConfig, leave_one_out, temporal
+from model.splits import DAY_MS, Split, SplitConfig, leave_one_out, temporal
 
 PRODUCTS = 6
 
@@ -119,3 +130,93 @@ def test_truth_comes_after_what_is_known(users: list[list[int]], protocol: str, 
             if not repeats:
                 assert not set(truth) & set(known)
             assert (case.histories.at_ms[case.histories.rows(row)] <= case.now_ms[row]).all()
+
+
+def random_shop(seed: int, users: int = 40, products: int = 30) -> Histories:
+    generator = np.random.default_rng(seed)
+    return histories_of([generator.integers(0, products, generator.integers(0, 14)).tolist() for _ in range(users)])
+
+
+def cold_split(protocol: str, base: str, seed: int) -> tuple[Split, Histories]:
+    histories = random_shop(seed)
+    config = SplitConfig.model_validate(
+        {"protocol": protocol, "base": base, "repeats": True, "cold_share": 0.3, "cold_seed": seed}
+        | {"cold_events": (0, 1, 3), "test_days": 3, "validation_days": 3}
+    )
+    split = (leave_one_out if base == "leave-one-out" else temporal)(histories, 30, config)
+    hold_out = hold_out_products if protocol == "cold-products" else hold_out_users
+    return hold_out(split, histories), histories
+
+
+every_base = pytest.mark.parametrize("base", ["leave-one-out", "temporal"])
+
+
+@every_base
+@given(seed=st.integers(0, 1000))
+def test_cold_products_are_nowhere_but_in_the_truth(base: str, seed: int) -> None:
+    split, _ = cold_split("cold-products", base, seed)
+    assert split.held_out is not None
+    cold = {question.name: question for question in split.questions}
+    asked = [set(case.truth_product_index.tolist()) for case in (cold[COLD].validation, cold[COLD].test)]
+    assert not asked[0] & asked[1]
+    for question in split.questions:
+        for case in (question.validation, question.test):
+            assert not split.held_out[case.known.product_index].any()
+            assert not split.held_out[case.histories.product_index].any()
+            held = split.held_out[case.truth_product_index]
+            assert not held.any() if question.name == WARM else held.all()
+            assert case.candidates[case.truth_product_index].all()
+    assert not split.held_out[split.train.product_index].any()
+    assert cold[COLD].test.candidates.all()
+    assert (cold[AMONG_COLD].test.candidates & split.held_out).sum() == cold[AMONG_COLD].test.candidates.sum()
+    half = len(cold[COLD].validation)
+    assert half <= len(split.validation) <= 2 * half
+
+
+@every_base
+@given(seed=st.integers(0, 1000))
+def test_cold_users_are_asked_with_part_of_what_they_had(base: str, seed: int) -> None:
+    split, histories = cold_split("cold-users", base, seed)
+    questions = {question.name: question for question in split.questions}
+    whole = questions[WHOLE].test
+    asked = set(whole.user_index.tolist()), set(questions[WHOLE].validation.user_index.tolist())
+    assert not asked[0] & asked[1]
+    trained = {user for user in range(len(histories)) if len(split.train.product_index[split.train.rows(user)])}
+    assert not trained & (asked[0] | asked[1])
+    for name, question in questions.items():
+        case = question.test
+        assert case.user_index.tolist() == whole.user_index.tolist()
+        assert case.truth_product_index.tolist() == whole.truth_product_index.tolist()
+        given, everything = sequences(case.histories), sequences(whole.histories)
+        for count in (0, 1, 3):
+            if name == first_events(count):
+                assert given == [products[:count] for products in everything]
+            if name == last_events(count):
+                assert given == [products[-count:] for products in everything]
+        assert all(len(products) > 3 for products in everything)
+        assert all(
+            (case.histories.at_ms[case.histories.rows(row)] <= case.now_ms[row]).all() for row in range(len(case))
+        )
+
+
+def test_joined_cases_are_asked_one_after_the_other() -> None:
+    split, _ = cold_split("cold-users", "leave-one-out", 3)
+    parts = [question.test for question in split.questions[:3]]
+    together = joined(parts)
+    assert len(together) == sum(map(len, parts))
+    at = 0
+    for part in parts:
+        rows = together.take(np.arange(at, at + len(part)))
+        assert sequences(rows.histories) == sequences(part.histories)
+        assert rows.truth_product_index.tolist() == part.truth_product_index.tolist()
+        at += len(part)
+
+
+def test_what_was_trained_on_follows_from_few_fields() -> None:
+    plain = SplitConfig()
+    assert plain.trained_by() == SplitConfig(repeats=True, cold_share=0.2, test_days=3).trained_by()
+    assert plain.trained_by() != SplitConfig(protocol="temporal").trained_by()
+    cold = SplitConfig(protocol="cold-users")
+    assert cold.trained_by() == SplitConfig(protocol="cold-users", cold_events=(2,)).trained_by()
+    assert cold.trained_by() != SplitConfig(protocol="cold-users", cold_seed=8).trained_by()
+    assert cold.trained_by() != SplitConfig(protocol="cold-users", base="temporal").trained_by()
