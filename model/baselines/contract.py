@@ -1,11 +1,11 @@
 """What every baseline is: a function from what is known to a ranker, with the configurations it may be tuned over."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from model.splits import Case
 from model.text import encode_cached
 
 Float32s = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FitData:
         seed: of all that is random.
         threads: processor threads; 0: the library's choice.
         exclude_relations: facts that must not be seen, as in `model.exclude_relations`.
+        shared: what fits on the same interactions share; see `memo`.
     """
 
     known: Histories
@@ -42,6 +44,26 @@ class FitData:
     seed: int = 7
     threads: int = 0
     exclude_relations: tuple[str, ...] = ()
+    shared: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, known: Histories) -> "FitData":
+        """Return the same with other interactions to learn from."""
+        return replace(self, known=known, shared={})
+
+    def memo(self, what: str, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what fits on the same interactions share; of each thing only the last one is kept.
+
+        Args:
+            what: names the thing.
+            key: what it depends on beside the data.
+            compute: makes it.
+        """
+        kept = self.shared.get(what)
+        if kept is None or kept[0] != key:
+            self.shared.pop(what, None)  # before the next is made: it may be large
+            kept = self.shared[what] = (key, compute())
+        made: T = kept[1]
+        return made
 
     @property
     def product_count(self) -> int:

@@ -1,0 +1,90 @@
+"""One baseline with one configuration on a test case: the figures of docs/baselines.md.
+
+    python -m benchmarks.check_baseline HOME ease --set penalty=100 --set position_decay=0.7
+
+HOME holds a snapshot (`kgrank snapshot`). The configuration is given, not tuned: published figures are of published
+settings. Prints one JSON line.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kg.snapshot import Snapshot
+from model.baselines import BASELINES, fit_data
+from model.config import ModelConfig
+from model.metrics import per_user
+from model.ranker import rank
+from model.splits import SplitConfig, make_split
+
+SHOWN = ("ndcg@10", "hr@10", "recall_capped@10", "recall@20", "ndcg@20")
+
+
+def value_of(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def fields(pairs: list[str]) -> dict[str, object]:
+    return {name: value_of(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("home", type=Path, help="home folder with snapshots/")
+    parser.add_argument("baseline", choices=list(BASELINES))
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the configuration")
+    parser.add_argument("--split", action="append", default=[], metavar="FIELD=VALUE", help="of the split")
+    parser.add_argument("--validation", action="store_true", help="answer the validation case, leave the test alone")
+    parser.add_argument("--new-only", action="store_true", help="only products that are new to the user")
+    parser.add_argument("--exclude-relation", action="append", default=[], help="facts that must not be seen")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    snapshots = options.home / "snapshots"
+    snapshot = Snapshot.open(snapshots / (snapshots / "LATEST").read_text().strip())
+    split = make_split(snapshot, SplitConfig.model_validate(fields(options.split)))
+    tuning, case = split.validation, split.validation if options.validation else split.test
+    if options.new_only:
+        tuning, case = tuning.new_only(), case.new_only()
+    baseline = BASELINES[options.baseline]
+    known = case.known if baseline.refit else split.train
+    seen = ModelConfig(exclude_relations=tuple(options.exclude_relation))
+    data = fit_data(snapshot, known, tuning, seen, options.home / "cache", seed=options.seed, threads=options.threads)
+    default = baseline.grid[0]
+    config = type(default).model_validate(default.model_dump() | fields(options.set))
+
+    began = time.monotonic()
+    ranker = baseline.fit(data, config)
+    fitted = time.monotonic()
+    ranked = rank(ranker, case, 20)
+    done = time.monotonic()
+    values = per_user(ranked, case.truth_offsets, case.truth_product_index)
+    print(
+        json.dumps(
+            {
+                "baseline": options.baseline,
+                "config": config.model_dump(mode="json"),
+                "case": case.name,
+                "users": len(case),
+                **{name: round(float(np.mean(values[name])), 5) for name in SHOWN},
+                "fit_s": round(fitted - began, 1),
+                "rank_s": round(done - fitted, 1),
+                "threads": options.threads,
+                "machine": platform.processor() or platform.machine(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

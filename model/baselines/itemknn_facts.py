@@ -1,0 +1,59 @@
+"""ItemKNN with text and facts: products alike by who had them, by their words, and by the graph.
+
+    s(i, j) = cosine of user sets + a · t_i·t_j + b · cosine of {brand, categories, attributes} + c · log(1 + facts)
+
+with t the frozen text features and `facts` the number of facts that link i and j (also bought, bundled, …). A product
+that nobody has had is still alike by text and graph. The mixture of item-item likenesses is that of content-boosted
+neighbourhoods (Melville et al. 2002; Ning and Karypis 2012).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import Field
+
+from model.baselines.cold import popular_when_cold
+from model.baselines.contract import FitData
+from model.baselines.itemknn import co_occurrence
+from model.baselines.likeness import Factored, Likeness, LikenessRanker, Table, linked_products
+from model.baselines.space import Axis, Real
+from model.baselines.taken import HistoryConfig
+from model.likeness import graph_features
+from model.ranker import Ranker
+
+
+class ItemKnnFactsConfig(HistoryConfig):
+    """How a history is weighted, and each likeness beside that of co-occurrence, which weighs 1."""
+
+    position_decay: float = Field(0.5, gt=0, le=1, description="factor for each later interaction of the user")
+    text: float = Field(0.7, ge=0, le=100, description="weight of the cosine of texts")
+    kinds: float = Field(0.4, ge=0, le=100, description="weight of the cosine of brand, categories and attributes")
+    facts: float = Field(0.1, ge=0, le=100, description="weight of facts between products")
+
+
+GRID = (
+    ItemKnnFactsConfig(),
+    ItemKnnFactsConfig(text=0.7, kinds=0.4, facts=0),
+    ItemKnnFactsConfig(text=0.3, kinds=0.2, facts=0.3),
+    ItemKnnFactsConfig(text=1.5, kinds=0.4, facts=0.3),
+    ItemKnnFactsConfig(text=0.3, kinds=0, facts=0.1),
+    ItemKnnFactsConfig(text=0.1, kinds=0.1, facts=0, position_decay=0.85),
+)
+SPACE: Mapping[str, Axis] = {
+    "position_decay": Real(0.3, 1),
+    "text": Real(0.01, 3, log=True),
+    "kinds": Real(0.01, 3, log=True),
+    "facts": Real(0.01, 3, log=True),
+}
+
+
+def fit(data: FitData, config: ItemKnnFactsConfig) -> Ranker:
+    """Collect the likenesses that the configuration weighs."""
+    parts: list[tuple[float, Likeness]] = [(1, co_occurrence(data.known, data.product_count))]
+    if config.text:
+        parts.append((config.text, Factored(data.text())))
+    if config.kinds:
+        parts.append((config.kinds, Factored(graph_features(replace(data.snapshot, facts=data.facts)))))
+    if config.facts:
+        parts.append((config.facts, Table(linked_products(data.facts, data.product_count).log1p())))
+    return popular_when_cold(LikenessRanker("itemknn_facts", parts, config, data.product_count), data)
