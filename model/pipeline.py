@@ -4,16 +4,19 @@ snapshot, split.train ── product_graph ──> graph ── encode_cached �
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kg.snapshot import Snapshot
+from model.blend import fit_blend
 from model.checkpoint import EpochRecord
 from model.config import ModelConfig, TrainConfig
+from model.hold_out import without_products
 from model.product_graph import ProductGraph, product_graph
+from model.refresh import extend
 from model.splits import Split
 from model.text import encode_cached
-from model.train import Trained, train
+from model.train import Trained, train, validation_ndcg
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ def fit_model(
 ) -> Trained:
     """Train a model on `split.train`; the epoch and the component weights are chosen on `split.validation`.
 
+    Products that the split holds out are not there while it trains: the network is brought to them afterwards, so that
+    its model ranks all products of the snapshot, but its `graph` has only those that it was trained on.
+
     Args:
         snapshot: products, nodes and facts.
         split: what to train on and to choose by; its test case is not touched.
@@ -60,10 +66,13 @@ def fit_model(
         ModelError: nothing to train on, a loss that is not finite, a damaged checkpoint, or no such text encoder.
     """
     hears = listener or Listener()
+    whole, asked = snapshot, split
+    if split.held_out is not None:
+        snapshot, split = without_products(snapshot, split, split.held_out)
     graph = product_graph(snapshot, split.train, model_config)
     hears.on_graph(graph)
     text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)
-    return train(
+    trained = train(
         snapshot,
         split,
         text,
@@ -75,3 +84,12 @@ def fit_model(
         on_step=hears.on_step,
         on_epoch=hears.on_epoch,
     )
+    if asked.held_out is None:
+        return trained
+    # What was held out joins as a product of tomorrow would; the component weights are chosen with it there.
+    case = asked.validation
+    model = extend(
+        trained.model, trained.kernel, graph.keys, whole, asked.train, int(case.now_ms.max()), text_cache_folder
+    )
+    model = model.with_blend(fit_blend(model, case))
+    return replace(trained, model=model, validation_ndcg=validation_ndcg(model, case))

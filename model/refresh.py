@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from kg.snapshot import Snapshot
+from kg.snapshot import Histories, Snapshot
+from kg.vocabulary import Vocabulary
 from model.artifact import Artifact
 from model.popularity import product_statistics
 from model.product_graph import product_graph
-from model.scorer import TrainedModel
+from model.scorer import TextKernel, TrainedModel
 from model.text import encode_cached
 from model.train import assemble
 
@@ -32,13 +33,46 @@ def refresh(
     Raises:
         ModelError: the text encoder can't be loaded.
     """
-    network = artifact.scorer.network
-    config = network.config
-    graph = product_graph(snapshot, snapshot.histories, config)
-    text = encode_cached(graph.texts, config.text, cache_folder, progress)
-    identity_index = torch.from_numpy(artifact.node_keys.indices(graph.keys.array.to_pylist())).long()
-    statistics = product_statistics(
-        snapshot.histories, snapshot.as_of_ms, config.popularity_half_life_days, graph.product_count
+    return extend(
+        artifact.scorer,
+        artifact.kernel,
+        artifact.node_keys,
+        snapshot,
+        snapshot.histories,
+        snapshot.as_of_ms,
+        cache_folder,
+        progress,
     )
-    model = assemble(network, text, graph, statistics, artifact.kernel, identity_index)
-    return model.with_blend(artifact.scorer.blend)
+
+
+def extend(
+    model: TrainedModel,
+    kernel: TextKernel,
+    node_keys: Vocabulary,
+    snapshot: Snapshot,
+    histories: Histories,
+    now_ms: int,
+    cache_folder: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> TrainedModel:
+    """Return a model over the products of a snapshot, its weights and component weights as they are.
+
+    Args:
+        model: trained on other products, or the same.
+        kernel: its text component.
+        node_keys: the nodes that it has id embeddings of, in their order.
+        snapshot: products, nodes and facts to rank with.
+        histories: the interactions that transitions and statistics are counted in.
+        now_ms: the moment that popularity is of.
+        cache_folder: where text features are cached.
+        progress: called with counts of texts that have their features.
+
+    Raises:
+        ModelError: the text encoder can't be loaded.
+    """
+    config = model.network.config
+    graph = product_graph(snapshot, histories, config)
+    text = encode_cached(graph.texts, config.text, cache_folder, progress)
+    identity_index = torch.from_numpy(node_keys.indices(graph.keys.array.to_pylist())).long()
+    statistics = product_statistics(histories, now_ms, config.popularity_half_life_days, graph.product_count)
+    return assemble(model.network, text, graph, statistics, kernel, identity_index).with_blend(model.blend)
