@@ -32,6 +32,10 @@ class ModelConfig(BaseModel):
 
     text: TextConfig = TextConfig()
     dimension: int = Field(128, ge=8, le=1024, description="width of product and user vectors")
+    text_features: bool = Field(True, description="nodes are made of their text")
+    id_features: bool = Field(
+        True, description="nodes have learned ids; without ids and text, fixed random vectors: the graph alone speaks"
+    )
     layers: int = Field(2, ge=0, le=6, description="rounds of propagation over the graph")
     propagation: Literal["fused", "message_passing"] = Field(
         "fused",
@@ -73,6 +77,12 @@ class ModelConfig(BaseModel):
             raise ValueError(f"dimension {self.dimension} is not a multiple of heads {self.heads}")
         return self
 
+    @model_validator(mode="after")
+    def _no_text_is_no_text(self) -> "ModelConfig":
+        if not self.text_features and self.text_kernel_dimension:
+            raise ValueError("text_features is false, so text_kernel_dimension must be 0")
+        return self
+
 
 class TrainConfig(BaseModel):
     """The training run."""
@@ -100,4 +110,51 @@ class TrainConfig(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes CUDA when there is one"
+    )
+
+
+class FinetuneConfig(BaseModel):
+    """How the text encoder is fine-tuned before the model is trained on it; needs `model.text.encoder` to be BERT-like."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["none", "full", "last", "lora"] = Field(
+        "none", description="what learns: nothing, all of the encoder, its last layers, or low-rank additions to them"
+    )
+    objective: Literal["contrastive", "end_to_end"] = Field(
+        "contrastive",
+        description="contrastive pulls pairs of the graph together; end_to_end learns with the ranking network (a GPU)",
+    )
+    layers: int = Field(2, ge=0, le=96, description="last, lora: layers that learn, from the top; 0: all")
+    lora_rank: int = Field(8, ge=1, le=512, description="lora: rank of the additions")
+    lora_alpha: float = Field(16, gt=0, le=4096, description="lora: the additions count alpha / rank")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="lora: share of inputs dropped")
+    epochs: int = Field(3, ge=1, le=1000, description="passes over the products at most")
+    patience: int = Field(1, ge=1, le=1000, description="epochs without a better validation measure before stopping")
+    batch_products: int = Field(128, ge=4, le=65_536, description="texts in a step, at most")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="step size of AdamW for the top layer")
+    layer_decay: float = Field(0.9, gt=0, le=1, description="factor on the step size for each layer further down")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay of AdamW")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the step size rises to its full")
+    clip_norm: float = Field(1.0, gt=0, le=1000, description="largest norm of the gradient")
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory")
+    lower_cache_mib: int = Field(
+        1024, ge=0, le=1_048_576, description="memory for what layers that don't learn make of the texts, MiB"
+    )
+    temperature: float = Field(0.07, gt=0, le=10, description="contrastive: divides the cosine of two texts")
+    learn_temperature: bool = Field(False, description="contrastive: learn the temperature from there")
+    memory_products: int = Field(
+        20_000, ge=0, description="contrastive: products whose cached features are negatives too; 0: the batch's only"
+    )
+    lags: int = Field(3, ge=0, le=64, description="contrastive: steps in a history over which products are a pair")
+    lag_decay: float = Field(0.5, gt=0, le=1, description="contrastive: weight of a pair, per further step")
+    fact_weight: float = Field(0.2, ge=0, le=100, description="contrastive: weight of a fact between two products")
+    likeness_weight: float = Field(
+        0.05, ge=0, le=100, description="contrastive: weight of a drawn pair that shares a brand, category or the like"
+    )
+    cold_interactions: int = Field(
+        3, ge=0, description="validation: a product with so many training interactions at most is cold"
+    )
+    cold_share: float = Field(
+        0.5, ge=0, le=1, description="validation: what NDCG@10 on cold products counts beside that on all"
     )

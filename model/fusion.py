@@ -5,6 +5,9 @@
 
 While training, a share of the nodes loses its id (x = t), as in DropoutNet (Volkovs et al. 2017). So the network also
 learns to rank products from text and facts alone, which is all there is of one that joined after training.
+
+For ablations either input can be left out: x = t without ids; x = e without text, zero where there is no id; with
+neither, e stays as it was drawn, so that only a node's place in the graph tells it from others.
 """
 
 import torch
@@ -18,10 +21,15 @@ class GatedFusion(nn.Module):
         text_width: width of a text feature.
         dimension: width d of the result.
         id_dropout: share of ids hidden while training.
+        use_text: whether text features count.
+        use_id: whether ids count, and are learned.
     """
 
-    def __init__(self, text_width: int, dimension: int, id_dropout: float) -> None:
+    def __init__(
+        self, text_width: int, dimension: int, id_dropout: float, *, use_text: bool = True, use_id: bool = True
+    ) -> None:
         super().__init__()
+        self.use_text, self.use_id = use_text, use_id
         self.project = nn.Linear(text_width, dimension)
         self.gate = nn.Linear(2 * dimension, dimension)
         self.id_dropout = id_dropout
@@ -38,7 +46,13 @@ class GatedFusion(nn.Module):
             `[N, d]`.
         """
         projected: Tensor = self.project(text)
+        if self.use_text and not self.use_id:
+            return projected
+        if not (self.use_text or self.use_id):
+            return identity.detach() * has_identity[:, None]
         if self.training and self.id_dropout:
             has_identity = has_identity & (torch.rand(len(text), device=text.device) >= self.id_dropout)
+        if not self.use_text:
+            return identity * has_identity[:, None]
         gate = torch.sigmoid(self.gate(torch.cat([projected, identity], dim=1)))
         return torch.where(has_identity[:, None], gate * projected + (1 - gate) * identity, projected)

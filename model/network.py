@@ -40,7 +40,13 @@ class RankingNetwork(nn.Module):
         self.relation_names = list(relation_names)
         self.identity = nn.Embedding(node_count, config.dimension)
         nn.init.normal_(self.identity.weight, std=config.dimension**-0.5)
-        self.fusion = GatedFusion(text_width, config.dimension, config.id_dropout)
+        self.fusion = GatedFusion(
+            text_width,
+            config.dimension,
+            config.id_dropout,
+            use_text=config.text_features,
+            use_id=config.id_features,
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.relation_logit = nn.Parameter(torch.zeros(config.layers, len(relation_names)))
         self.layer_logit = nn.Parameter(torch.zeros(config.layers + 1))
