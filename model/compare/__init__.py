@@ -1,0 +1,1 @@
+"""Comparisons: data sets x protocols x models x seeds, cell by cell, to one report."""
