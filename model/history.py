@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kg.snapshot import Histories
 from kg.tables import CODES
+from model.dropout import Dropout
 from model.popularity import DAY_MS
 
 
@@ -72,7 +73,7 @@ class HistoryEncoder(nn.Module):
     def __init__(self, dimension: int, heads: int, length: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.last_weight = nn.Parameter(torch.ones(()))
         self.query = nn.Linear(dimension, dimension, bias=False)
         self.key = nn.Linear(dimension, dimension, bias=False)

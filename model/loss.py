@@ -1,14 +1,7 @@
-"""Softmax over the whole catalogue, with one right product or many.
+"""The loss of a training step: softmax over the catalogue, and what a user's own earlier products come to.
 
-    logits = s · users productsᵀ + bias + gains at some places
-    loss   = mean over questions of −Σ_t share_t log softmax(logits)_t
-
-Most of a training step is here, in passes over `[Q, P]`; so the gradient is written out: with G the softmax minus the
-shares of the right products, over Q, it is s·G products, s·Gᵀ users, Σ_q G and G at the places. One array of that size
-is made, and it becomes G in place.
+logits(q, p) = u_q·z_p / τ + w_b popularity(p) + repeat(q, p) for what q's user had before
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,52 +10,8 @@ from model.batches import Batch
 from model.graph import Relation
 from model.network import RankingNetwork
 from model.precision import computes_in_bf16
-
-
-class CatalogueSoftmax(torch.autograd.Function):
-    """The loss above; with `half` the matrix products are done in bf16, everything else in float32."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        users: Tensor,  # [Q, d]
-        products: Tensor,  # [P, d]
-        bias: Tensor,  # [P]
-        gains: Tensor,  # [R]
-        places: tuple[Tensor, Tensor],  # question and product of each gain, [R] each
-        targets: tuple[Tensor, Tensor, Tensor],  # question, product and share of each right answer, [T] each
-        scale: float,
-        half: bool,
-    ) -> Tensor:
-        """Return the mean loss, a scalar."""
-        ctx.scale, ctx.places, ctx.half = scale, places, half
-        dtype = torch.bfloat16 if half else torch.float32
-        logits = ((users * scale).to(dtype) @ products.to(dtype).T).float()
-        logits += bias
-        logits.index_put_(places, gains, accumulate=True)
-        question, product, share = targets
-        right = logits[question, product]
-        highest = logits.amax(1, keepdim=True)
-        logits.sub_(highest).exp_()
-        total = logits.sum(1, keepdim=True)
-        log_sum = (total.log() + highest).squeeze(1)
-        count = len(users)
-        logits.div_(total * count)
-        logits.index_put_((question, product), -share / count, accumulate=True)
-        ctx.save_for_backward(users, products, logits)
-        return ((log_sum[question] - right) * share).sum() / count
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of users, products, bias and gains."""
-        (outer,) = gradients
-        users, products, error = ctx.saved_tensors
-        dtype = torch.bfloat16 if ctx.half else torch.float32
-        low = error.to(dtype)
-        users_gradient = (low @ products.to(dtype)).float() * (ctx.scale * outer)
-        products_gradient = (low.T @ users.to(dtype)).float() * (ctx.scale * outer)
-        gains_gradient = error[ctx.places] * outer
-        return users_gradient, products_gradient, error.sum(0) * outer, gains_gradient, None, None, None, None
+from model.questions import asked_users
+from model.softmax import softmax_loss
 
 
 def batch_loss(
@@ -84,27 +33,24 @@ def batch_loss(
         batch: the questions, on the network's device.
     """
     products = network.nodes(text, identity_index, relations)[:product_count]
-    users = network.users(products, batch.events, last_only=not batch.every_step)  # [B, L, d]
-    asked = network.dropout(users.flatten(0, 1)[batch.question_step])  # [Q, d]
-    bias = products.new_zeros(product_count)
-    if batch.popularity is not None:
-        bias = network.popularity_weight * batch.popularity
-    gains, rows = products.new_zeros(0), batch.question_step.new_zeros(0)
-    order: Tensor | None = None
-    places = (rows, rows)
-    if batch.repeats is not None and network.repeat is not None:
-        order = network.repeat.order(torch.from_numpy(batch.repeats.features).to(products.device))
-        gains = network.repeat.place(order.detach())
-        places = (
-            torch.from_numpy(batch.repeats.users()).to(products.device),
-            torch.from_numpy(batch.repeats.product_index).long().to(products.device),
-        )
+    asked = network.dropout(asked_users(network, products, batch))  # [Q, d]
+    bias = None if batch.popularity is None else network.popularity_weight * batch.popularity
+    scale, half = 1 / network.config.temperature, computes_in_bf16(products.device)
     targets = (batch.target_question, batch.target_product, batch.target_share)
-    scale = 1 / network.config.temperature
-    half = computes_in_bf16(products.device)
-    given = (asked.float(), products.float(), bias, gains.float())
-    loss: Tensor = CatalogueSoftmax.apply(*given, places, targets, scale, half)
-    return loss if order is None else loss + own_history_loss(order, places, batch)
+    if batch.repeats is None or network.repeat is None:
+        return softmax_loss(asked.float(), products.float(), targets, column=bias, scale=scale, half=half)
+    order = network.repeat.order(torch.from_numpy(batch.repeats.features).to(products.device))
+    places = (
+        torch.from_numpy(batch.repeats.users()).to(products.device),
+        torch.from_numpy(batch.repeats.product_index).long().to(products.device),
+    )
+    offset = network.repeat.place(order.detach()).float()
+    if bias is not None:
+        offset = offset + bias.index_select(0, places[1])
+    loss = softmax_loss(
+        asked.float(), products.float(), targets, column=bias, offset=offset, pairs=places, scale=scale, half=half
+    )
+    return loss + own_history_loss(order, places, batch)
 
 
 def own_history_loss(order: Tensor, places: tuple[Tensor, Tensor], batch: Batch) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.dropout import Dropout
 from model.fusion import GatedFusion
 from model.graph import Relation, propagate
 from model.history import HistoryEncoder, RecentEvents
@@ -47,7 +48,7 @@ class RankingNetwork(nn.Module):
             use_text=config.text_features,
             use_id=config.id_features,
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.relation_logit = nn.Parameter(torch.zeros(config.layers, len(relation_names)))
         self.layer_logit = nn.Parameter(torch.zeros(config.layers + 1))
         self.history = HistoryEncoder(config.dimension, config.heads, config.history_length, config.dropout)

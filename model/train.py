@@ -25,6 +25,7 @@ from model.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkp
 from model.config import ModelConfig, TrainConfig
 from model.errors import ModelError
 from model.loss import batch_loss
+from model.memory import kept_memory
 from model.metrics import per_user
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics, product_statistics
@@ -61,6 +62,7 @@ class Trained:
     validation_ndcg: float
 
 
+@kept_memory()
 def train(
     snapshot: Snapshot,
     split: Split,
@@ -215,7 +217,7 @@ def _optimizer(network: RankingNetwork, config: TrainConfig) -> torch.optim.Adam
     fast = {id(parameter) for parameter in repeat}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in fast]
     groups: list[dict[str, Any]] = [{"params": rest}, {"params": repeat, "lr": config.learning_rate * _REPEAT_STEP}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def _sample(case: Case, config: TrainConfig) -> Case:
