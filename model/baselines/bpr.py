@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from kg.snapshot import Histories
-from model.baselines.blas import one_blas_thread
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
 from model.baselines.known_users import UNKNOWN, KnownUsers
 from model.baselines.space import Axis, Real, Whole
 from model.baselines.taken import incidence
+from model.baselines.threads import one_blas_thread
 from model.ranker import Ranker
 
 Float32s = npt.NDArray[np.float32]
@@ -81,8 +81,6 @@ def fit(data: FitData, config: BprConfig) -> Ranker:
 
     had = incidence(data.known, data.product_count)
     with one_blas_thread():
-        model = BayesianPersonalizedRanking(
-            **config.model_dump(), num_threads=1, random_state=data.seed
-        )
+        model = BayesianPersonalizedRanking(**config.model_dump(), num_threads=1, random_state=data.seed)
         model.fit(had, show_progress=False)
     return popular_when_cold(Bpr(model.user_factors, model.item_factors, KnownUsers(data.known), had), data)

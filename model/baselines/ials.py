@@ -14,11 +14,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg.snapshot import Histories
-from model.baselines.blas import one_blas_thread
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
 from model.baselines.space import Axis, Real, Whole
 from model.baselines.taken import incidence
+from model.baselines.threads import one_blas_thread
 from model.ranker import Ranker
 
 Float32s = npt.NDArray[np.float32]
@@ -73,9 +73,7 @@ def fit(data: FitData, config: IalsConfig) -> Ranker:
     from implicit.cpu.als import AlternatingLeastSquares
 
     with one_blas_thread():
-        model = AlternatingLeastSquares(
-            **config.model_dump(), num_threads=data.threads, random_state=data.seed
-        )
+        model = AlternatingLeastSquares(**config.model_dump(), num_threads=data.threads, random_state=data.seed)
         model.fit(incidence(data.known, data.product_count), show_progress=False)
         model.YtY  # noqa: B018  # computed once here: it depends on the items alone
     return popular_when_cold(Ials(model, data.product_count), data)

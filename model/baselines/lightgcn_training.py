@@ -1,0 +1,101 @@
+"""How LightGCN is trained: pairs of what a user had and what not, on PyTorch Geometric's network."""
+
+import warnings
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from model.baselines.contract import FitData
+from model.baselines.known_users import KnownUsers
+from model.baselines.lightgcn import LightGcnConfig, LightGcnRanker
+from model.baselines.stopping import OnEpoch, train_until_best
+from model.baselines.taken import incidence
+from model.baselines.threads import torch_threads
+from model.errors import ModelError
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch Geometric scripts some layers on import
+    from torch_geometric.nn import LightGCN
+
+
+def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoch: None) -> LightGcnRanker:
+    """Train on `data.known`, which must not hold the validation's truth.
+
+    Raises:
+        ModelError: nobody has had anything.
+    """
+    had = incidence(data.known, data.product_count)
+    if not had.nnz:
+        raise ModelError("no user has an interaction to learn from", "Load more interactions.")
+    user_count = had.shape[0]
+    pairs = had.tocoo()
+    user, product = (torch.from_numpy(ends.astype(np.int64)) for ends in pairs.coords)
+    known = KnownUsers(data.known)
+    with torch_threads(data.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.seed)
+        graph = _normalised(had)
+        network = LightGCN(user_count + data.product_count, config.dimension, config.layers, normalize=False)
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+
+        def train_epoch(number: int) -> float:
+            generator = np.random.default_rng([data.seed, number])
+            order = torch.from_numpy(generator.permutation(len(user)))
+            total = 0.0
+            parts = torch.split(order, config.batch_pairs)
+            for part in parts:
+                negative = torch.from_numpy(generator.integers(0, data.product_count, len(part)))
+                ends = (user[part], user_count + product[part], user_count + negative)
+                vectors = network.get_embedding(graph)
+                asked, right, wrong = (vectors[nodes] for nodes in ends)
+                loss = network.recommendation_loss(
+                    (asked * right).sum(1), (asked * wrong).sum(1), torch.cat(ends), config.regularization
+                )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total += float(loss.detach())
+            return total / len(parts)
+
+        def ranker() -> LightGcnRanker:
+            layers = _layers(network, graph)
+            users, products = layers[0, :user_count], layers[:, user_count:]
+            return LightGcnRanker(users.numpy(), products.numpy(), had, known)
+
+        train_until_best(
+            network,
+            train_epoch,
+            ranker,
+            data.validation,
+            epochs=config.epochs,
+            patience=config.patience,
+            seed=data.seed,
+            on_epoch=on_epoch,
+        )
+        return ranker()
+
+
+def _normalised(had: sparse.csr_matrix) -> Tensor:
+    """Return the normalised adjacency of users and products as a sparse CSR tensor: PyG's fast path on a processor."""
+    adjacency = sparse.block_array([[None, had], [had.T, None]], format="csr")
+    scale = 1 / np.sqrt(np.maximum(np.asarray(adjacency.sum(axis=1)).ravel(), 1)).astype(np.float32)
+    adjacency = (sparse.diags_array(scale) @ adjacency @ sparse.diags_array(scale)).tocsr().astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(adjacency.indptr.astype(np.int64)),
+            torch.from_numpy(adjacency.indices.astype(np.int64)),
+            torch.from_numpy(adjacency.data),
+            adjacency.shape,
+            check_invariants=True,
+        )
+
+
+@torch.no_grad()
+def _layers(network: LightGCN, graph: Tensor) -> Tensor:
+    """Return every layer's vectors `[L + 1, N, d]`."""
+    layers = [network.embedding.weight]
+    for conv in network.convs:
+        layers.append(conv(layers[-1], graph))
+    return torch.stack(layers)
