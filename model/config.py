@@ -114,7 +114,7 @@ class TrainConfig(BaseModel):
 
 
 class FinetuneConfig(BaseModel):
-    """How the text encoder is fine-tuned before the model is trained on it; needs `model.text.encoder` to be BERT-like."""
+    """How the text encoder is fine-tuned before the model is trained on it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -127,7 +127,7 @@ class FinetuneConfig(BaseModel):
     )
     layers: int = Field(2, ge=0, le=96, description="last, lora: layers that learn, from the top; 0: all")
     lora_rank: int = Field(8, ge=1, le=512, description="lora: rank of the additions")
-    lora_alpha: float = Field(16, gt=0, le=4096, description="lora: the additions count alpha / rank")
+    lora_alpha: int = Field(16, ge=1, le=4096, description="lora: the additions count alpha / rank")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="lora: share of inputs dropped")
     epochs: int = Field(3, ge=1, le=1000, description="passes over the products at most")
     patience: int = Field(1, ge=1, le=1000, description="epochs without a better validation measure before stopping")
@@ -137,7 +137,9 @@ class FinetuneConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the step size rises to its full")
     clip_norm: float = Field(1.0, gt=0, le=1000, description="largest norm of the gradient")
-    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory"
+    )
     lower_cache_mib: int = Field(
         1024, ge=0, le=1_048_576, description="memory for what layers that don't learn make of the texts, MiB"
     )

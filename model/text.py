@@ -45,24 +45,11 @@ class TextEncoder:
     """
 
     def __init__(self, config: TextConfig, device: torch.device | None = None) -> None:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # progress is ours to show
-
         self.config = config
         self.device = device or torch.device("cpu")
-        folder = encoder_folder(config.encoder)
-        half = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(self.device))
-        self.dtype = torch.bfloat16 if half else torch.float32
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self.model = AutoModel.from_pretrained(folder, dtype=self.dtype).eval().to(self.device)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"text encoder {config.encoder!r} can't be loaded: {str(error).splitlines()[0]}",
-                "Set model.text.encoder to a folder with a Hugging Face model, or leave it out for the built-in one.",
-            ) from error
+        self.dtype = precision_of(config, self.device)
+        self.tokenizer, model = load_encoder(config, self.dtype)
+        self.model = model.to(self.device)
 
     @property
     def width(self) -> int:
@@ -77,7 +64,7 @@ class TextEncoder:
         tokens: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)[
             "input_ids"
         ]
-        for rows in _batches_of_equal_work([len(ids) for ids in tokens], self.config.batch_tokens):
+        for rows in batches_of_equal_work([len(ids) for ids in tokens], self.config.batch_tokens):
             result[rows] = self._encode_tokens([tokens[row] for row in rows]).numpy()
             progress(len(rows))
         return result
@@ -90,8 +77,7 @@ class TextEncoder:
         lengths = torch.tensor([len(row) for row in tokens], device=self.device)
         mask = torch.arange(longest, device=self.device) < lengths[:, None]  # [B, T]
         hidden: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # [B, T, width]
-        mean = (hidden.float() * mask[..., None]).sum(1) / lengths[:, None]
-        return torch.nn.functional.normalize(mean, dim=1).cpu()
+        return pooled(hidden, mask).cpu()
 
 
 def encode_cached(
@@ -108,7 +94,7 @@ def encode_cached(
     Raises:
         ModelError: the encoder can't be loaded.
     """
-    file = cache_folder / "text" / f"{_encoder_digest(config)}.safetensors"
+    file = cache_folder / "text" / f"{encoder_digest(config)}.safetensors"
     keys = np.array([_key(text) for text in texts], f"S{_KEY_BYTES * 2}")
     known_keys, known = _read_cache(file)
     unique, first = np.unique(keys, return_index=True)
@@ -127,6 +113,42 @@ def encode_cached(
     return known[np.searchsorted(known_keys, keys)].astype(np.float32)
 
 
+def load_encoder(config: TextConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return tokenizer and model of an encoder, in evaluation mode.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # progress is ours to show
+    folder = encoder_folder(config.encoder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # what the files don't hold, an unused pooler say, is drawn the same each time
+            model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"text encoder {config.encoder!r} can't be loaded: {str(error).splitlines()[0]}",
+            "Set model.text.encoder to a folder with a Hugging Face model, or leave it out for the built-in one.",
+        ) from error
+    return tokenizer, model
+
+
+def precision_of(config: TextConfig, device: torch.device) -> torch.dtype:
+    """Return what an encoder computes in on a device: bf16 or float32."""
+    half = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(device))
+    return torch.bfloat16 if half else torch.float32
+
+
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over tokens, unit length: `[B, W]` of `hidden [B, T, W]` where `mask [B, T]` marks tokens."""
+    mean = (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    return torch.nn.functional.normalize(mean, dim=1)
+
+
 def encoder_folder(name: str) -> str:
     """Return what transformers loads: the folder inside the package for the default encoder, else the name itself."""
     if name != DEFAULT_ENCODER:
@@ -137,7 +159,7 @@ def encoder_folder(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def _batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
+def batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
     """Cut texts, longest first, into batches of at most `batch_tokens` tokens with padding (one text at least)."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0
@@ -152,15 +174,24 @@ def _key(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
-def _encoder_digest(config: TextConfig) -> str:
-    """Return a digest of what features depend on besides the text."""
-    digest = hashlib.blake2b(f"{config.encoder}|{config.max_tokens}|{config.precision}".encode(), digest_size=8)
-    folder = Path(encoder_folder(config.encoder))
-    if folder.is_dir():
-        for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+def encoder_digest(config: TextConfig) -> str:
+    """Return a digest of what features depend on besides the text: of a folder its content, wherever it stands."""
+    name = "" if Path(config.encoder).is_dir() else config.encoder
+    digest = hashlib.blake2b(f"{name}|{config.max_tokens}|{config.precision}".encode(), digest_size=8)
+    for file_digest in content_digests(Path(encoder_folder(config.encoder))).values():
+        digest.update(bytes.fromhex(file_digest))
     return digest.hexdigest()
+
+
+def content_digests(folder: Path) -> dict[str, str]:
+    """Return the digests of an encoder's files, weights first, then settings and vocabulary, by name."""
+    found: dict[str, str] = {}
+    # A vocabulary of its own counts only where the tokenizer is not one file.
+    kinds = ["*.safetensors", "*.json"] + ([] if (folder / "tokenizer.json").is_file() else ["*.txt", "*.model"])
+    for path in (path for kind in kinds for path in sorted(folder.glob(kind))):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return found
 
 
 def _read_cache(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16]]:

@@ -99,7 +99,7 @@ def train(
             "Set train.objective to next_basket, or model.repeat to false.",
         )
     torch.set_num_threads(config.threads or (1 if len(graph) < _SMALL_GRAPH else torch.get_num_threads()))
-    device = _device(config)
+    device = device_of(config)
     product_count = graph.product_count
     names = list(graph.relations)
     with torch.random.fork_rng():
@@ -109,7 +109,7 @@ def train(
     text_features = torch.from_numpy(text).to(device)  # [N, W]
     identity_index = torch.arange(len(graph), device=device)
     relations = graph.relations_of(names, device)
-    validation = _sample(split.validation, config)
+    validation = validation_sample(split.validation, config)
     now_ms = int(validation.now_ms.max())
     half_life = model_config.popularity_half_life_days
     statistics = product_statistics(split.train, now_ms, half_life, product_count)
@@ -220,7 +220,7 @@ def _optimizer(network: RankingNetwork, config: TrainConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def _sample(case: Case, config: TrainConfig) -> Case:
+def validation_sample(case: Case, config: TrainConfig) -> Case:
     """Return the case with at most `validation_users` of its users, the same ones in every run of a seed."""
     if len(case) <= config.validation_users:
         return case
@@ -228,7 +228,12 @@ def _sample(case: Case, config: TrainConfig) -> Case:
     return case.take(np.sort(generator.choice(len(case), config.validation_users, replace=False)))
 
 
-def _device(config: TrainConfig) -> torch.device:
+def device_of(config: TrainConfig) -> torch.device:
+    """Return where to train.
+
+    Raises:
+        ModelError: CUDA is asked for, and there is none.
+    """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():

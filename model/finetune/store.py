@@ -1,0 +1,136 @@
+"""Fine-tuned encoders on disk: folders that any Hugging Face code can read, named by their content.
+
+    <encoders>/<digest of the files>/model.safetensors, config.json, tokenizer.json, …    the encoder, LoRA merged
+                                     finetune.toml                                        what it was made of, how good
+
+An artifact holds its encoder (`model.artifact`): hard links to these files, so that it costs no further space, and a
+product that joins later is read by the same encoder wherever the artifact is taken.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import tomli_w
+
+from model.errors import ModelError
+from model.text import content_digests
+
+MANIFEST = "finetune.toml"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TunedEncoder:
+    """A fine-tuned encoder.
+
+    Args:
+        folder: where it is; what `model.text.encoder` may name.
+        run_key: digest of the data and settings that it was made of.
+        content: digest of its files; the folder's name.
+        measures: what validation says: the `measure` it was chosen by and `measure_before` fine-tuning, its parts
+            `ndcg@10` and `cold_ndcg@10`, the `epoch` and the `minutes` of the run.
+        made_of: base encoder, snapshot, split and settings.
+    """
+
+    folder: Path
+    run_key: str
+    content: str
+    measures: Mapping[str, float | None]
+    made_of: Mapping[str, Any]
+
+
+def save_encoder(
+    encoders: Path,
+    write: Callable[[Path], None],
+    run_key: str,
+    measures: Mapping[str, float | None],
+    made_of: Mapping[str, Any],
+) -> TunedEncoder:
+    """Write an encoder into a new folder below `encoders`, in one step.
+
+    Args:
+        encoders: where encoders are kept; made when it isn't there.
+        write: writes the encoder's files into a folder.
+        run_key: digest of what it was made of.
+        measures: see `TunedEncoder`.
+        made_of: see `TunedEncoder`.
+
+    Raises:
+        ModelError: it can't be written (a full disk, say); nothing is left behind.
+    """
+    partial: Path | None = None
+    try:
+        encoders.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".encoder.", dir=encoders))
+        write(partial)
+        content = content_of(partial)
+        tuned = TunedEncoder(encoders / content, run_key, content, dict(measures), dict(made_of))
+        described = {name: value for name, value in asdict(tuned).items() if name != "folder"}
+        (partial / MANIFEST).write_text(tomli_w.dumps(_without_none(described)), encoding="utf-8")
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if tuned.folder.exists():  # the same weights by another way: artifacts keep their own links to the files
+            shutil.rmtree(tuned.folder)
+        partial.rename(tuned.folder)
+    except OSError as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise ModelError(
+            f"encoder in {encoders} can't be written: {error}", "Free space or choose another folder."
+        ) from error
+    return tuned
+
+
+def read_encoder(folder: Path) -> TunedEncoder:
+    """Return what a folder's encoder says of itself, its files checked.
+
+    Raises:
+        ModelError: it is no fine-tuned encoder, or damaged.
+    """
+    try:
+        raw = tomllib.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        tuned = TunedEncoder(folder, raw["run_key"], raw["content"], raw["measures"], raw["made_of"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{folder} holds no fine-tuned encoder: {error}", "Make one: kgrank finetune") from error
+    if content_of(folder) != tuned.content:
+        raise ModelError(f"encoder {folder} is damaged: its files are not those of {MANIFEST}", "Make it again.")
+    return tuned
+
+
+def find_encoder(encoders: Path, run_key: str) -> TunedEncoder | None:
+    """Return the encoder that was made of the same data and settings; None where there is none that is whole."""
+    for manifest in sorted(encoders.glob(f"[!.]*/{MANIFEST}")):
+        try:
+            if tomllib.loads(manifest.read_text(encoding="utf-8")).get("run_key") == run_key:
+                return read_encoder(manifest.parent)
+        except (OSError, ValueError, ModelError) as error:
+            _log.warning(
+                "fine-tuned encoder is damaged, making it again", folder=str(manifest.parent), error=str(error)
+            )
+    return None
+
+
+def content_of(folder: Path) -> str:
+    """Return the digest of what an encoder's features depend on."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, found in content_digests(folder).items():
+        digest.update(f"{name}\t{found}\n".encode())
+    return digest.hexdigest()
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table that TOML can hold: it has no word for nothing."""
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
