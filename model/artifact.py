@@ -3,6 +3,7 @@
     <artifacts>/<model version>/manifest.json      what, of what, when, how good; digests of the files
                                 tensors.safetensors  network, product matrix, text component
                                 ids.arrow            product ids and the keys of all graph nodes
+                                encoder/             the text encoder, where it is a folder: a fine-tuned one, say
 
 Loading checks schema version, digests, names and shapes before anything is used. The same seed on the same machine
 gives the same `tensors.safetensors`; the model version is its digest and the snapshot's.
@@ -31,6 +32,8 @@ from kg.snapshot import Snapshot
 from kg.vocabulary import Vocabulary
 from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
+from model.finetune.store import MANIFEST as ENCODER_MANIFEST
+from model.finetune.store import link_files
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.scorer import Blend, TextKernel, TrainedModel
@@ -41,6 +44,9 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 IDS = "ids.arrow"
+ENCODER = "encoder"
+INSIDE = f"./{ENCODER}"
+"""What a manifest calls the encoder that stands in the artifact itself."""
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
 
@@ -124,11 +130,21 @@ def save_artifact(
         with pa.OSFile(str(partial / IDS), "wb") as sink, pa.ipc.new_file(sink, ids.schema) as writer:
             writer.write_table(ids)
         digests = {name: _digest(partial / name) for name in (TENSORS, IDS)}
+        model = network.config.model_dump(mode="json")
+        encoder = Path(network.config.text.encoder)
+        if encoder.is_dir():
+            link_files(encoder, partial / ENCODER)
+            model["text"]["encoder"] = INSIDE
+            digests |= {
+                f"{ENCODER}/{path.name}": _digest(path)
+                for path in sorted((partial / ENCODER).iterdir())
+                if path.name != ENCODER_MANIFEST  # it tells how long the run took
+            }
         described: dict[str, Any] = {
             "snapshot": snapshot.content_hash,
             "digests": digests,
             "split": split.config.model_dump(mode="json"),
-            "config": {"model": network.config.model_dump(mode="json"), "train": train_config.model_dump(mode="json")},
+            "config": {"model": model, "train": train_config.model_dump(mode="json")},
             "blend": trained.model.blend.as_dict(),
         }
         identity = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -151,8 +167,9 @@ def save_artifact(
             digests=digests,
         )
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
-        for path in partial.iterdir():
-            _flush(path)
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _flush(path)
         folder = artifacts / manifest.model_version
         if folder.exists():  # the same model, trained again today
             shutil.rmtree(folder)
@@ -179,7 +196,7 @@ def load_artifact(folder: Path) -> Artifact:
             state = "is damaged" if path.is_file() else "is missing"
             raise ArtifactError(f"artifact {folder}: file {name} {state}", _AGAIN)
     try:
-        config = ModelConfig(**manifest.config["model"])
+        config = _with_encoder_in(folder, ModelConfig(**manifest.config["model"]))
         keys = Vocabulary(pa.ipc.open_file(pa.memory_map(str(folder / IDS))).read_all()["key"].combine_chunks())
         with safe_open(folder / TENSORS, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
@@ -236,6 +253,13 @@ def read_manifest(folder: Path) -> ArtifactManifest:
 def product_ids(keys: Vocabulary) -> list[str]:
     """Return the product ids among the keys of graph nodes: the catalogue's first, then those that only facts name."""
     return [key.partition("\t")[2] for key in keys.array.to_pylist() if key.startswith("product\t")]
+
+
+def _with_encoder_in(folder: Path, config: ModelConfig) -> ModelConfig:
+    """Return the settings with the encoder of an artifact named by where it is."""
+    if config.text.encoder != INSIDE:
+        return config
+    return config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(folder / ENCODER)})})
 
 
 def _checked(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

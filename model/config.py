@@ -154,6 +154,7 @@ class FinetuneConfig(BaseModel):
     likeness_weight: float = Field(
         0.05, ge=0, le=100, description="contrastive: weight of a drawn pair that shares a brand, category or the like"
     )
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="seed of all that is random in it")
     cold_interactions: int = Field(
         3, ge=0, description="validation: a product with so many training interactions at most is cold"
     )

@@ -1,16 +1,18 @@
 """From a snapshot and its split to a trained model: the one way that training, comparing and tuning share.
 
+[snapshot, split ── finetune ──> encoder]
 snapshot, split.train ── product_graph ──> graph ── encode_cached ──> text features ── train ──> Trained
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kg.snapshot import Snapshot
 from model.blend import fit_blend
 from model.checkpoint import EpochRecord
-from model.config import ModelConfig, TrainConfig
+from model.config import FinetuneConfig, ModelConfig, TrainConfig
+from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
 from model.product_graph import ProductGraph, product_graph
 from model.refresh import extend
@@ -28,12 +30,14 @@ class Listener:
         on_text: called with counts of nodes whose text has been read, the graph's size in all.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
+        finetuning: hears of the text encoder's fine-tuning, which comes first.
     """
 
     on_graph: Callable[[ProductGraph], None] = lambda graph: None
     on_text: Callable[[int], None] = lambda count: None
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
+    finetuning: TuningListener = field(default_factory=TuningListener)
 
 
 def fit_model(
@@ -43,6 +47,8 @@ def fit_model(
     train_config: TrainConfig,
     text_cache_folder: Path,
     *,
+    finetune_config: FinetuneConfig | None = None,
+    encoders_folder: Path | None = None,
     checkpoint_folder: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
@@ -58,6 +64,8 @@ def fit_model(
         model_config: the network.
         train_config: the run.
         text_cache_folder: where text features are cached.
+        finetune_config: how the text encoder is fine-tuned first; not at all when unset.
+        encoders_folder: where fine-tuned encoders are kept and found again; beside the text features when unset.
         checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
         listener: hears how far it is.
@@ -69,6 +77,20 @@ def fit_model(
     whole, asked = snapshot, split
     if split.held_out is not None:
         snapshot, split = without_products(snapshot, split, split.held_out)
+    if finetune_config is not None and finetune_config.method != "none":
+        tuned = finetune(
+            snapshot,
+            split,
+            model_config,
+            train_config,
+            finetune_config,
+            encoders_folder or text_cache_folder / "encoders",
+            checkpoint_folder=checkpoint_folder and checkpoint_folder / "finetune",
+            resume=resume,
+            listener=hears.finetuning,
+        )
+        text_config = model_config.text.model_copy(update={"encoder": str(tuned.folder)})
+        model_config = model_config.model_copy(update={"text": text_config})
     graph = product_graph(snapshot, split.train, model_config)
     hears.on_graph(graph)
     text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)

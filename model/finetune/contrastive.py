@@ -44,18 +44,17 @@ class Contrastive:
         model: which relations may be seen, and how validation weighs a history.
         config: pairs, negatives, temperature.
         validation: the case that epochs are chosen by.
-        seed: of the drawn pairs.
 
     Raises:
         ModelError: there is no pair.
     """
 
     def __init__(
-        self, snapshot: Snapshot, split: Split, model: ModelConfig, config: FinetuneConfig, validation: Case, seed: int
+        self, snapshot: Snapshot, split: Split, model: ModelConfig, config: FinetuneConfig, validation: Case
     ) -> None:
         self._texts: list[str] = snapshot.catalogue["text"].to_pylist()
         self._config, self._model = config, model
-        drawn = np.random.default_rng([seed, 0])
+        drawn = np.random.default_rng([config.seed, 0])
         self._pairs = positive_pairs(snapshot, split.train, model.exclude_relations, config, drawn)
         self._anchors = np.flatnonzero(np.diff(self._pairs.indptr))
         if not len(self._anchors):

@@ -6,6 +6,7 @@ fine-tuning does not help, it is kept. The test case is never touched here.
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Listener:
+class TuningListener:
     """Who hears how far a run is.
 
     Args:
@@ -57,7 +58,7 @@ def finetune(
     *,
     checkpoint_folder: Path | None = None,
     resume: bool = False,
-    listener: Listener | None = None,
+    listener: TuningListener | None = None,
 ) -> TunedEncoder:
     """Fine-tune the text encoder on `split.train`, or find the one that was made of the same before.
 
@@ -65,10 +66,10 @@ def finetune(
         snapshot: products, nodes and facts.
         split: what to learn from and to choose by; its test case is not touched.
         model: the encoder, how it reads, and which relations may be seen.
-        train: seed, device and validation users; with end_to_end also the ranker's batches.
+        train: device and validation users; with end_to_end also the ranker's batches.
         config: what learns, and how.
         encoders: the folder of fine-tuned encoders.
-        checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
+        checkpoint_folder: its own, where a checkpoint is kept after every epoch until the end; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
         listener: hears how far it is.
 
@@ -79,7 +80,7 @@ def finetune(
     """
     if config.method == "none":
         raise ModelError("finetune.method is none", "Set it to full, last or lora.")
-    hears = listener or Listener()
+    hears = listener or TuningListener()
     run_key = _run_key(snapshot, split, model, train, config)
     found = find_encoder(encoders, run_key)
     if found is not None:
@@ -87,7 +88,7 @@ def finetune(
         return found
     device = device_of(train)
     with torch.random.fork_rng():
-        torch.manual_seed(train.seed)
+        torch.manual_seed(config.seed)
         objective, encoder = _prepared(snapshot, split, model, train, config, device)
     groups = encoder.parameter_groups() + objective.parameter_groups()
     learned = nn.ParameterList([weight for group in groups for weight in group["params"]])
@@ -109,9 +110,9 @@ def finetune(
     while (epoch := len(progress.records)) <= config.epochs and epoch - 1 - progress.best_epoch < config.patience:
         started, total = time.perf_counter(), 0.0
         # Each epoch has its own seed, so that a resumed run draws what an unbroken one would have drawn.
-        generator = np.random.default_rng([train.seed, epoch])
+        generator = np.random.default_rng([config.seed, epoch])
         with torch.random.fork_rng():
-            torch.manual_seed(train.seed * 100_003 + epoch)
+            torch.manual_seed(config.seed * 100_003 + epoch)
             encoder.train(True)
             for step, batch in enumerate(objective.batches(generator), 1):
                 done = ((epoch - 1) * steps + step) / (config.epochs * steps)  # of all steps, in (0, 1]
@@ -157,9 +158,11 @@ def finetune(
         "snapshot": snapshot.content_hash,
         "split": split.config.model_dump(mode="json"),
         "finetune": config.model_dump(mode="json"),
-        "seed": train.seed,
     }
-    return save_encoder(encoders, encoder.save, run_key, measures, made_of)
+    tuned = save_encoder(encoders, encoder.save, run_key, measures, made_of)
+    if checkpoint_folder is not None:
+        shutil.rmtree(checkpoint_folder, ignore_errors=True)
+    return tuned
 
 
 def _prepared(
@@ -177,7 +180,7 @@ def _prepared(
         width = encoder_width(model.text)
         objective = EndToEnd(snapshot, split, model, train, config, validation, width, device)
     else:
-        objective = Contrastive(snapshot, split, model, config, validation, train.seed)
+        objective = Contrastive(snapshot, split, model, config, validation)
     return objective, LearningEncoder(model.text, config, objective.texts, device)
 
 
@@ -201,8 +204,8 @@ def _run_key(snapshot: Snapshot, split: Split, model: ModelConfig, train: TrainC
         split.config.model_dump(mode="json"),
         encoder_digest(model.text),
         config.model_dump(mode="json"),
-        train.seed,
-        train.validation_users,
+        [train.validation_users, train.seed],  # the seed draws them
+        hashlib.blake2b(split.train.offsets.tobytes() + split.train.product_index.tobytes()).hexdigest(),
         [*model.exclude_relations],
         [model.text_decay, model.history_length],
     ]

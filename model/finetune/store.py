@@ -119,6 +119,21 @@ def find_encoder(encoders: Path, run_key: str) -> TunedEncoder | None:
     return None
 
 
+def link_files(source: Path, target: Path) -> None:
+    """Make a folder hold the files of another one, without further space where the file system can.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            try:
+                os.link(path.resolve(), target / path.name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(path, target / path.name)
+
+
 def content_of(folder: Path) -> str:
     """Return the digest of what an encoder's features depend on."""
     digest = hashlib.blake2b(digest_size=8)

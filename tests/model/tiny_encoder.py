@@ -2,22 +2,7 @@
 
 from pathlib import Path
 
-WORDS = [
-    "green",
-    "tea",
-    "leaves",
-    "cordless",
-    "power",
-    "drill",
-    "leaf",
-    "bolt",
-    "drinks",
-    "tools",
-    ".",
-    ">",
-    "-",
-    "new",
-]
+WORDS = ("green", "tea", "leaves", "cordless", "power", "drill", "leaf", "bolt", "drinks", "tools", "new", ".", ">")
 
 
 def tiny_encoder(folder: Path, layers: int = 2) -> Path:
