@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from kg.config import GraphSettings
 from kg.errors import ConfigError
-from model.config import ModelConfig, TrainConfig
+from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.splits import SplitConfig
 
 CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".kgrank"), description="folder of the graph, snapshots, artifacts, journal and caches")
     graph: GraphSettings = GraphSettings()
     model: ModelConfig = ModelConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     train: TrainConfig = TrainConfig()
     split: SplitConfig = SplitConfig()
     serve: ServeSettings = ServeSettings()
@@ -71,6 +72,15 @@ class Settings(BaseSettings):
     def artifacts_folder(self) -> Path:
         """Where artifacts are kept, a folder each, named by model version."""
         return self.home / "artifacts"
+
+    @property
+    def encoders_folder(self) -> Path:
+        """Where fine-tuned text encoders are kept, a folder each, named by content; artifacts hold their own."""
+        return self.home / "encoders"
+
+    def checkpoint_folder(self, snapshot_hash: str) -> Path:
+        """Return where checkpoints of training on a snapshot are kept."""
+        return self.home / "checkpoints" / snapshot_hash[:12]
 
     @property
     def journal_file(self) -> Path:

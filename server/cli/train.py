@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from model.pipeline import Listener
     from model.product_graph import ProductGraph
 
+_READING = "reading product texts"
+
 LATEST = "LATEST"
 """The file, in the folders of snapshots and artifacts, that names the newest."""
 
@@ -32,7 +34,7 @@ def train_model(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train a model on a snapshot and keep it as an artifact; [model], [train] and [split] configure it."""
+    """Train a model on a snapshot and keep it as an artifact; [model], [finetune], [train], [split] configure it."""
     settings = settings_of(context)
     if settings.split.protocol == "cold-products":
         raise ConfigError(
@@ -61,7 +63,9 @@ def train_model(
             settings.model,
             settings.train,
             settings.cache_folder,
-            checkpoint_folder=settings.home / "checkpoints" / data.content_hash[:12],
+            finetune_config=settings.finetune,
+            encoders_folder=settings.encoders_folder,
+            checkpoint_folder=settings.checkpoint_folder(data.content_hash),
             resume=resume,
             listener=_listener(snapshot, data, shown),
         )
@@ -81,12 +85,15 @@ def train_model(
 def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
     """Return what tells a person how far training is; `shown` ends the meters."""
     from model.pipeline import Listener
+    from server.cli.finetune import tuning_listener
 
-    meters: list[console.Meter] = []
+    meters: dict[str, console.Meter] = {}
 
-    def begin(label: str, total: int | None) -> None:
-        shown.close()
-        meters.append(shown.enter_context(console.meter(label, total)))
+    def meter(label: str, total: int | None = None) -> console.Meter:
+        if label not in meters:
+            shown.close()
+            meters[label] = shown.enter_context(console.meter(label, total))
+        return meters[label]
 
     def on_graph(graph: "ProductGraph") -> None:
         counts = data.counts
@@ -94,15 +101,13 @@ def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
             f"snapshot {name}: {counts['users']:,} users, {counts['products']:,} products, "
             f"{counts['interactions']:,} interactions, {len(graph.relations)} relations"
         )
-        begin("reading product texts", len(graph))
+        meter(_READING, len(graph))
 
     def on_text(count: int) -> None:
-        meters[-1].advance(count)
+        meter(_READING).advance(count)
 
     def on_step(step: int, steps: int, loss: float) -> None:
-        if len(meters) == 1:
-            begin("training", None)
-        meters[-1].advance(1, f"step {step} of {steps}, loss {loss:.3f}")
+        meter("training").advance(1, f"step {step} of {steps}, loss {loss:.3f}")
 
     def on_epoch(record: "EpochRecord") -> None:
         console.say(
@@ -110,4 +115,4 @@ def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
             f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
         )
 
-    return Listener(on_graph, on_text, on_step, on_epoch)
+    return Listener(on_graph, on_text, on_step, on_epoch, tuning_listener(lambda: meter("fine-tuning")))
