@@ -11,7 +11,6 @@ from kg.errors import ConfigError
 from model.case import SplitConfig
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
 
-
 Settings = TypeVar("Settings", bound=BaseModel)
 
 

@@ -1,0 +1,153 @@
+"""What a comparison is: data sets, protocols and models by name, in one TOML file.
+
+title = "Groceries"
+reference = "kgrank"
+
+[data.shop]
+source = "tables"
+interactions = ["interactions.csv"]
+
+[protocols.next]
+protocol = "leave-one-out"
+
+[models.itemknn]
+baseline = "itemknn"
+
+[models.kgrank]
+config = "../shop.toml"
+
+[models.no-graph]
+like = "kgrank"
+overrides = { "model.layers" = 0 }
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.case import SplitConfig
+from model.compare.data import DataConfig
+from model.compare.noise import NoiseConfig
+from model.settings import read_toml, validated
+
+MODELS = "models"
+"""The group of what stands beside each other; other groups are variants of one model."""
+
+
+class ModelSpec(BaseModel):
+    """A model of a comparison: a baseline, a configuration of ours, or a variant of another one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field("", description="what a report calls it; its name by default")
+    baseline: str | None = Field(None, description="name of a baseline")
+    config: Path | dict[str, Path] | None = Field(
+        None, description="configuration file of ours, or one for each data set; relative to the comparison"
+    )
+    like: str | None = Field(None, description="another model that this is a variant of")
+    overrides: dict[str, Any] = Field({}, description="settings that differ, by dotted keys")
+    by_data: dict[str, dict[str, Any]] = Field({}, description="further overrides, for a data set")
+    by_protocol: dict[str, dict[str, Any]] = Field({}, description="further overrides, for a protocol")
+    search: tuple[dict[str, Any], ...] = Field(
+        (), description="overrides to choose from on validation, by the first seed; the first may be empty"
+    )
+    tried_before: int = Field(
+        0, ge=0, description="configurations tried on validation to get to this one, outside of this run"
+    )
+    graph: Literal["true", "shuffled", "none"] = Field(
+        "true", description="facts as they are, dealt out anew within each relation, or none"
+    )
+    each_relation: bool = Field(False, description="a variant for each relation of the data set, which it leaves out")
+    noise: NoiseConfig | None = Field(None, description="what is wrong with the data")
+    noise_at: Literal["training", "scoring"] = Field(
+        "training", description="training: in what is learned from; scoring: in what a finished model is asked with"
+    )
+    group: str = Field(MODELS, description="table of the report that it stands in, beside the reference")
+    data: tuple[str, ...] = Field((), description="only on these data sets")
+    protocols: tuple[str, ...] = Field((), description="only in these protocols")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ModelSpec":
+        if sum(kind is not None for kind in (self.baseline, self.config, self.like)) != 1:
+            raise ValueError("exactly one of baseline, config and like is needed")
+        if self.baseline and (self.overrides or self.search or self.each_relation):
+            raise ValueError("a baseline has no overrides: it is tuned by itself")
+        return self
+
+
+class Goal(BaseModel):
+    """What a model is to reach: at least a value, a share of its own figure, or a lead over the best baseline."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    protocol: str
+    question: str = Field("", description="which question of the protocol; the first by default")
+    model: str = Field("", description="the reference by default")
+    metric: str = "ndcg@10"
+    at_least: float | None = Field(None, description="the value to reach")
+    share: float | None = Field(None, gt=0, description="share of the same model's figure in the question `of`")
+    of: str = Field("", description="the question that `share` is a share of")
+    above: float | None = Field(None, ge=0, description="relative lead over the best of the others (0.05: 5 %)")
+    above_only: str = Field("", description="the one model that `above` looks at, instead of the best baseline")
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> "Goal":
+        if sum(goal is not None for goal in (self.at_least, self.share, self.above)) != 1:
+            raise ValueError("exactly one of at_least, share and above is needed")
+        if self.share is not None and not self.of:
+            raise ValueError("share needs the question that it is a share of")
+        return self
+
+
+class CompareConfig(BaseModel):
+    """One comparison."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field("Comparison", min_length=1)
+    name: str = Field("", description="short name, for folders; that of the file by default")
+    data_folder: Path = Field(Path(), description="what paths of data are relative to; relative to the comparison")
+    data: dict[str, DataConfig] = Field(min_length=1)
+    protocols: dict[str, SplitConfig] = Field(min_length=1)
+    models: dict[str, ModelSpec] = Field(min_length=1)
+    reference: str = Field("", description="the model that all others are compared with")
+    seeds: tuple[int, ...] = Field((1,), min_length=1, description="training runs of every model")
+    trials: int | None = Field(
+        None, ge=1, description="configurations tried for each baseline, by draws from its space; its grid when unset"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="processor threads of baselines; 0: the library's choice")
+    metric: str = Field("ndcg@10", description="what plots and comparisons look at")
+    resamples: int = Field(5000, ge=100, le=1_000_000, description="bootstrap draws")
+    goals: tuple[Goal, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "CompareConfig":
+        def known(what: str, names: Any, of: Any) -> None:
+            for name in names:
+                if name and name not in of:
+                    raise ValueError(f"{what} {name!r} is not one of {', '.join(of)}")
+
+        known("reference", [self.reference], self.models)
+        for spec in self.models.values():
+            known("like", [spec.like], self.models)
+            known("data set", [*spec.data, *spec.by_data], self.data)
+            known("protocol", [*spec.protocols, *spec.by_protocol], self.protocols)
+            if isinstance(spec.config, dict):
+                known("data set", spec.config, self.data)
+        for goal in self.goals:
+            known("data set", [goal.data], self.data)
+            known("protocol", [goal.protocol], self.protocols)
+            known("model", [goal.model, goal.above_only], self.models)
+        return self
+
+
+def read_comparison(file: Path) -> CompareConfig:
+    """Read a comparison.
+
+    Raises:
+        ConfigError: the file is not there or malformed, or a value is out of range.
+    """
+    config = validated(CompareConfig, read_toml(file), file)
+    return config if config.name else config.model_copy(update={"name": file.stem})

@@ -1,0 +1,82 @@
+"""Whether what was to be reached is reached, from the tables of a report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from model.compare.config import MODELS, CompareConfig, Goal
+
+Table = dict[str, Any]
+
+
+def judged(config: CompareConfig, tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Return each goal with what was wanted, what was reached, and whether that is enough.
+
+    A goal whose figures are not in the tables has `reached` and `met` None. The mean decides; whether the interval
+    around it does too stands in `clear`, where there is one.
+    """
+    return [_judged(goal, goal.model or config.reference, tables) for goal in config.goals]
+
+
+def _judged(goal: Goal, name: str, tables: Sequence[Table]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "data": goal.data,
+        "protocol": goal.protocol,
+        "question": goal.question,
+        "model": name,
+        "metric": goal.metric,
+        "wanted": None,
+        "reached": None,
+        "met": None,
+        "clear": None,
+        "against": "",
+    }
+    table = _table(tables, goal, goal.question)
+    model = _model(table, name)
+    if table is None or model is None:
+        return told
+    figure = model["metrics"][goal.metric]
+    told |= {"question": table["question"], "reached": figure["mean"]}
+    if goal.at_least is not None:
+        told |= {"wanted": goal.at_least, "clear": figure["low"] is not None and figure["low"] >= goal.at_least}
+    elif goal.share is not None:
+        other = _model(_table(tables, goal, goal.of), name)
+        if other is None:
+            return told
+        told |= {"wanted": goal.share * other["metrics"][goal.metric]["mean"], "against": goal.of}
+    else:
+        best = _best_other(table, goal, name)
+        if best is None:
+            return told
+        assert goal.above is not None
+        lead = best.get("lead")
+        told |= {"wanted": (1 + goal.above) * best["metrics"][goal.metric]["mean"], "against": best["title"]}
+        told["clear"] = lead is not None and lead["low"] > 0
+    return told | {"met": told["reached"] >= told["wanted"]}
+
+
+def _best_other(table: Table, goal: Goal, name: str) -> dict[str, Any] | None:
+    """Return the baseline that the goal looks at: the named one, or the best."""
+    others = [
+        model
+        for model in table["models"]
+        if model["name"] == goal.above_only
+        or (not goal.above_only and model["group"] == MODELS and model["baseline"] and model["name"] != name)
+    ]
+    return max(others, key=lambda model: float(model["metrics"][goal.metric]["mean"]), default=None)
+
+
+def _table(tables: Sequence[Table], goal: Goal, question: str) -> Table | None:
+    return next(
+        (
+            table
+            for table in tables
+            if table["data"] == goal.data
+            and table["protocol"] == goal.protocol
+            and (not question or table["question"] == question)
+        ),
+        None,
+    )
+
+
+def _model(table: Table | None, name: str) -> dict[str, Any] | None:
+    return next((model for model in table["models"] if model["name"] == name), None) if table else None

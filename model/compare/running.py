@@ -1,0 +1,347 @@
+"""A comparison run: every cell that is not there yet is computed, one after the other, and kept.
+
+Kill it at any moment and run it again: finished cells are found by the hash of their inputs, and a training under way
+goes on from its last epoch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kg.errors import KgrankError
+from kg.snapshot import Snapshot
+from model.baselines import BASELINES
+from model.case import Split
+from model.compare.cells import DEPTH, Cell, CellStore, Outcome
+from model.compare.code_version import code_version
+from model.compare.config import CompareConfig
+from model.compare.data import MissingDataError, read_snapshot
+from model.compare.fitting import Workplace, fit_ours, fit_peer
+from model.compare.forecast import Forecast
+from model.compare.variants import Variant, variants
+from model.errors import ModelError
+from model.settings import RunSettings
+from model.splits import make_split
+
+_log = structlog.get_logger(__name__)
+
+# Values of settings are inputs of a cell themselves; what plans and keeps cells does not change what is in them.
+_APART = (
+    "model.config",
+    "model.settings",
+    "model.compare.variants",
+    "model.compare.cells",
+    "kg.errors",
+    "model.errors",
+)
+_LEARNING = ("model.pipeline", "model.train", "model.refresh", "model.checkpoint")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in a section: the cells of its seeds, or why there are none.
+
+    Args:
+        variant: the model.
+        cells: with what came of each.
+        tried: configurations that were tried on validation in this run.
+        problem: why it could not be computed.
+        seedless: another seed gave the same rankings, so that further ones were left out.
+    """
+
+    variant: Variant
+    cells: Sequence[tuple[Cell, Outcome]] = ()
+    tried: int = 1
+    problem: str = ""
+    seedless: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set in one protocol, with all its models."""
+
+    data: str
+    title: str
+    protocol: str
+    snapshot: Snapshot = field(repr=False)
+    split: Split = field(repr=False)
+    entries: Sequence[Entry] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A data set or a protocol on it that could not be had."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who hears how far a comparison is.
+
+    Args:
+        on_plan: called with the number of cells at most, and how many of them are there already.
+        on_cell: called after every cell that was looked for or computed: the cell, whether it was there, seconds, and
+            the seconds that the rest will take, None while that can't be told.
+        on_epoch: called with the cell under way, the epoch and its validation NDCG@10.
+        on_problem: called with what could not be done, and why.
+    """
+
+    on_plan: Callable[[int, int], None] = lambda total, there: None
+    on_cell: Callable[[Cell, bool, float, float | None], None] = lambda cell, there, seconds, left: None
+    on_epoch: Callable[[Cell, int, float], None] = lambda cell, epoch, ndcg: None
+    on_problem: Callable[[str, str], None] = lambda what, why: None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a comparison reads and keeps.
+
+    Args:
+        config_folder: what paths of the configuration are relative to.
+        data_folder: what paths of data are relative to.
+        home: the folder of cells and checkpoints.
+        cache_folder: of text features and fetched packages.
+    """
+
+    config_folder: Path
+    data_folder: Path
+    home: Path
+    cache_folder: Path
+
+
+def run(
+    config: CompareConfig,
+    place: Place,
+    watcher: Watcher | None = None,
+    *,
+    only: Sequence[str] = (),
+    compute: bool = True,
+) -> Iterator[Section | Skipped]:
+    """Yield the sections of a comparison, each when it is whole.
+
+    Args:
+        config: the comparison.
+        place: where it reads and keeps.
+        watcher: hears how far it is.
+        only: patterns of DATA/PROTOCOL/MODEL to compute; everything when empty.
+        compute: compute what is not there; without, it is left out.
+
+    Raises:
+        ConfigError: the configuration names something that is not there.
+    """
+    run_ = _Run(config, place, watcher or Watcher(), tuple(only), compute)
+    sections: list[tuple[Section, list[Variant]]] = []
+    for data, source in config.data.items():
+        try:
+            snapshot = read_snapshot(source, place.data_folder, place.config_folder, place.cache_folder)
+        except MissingDataError as error:
+            run_.watcher.on_problem(f"data set {data} is skipped", error.problem)
+            yield Skipped(data, error.problem)
+            continue
+        for protocol, split_config in config.protocols.items():
+            try:
+                split = make_split(snapshot, split_config)
+            except ModelError as error:
+                run_.watcher.on_problem(f"{data}/{protocol} is skipped", error.problem)
+                yield Skipped(f"{data}/{protocol}", error.problem)
+                continue
+            section = Section(data, source.title or data, protocol, snapshot, split)
+            planned = [variant for variant in run_.variants(section, None) if run_.wanted(section, variant)]
+            if planned:
+                run_.plan(section, planned)
+                sections.append((section, planned))
+    run_.watcher.on_plan(run_.forecast.total, run_.forecast.there)
+    for section, planned in sections:
+        yield replace(section, entries=run_.entries(section, [variant.name for variant in planned]))
+
+
+class _Run:
+    """What the sections of one run share."""
+
+    def __init__(
+        self, config: CompareConfig, place: Place, watcher: Watcher, only: tuple[str, ...], compute: bool
+    ) -> None:
+        self.config, self.place, self.watcher, self.only, self.compute = config, place, watcher, only, compute
+        self.store = CellStore(place.home / "cells")
+        self.forecast = Forecast()
+        self.ours = code_version(
+            ["model.pipeline", "model.ranker", "model.refresh", "model.splits", "model.compare.noise"],
+            alone=["model.compare.fitting"],
+            apart=_APART,
+        )
+
+    def wanted(self, section: Section, variant: Variant) -> bool:
+        name = f"{section.data}/{section.protocol}/{variant.name}"
+        return not self.only or any(fnmatch(name, pattern) for pattern in self.only)
+
+    def variants(self, section: Section, tried: dict[str, int] | None) -> Iterator[Variant]:
+        """Yield the models of a section; while planning (`tried` is None), no search is made."""
+
+        def choose(variant: Variant) -> RunSettings:
+            if tried is None or not self.compute:
+                first = variant.settings.with_overrides(variant.search[0])
+                return first if tried is None else (self._chosen(section, variant, tried) or first)
+            return self._chosen(section, variant, tried) or variant.settings
+
+        relations = tuple(section.snapshot.facts)
+        yield from variants(self.config, self.place.config_folder, section.data, section.protocol, relations, choose)
+
+    def plan(self, section: Section, planned: Sequence[Variant]) -> None:
+        """Count the cells of a section, and learn from those that are there how long each takes."""
+        for variant in planned:
+            for seed in self.config.seeds:
+                cell = self.cell(section, variant, seed, None)
+                found = self.store.find(cell)
+                self.forecast.expect(cell, found.seconds if found else None, ours=variant.baseline is None)
+            for _ in variant.search:
+                self.forecast.expect(self.cell(section, variant, self.config.seeds[0], None), None, ours=True)
+
+    def entries(self, section: Section, names: Sequence[str]) -> list[Entry]:
+        """Return all models of a section, computed or found."""
+        tried: dict[str, int] = {}
+        entries = []
+        scored: dict[str, list[Variant]] = {}
+        resolved = [variant for variant in self.variants(section, tried) if variant.name in names]
+        for variant in resolved:  # what differs only in what a finished model is asked with, shares its training
+            if variant.baseline is None and not variant.search:
+                scored.setdefault(self._training_key(section, variant), []).append(variant)
+        for variant in resolved:
+            try:
+                if variant.baseline is not None:
+                    entries.append(self._peer(section, variant))
+                else:
+                    together = scored.get(self._training_key(section, variant), [variant])
+                    if variant not in together:
+                        together = [variant, *together]
+                    entries.append(self._ours(section, variant, together, tried.get(variant.name, 1)))
+            except KgrankError as error:
+                self.watcher.on_problem(f"{section.data}/{section.protocol}/{variant.name}", error.problem)
+                entries.append(Entry(variant, problem=error.problem))
+        return entries
+
+    def cell(self, section: Section, variant: Variant, seed: int, chosen: Mapping[str, Any] | None) -> Cell:
+        """Return the cell of one seed; for a baseline, `chosen` is what the first seed's tuning chose."""
+        settings = variant.settings.model_dump(mode="json", exclude={"split": True, "train": {"seed"}})
+        inputs: dict[str, Any] = {
+            "snapshot": section.snapshot.content_hash,
+            "split": section.split.config.model_dump(mode="json"),
+            "graph": variant.graph,
+            "noise": variant.learned_noise and variant.learned_noise.model_dump(mode="json"),
+            "asked_noise": variant.asked_noise and variant.asked_noise.model_dump(mode="json"),
+            "seed": seed,
+            "depth": DEPTH,
+        }
+        if variant.baseline is None:
+            inputs |= {"settings": settings, "code": self.ours}
+        else:
+            inputs |= {
+                "baseline": variant.baseline,
+                "text": settings["model"]["text"],
+                "exclude_relations": settings["model"]["exclude_relations"],
+                "trials": self.config.trials,
+                "chosen": chosen,
+                "code": code_version(
+                    [BASELINES[variant.baseline].fit.__module__, "model.ranker", "model.splits", "model.compare.noise"],
+                    alone=["model.compare.fitting", "model.evaluate", "model.baselines"],
+                    apart=(*_APART, *_LEARNING),
+                ),
+            }
+        return Cell(section.data, section.protocol, variant.name, seed, inputs)
+
+    def _training_key(self, section: Section, variant: Variant) -> str:
+        return self.cell(section, replace(variant, noise=variant.learned_noise, noise_at="training"), 0, None).key
+
+    def _chosen(self, section: Section, variant: Variant, tried: dict[str, int]) -> RunSettings | None:
+        """Return the settings of a search that are best on validation, by the first seed."""
+        best: tuple[float, RunSettings] | None = None
+        for overrides in variant.search:
+            option = replace(variant, settings=variant.settings.with_overrides(overrides), search=())
+            cells = self._trained(section, option, [option], self.config.seeds[0])
+            if cells is None:
+                continue
+            tried[variant.name] = tried.get(variant.name, 0) + 1
+            reached = cells[1].validation_ndcg or 0.0
+            if best is None or reached > best[0]:
+                best = reached, option.settings
+        return best[1] if best else None
+
+    def _ours(self, section: Section, variant: Variant, together: Sequence[Variant], tried: int) -> Entry:
+        cells = [self._trained(section, variant, together, seed) for seed in self.config.seeds]
+        return Entry(variant, [cell for cell in cells if cell is not None], tried)
+
+    def _trained(
+        self, section: Section, variant: Variant, together: Sequence[Variant], seed: int
+    ) -> tuple[Cell, Outcome] | None:
+        """Return one seed of a model; with it, its like that are asked with noise are computed."""
+        cells = {each.name: self.cell(section, each, seed, None) for each in together}
+        cell = cells[variant.name]
+        if (found := self.store.find(cell)) is not None:
+            self._tell(cell, True, found.seconds)
+            return cell, found
+        if not self.compute:
+            return None
+        missing = {
+            cells[each.name].key: each for each in together if each is variant or not self.store.find(cells[each.name])
+        }
+        workplace = self._workplace(lambda epoch, ndcg: self.watcher.on_epoch(cell, epoch, ndcg))
+        plain = replace(variant, noise=variant.learned_noise, noise_at="training")
+        asked = {key: each.asked_noise for key, each in missing.items()}
+        for key, outcome in fit_ours(section.snapshot, section.split, plain, seed, asked, workplace):
+            kept = cells[missing[key].name]
+            self.store.keep(kept, outcome)
+            if kept is cell:
+                found = outcome
+        assert found is not None
+        self._tell(cell, False, found.seconds)
+        return cell, found
+
+    def _peer(self, section: Section, variant: Variant) -> Entry:
+        cells: list[tuple[Cell, Outcome]] = []
+        chosen: Mapping[str, Any] | None = None
+        for place, seed in enumerate(self.config.seeds):
+            cell = self.cell(section, variant, seed, chosen)
+            found = self.store.find(cell)
+            there = found is not None
+            if found is None:
+                if not self.compute:
+                    break
+                found = fit_peer(
+                    section.snapshot,
+                    section.split,
+                    variant,
+                    seed,
+                    self.config.trials,
+                    chosen,
+                    self._workplace(lambda epoch, ndcg: None),
+                )
+                self.store.keep(cell, found)
+            self._tell(cell, there, found.seconds)
+            cells.append((cell, found))
+            chosen = cells[0][1].chosen
+            if place == 1 and _same_lists(cells[0][1], found):
+                for other in self.config.seeds[2:]:
+                    self._tell(replace(cell, seed=other), True, 0.0)
+                return Entry(variant, cells[:1], cells[0][1].tried, seedless=True)
+        return Entry(variant, cells, cells[0][1].tried if cells else 0)
+
+    def _workplace(self, on_epoch: Callable[[int, float], None]) -> Workplace:
+        return Workplace(
+            self.place.cache_folder,
+            self.place.home / "checkpoints",
+            self.config.threads,
+            lambda record: on_epoch(record.epoch, record.ndcg),
+        )
+
+    def _tell(self, cell: Cell, there: bool, seconds: float) -> None:
+        self.forecast.done(cell, seconds, there=there)
+        self.watcher.on_cell(cell, there, seconds, self.forecast.left_s())
+
+
+def _same_lists(one: Outcome, other: Outcome) -> bool:
+    return all((one.lists[key] == other.lists[key]).all() for key in one.lists)
