@@ -1,7 +1,7 @@
 """EASE^R: the best linear item-item model, in closed form (Steck 2019, arXiv:1905.03375).
 
     min_B ||X − X B||² + λ ||B||²  with diag B = 0:     P = (X^T X + λ I)^−1,   B_ij = −P_ij / P_jj,  B_jj = 0
-    score(u, j) = Σ_{i in history} w_i B_ij  (+ c · log(1 + facts that link i and j))
+    score(u, j) = Σ_{i in history} w_i B_ij  (+ c · facts that link i and j)
 
 w = 1 is the published model. `ease_recency` lets the weight fall with every later interaction, and `ease_facts` adds
 facts between products. P is dense, so products are limited; those with too few users can be left out of it.
@@ -72,7 +72,7 @@ def _fit(name: str, data: FitData, config: EaseConfig) -> Ranker:
     weights = data.memo("ease", (config.penalty, config.min_users), lambda: _checked_weights(data, config))
     parts: list[tuple[float, Likeness]] = [(1, weights)]
     if config.facts:
-        parts.append((config.facts, Table(linked_products(data.facts, data.product_count).log1p())))
+        parts.append((config.facts, Table(linked_products(data.facts, data.product_count))))
     return popular_when_cold(LikenessRanker(name, parts, config, data.product_count), data)
 
 

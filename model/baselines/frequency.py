@@ -23,7 +23,9 @@ class FrequencyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    half_life_days: float | None = Field(None, gt=0, description="age at which an interaction counts half; none: never")
+    half_life_days: float | None = Field(
+        None, gt=0, le=36_500, description="age at which an interaction counts half; none: never"
+    )
 
 
 GRID = (
@@ -32,6 +34,7 @@ GRID = (
     FrequencyConfig(half_life_days=182),
     FrequencyConfig(half_life_days=91),
     FrequencyConfig(half_life_days=56),
+    FrequencyConfig(half_life_days=28),
 )
 SPACE: Mapping[str, Axis] = {"half_life_days": Real(7, 730, log=True)}
 

@@ -70,10 +70,15 @@ class Ials:
 
 def fit(data: FitData, config: IalsConfig) -> Ranker:
     """Let `implicit` alternate."""
+    return popular_when_cold(train(data, config), data)
+
+
+def train(data: FitData, config: IalsConfig) -> Ials:
+    """Return what `implicit` made of who had what."""
     from implicit.cpu.als import AlternatingLeastSquares
 
     with one_blas_thread():
         model = AlternatingLeastSquares(**config.model_dump(), num_threads=data.threads, random_state=data.seed)
         model.fit(incidence(data.known, data.product_count), show_progress=False)
         model.YtY  # noqa: B018  # computed once here: it depends on the items alone
-    return popular_when_cold(Ials(model, data.product_count), data)
+    return Ials(model, data.product_count)

@@ -1,6 +1,6 @@
 """ItemKNN with text and facts: products alike by who had them, by their words, and by the graph.
 
-    s(i, j) = cosine of user sets + a · t_i·t_j + b · cosine of {brand, categories, attributes} + c · log(1 + facts)
+    s(i, j) = cosine of user sets + a · t_i·t_j + b · cosine of {brand, categories, attributes} + c · facts
 
 with t the frozen text features and `facts` the number of facts that link i and j (also bought, bundled, …). A product
 that nobody has had is still alike by text and graph. The mixture of item-item likenesses is that of content-boosted
@@ -18,6 +18,7 @@ from model.baselines.itemknn import co_occurrence
 from model.baselines.likeness import Factored, Likeness, LikenessRanker, Table, linked_products
 from model.baselines.space import Axis, Real
 from model.baselines.taken import HistoryConfig
+from model.baselines.text_only import text_cosine
 from model.likeness import graph_features
 from model.ranker import Ranker
 
@@ -27,6 +28,7 @@ class ItemKnnFactsConfig(HistoryConfig):
 
     position_decay: float = Field(0.5, gt=0, le=1, description="factor for each later interaction of the user")
     text: float = Field(0.7, ge=0, le=100, description="weight of the cosine of texts")
+    centred: bool = Field(True, description="centre the texts first, as `text_only` does")
     kinds: float = Field(0.4, ge=0, le=100, description="weight of the cosine of brand, categories and attributes")
     facts: float = Field(0.1, ge=0, le=100, description="weight of facts between products")
 
@@ -51,9 +53,9 @@ def fit(data: FitData, config: ItemKnnFactsConfig) -> Ranker:
     """Collect the likenesses that the configuration weighs."""
     parts: list[tuple[float, Likeness]] = [(1, co_occurrence(data.known, data.product_count))]
     if config.text:
-        parts.append((config.text, Factored(data.text())))
+        parts.append((config.text, text_cosine(data, config.centred)))
     if config.kinds:
         parts.append((config.kinds, Factored(graph_features(replace(data.snapshot, facts=data.facts)))))
     if config.facts:
-        parts.append((config.facts, Table(linked_products(data.facts, data.product_count).log1p())))
+        parts.append((config.facts, Table(linked_products(data.facts, data.product_count))))
     return popular_when_cold(LikenessRanker("itemknn_facts", parts, config, data.product_count), data)

@@ -35,7 +35,7 @@ def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoc
     known = KnownUsers(data.known)
     with torch_threads(data.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.seed)
-        graph = _normalised(had)
+        graph = normalised(had)
         network = LightGCN(user_count + data.product_count, config.dimension, config.layers, normalize=False)
         optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
@@ -59,9 +59,7 @@ def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoc
             return total / len(parts)
 
         def ranker() -> LightGcnRanker:
-            layers = _layers(network, graph)
-            users, products = layers[0, :user_count], layers[:, user_count:]
-            return LightGcnRanker(users.numpy(), products.numpy(), had, known)
+            return ranker_of(network, graph, had, known)
 
         train_until_best(
             network,
@@ -76,7 +74,7 @@ def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoc
         return ranker()
 
 
-def _normalised(had: sparse.csr_matrix) -> Tensor:
+def normalised(had: sparse.csr_matrix) -> Tensor:
     """Return the normalised adjacency of users and products as a sparse CSR tensor: PyG's fast path on a processor."""
     adjacency = sparse.block_array([[None, had], [had.T, None]], format="csr")
     scale = 1 / np.sqrt(np.maximum(np.asarray(adjacency.sum(axis=1)).ravel(), 1)).astype(np.float32)
@@ -93,9 +91,11 @@ def _normalised(had: sparse.csr_matrix) -> Tensor:
 
 
 @torch.no_grad()
-def _layers(network: LightGCN, graph: Tensor) -> Tensor:
-    """Return every layer's vectors `[L + 1, N, d]`."""
+def ranker_of(network: LightGCN, graph: Tensor, had: sparse.csr_matrix, known: KnownUsers) -> LightGcnRanker:
+    """Return a network as a ranker: every layer's vectors of the products, and the first layer's of the users."""
     layers = [network.embedding.weight]
     for conv in network.convs:
         layers.append(conv(layers[-1], graph))
-    return torch.stack(layers)
+    vectors = torch.stack(layers).numpy()  # [L + 1, U + P, d]
+    user_count = had.shape[0]
+    return LightGcnRanker(vectors[0, :user_count].copy(), vectors[:, user_count:].copy(), had, known)

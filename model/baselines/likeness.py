@@ -31,13 +31,14 @@ class Factored:
 
     def __init__(self, factor: sparse.csr_matrix | Float32s) -> None:
         self._factor = factor
-        self._transposed = factor.T if isinstance(factor, np.ndarray) else factor.T.tocsr()
 
     def spread(self, weights: sparse.csr_matrix) -> Float32s:
         """Return the sums `[B, P]`."""
-        summed = weights @ self._factor @ self._transposed
-        scores: Float32s = summed.toarray() if sparse.issparse(summed) else summed
-        return scores
+        summed = weights @ self._factor  # [B, F]
+        # Many factors are shared by most products, so that a sparse result would be full: better a dense one at once.
+        dense = summed.toarray() if sparse.issparse(summed) else summed
+        scores: Float32s = (self._factor @ dense.T).T
+        return np.ascontiguousarray(scores)
 
 
 class Table:

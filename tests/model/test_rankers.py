@@ -1,143 +1,140 @@
-"""The contract of every ranker: one suite, run for each baseline and for whatever is added to the registry."""
+"""The contract of every ranker: one suite, run for each baseline, for our network, and for whatever joins `RANKERS`."""
+
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kg.snapshot import Histories
-from model.baselines import BASELINES, frequency, itemknn, popularity
-from model.metrics import PADDING
+from model.baselines import BASELINES, FitData
+from model.baselines.space import draw
 from model.ranker import Ranker, top_k
-from model.splits import DAY_MS
-from tests.model.plain_data import plain_data
+from tests.model.rankers import BOARD, NOT_PERSONAL, NOW, OWN_ONLY, PRODUCTS, RANKERS, checkerboard, random_data
 from tests.model.test_splits import histories_of
 
-PRODUCTS = 40
-NOW = 100 * DAY_MS
-
+every_ranker = pytest.mark.parametrize("name", list(RANKERS))
 every_baseline = pytest.mark.parametrize("name", list(BASELINES))
 
 
-def fitted(name: str, known: Histories, products: int = PRODUCTS) -> Ranker:
-    baseline = BASELINES[name]
-    return baseline.fit(plain_data(known, products), baseline.grid[0])
+@cache
+def fitted(name: str) -> tuple[Ranker, FitData]:
+    """Return a ranker fitted on random data; nobody may change it."""
+    data = random_data()
+    return RANKERS[name](data), data
 
 
-def random_histories(seed: int, users: int = 60) -> Histories:
-    generator = np.random.default_rng(seed)
-    return histories_of([generator.integers(0, PRODUCTS, generator.integers(0, 12)).tolist() for _ in range(users)])
+def answer(ranker: Ranker, histories: Histories) -> np.ndarray:
+    return ranker.scores(histories, np.full(len(histories), NOW))
 
 
-@every_baseline
+@every_ranker
+def test_scores_are_finite_numbers_for_every_product(name: str) -> None:
+    ranker, data = fitted(name)
+    scores = answer(ranker, data.known)
+    assert ranker.name == name
+    assert scores.shape == (len(data.known), PRODUCTS)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+
+
+@every_ranker
 def test_a_batch_equals_single_calls(name: str) -> None:
-    known = random_histories(1)
-    ranker = fitted(name, known)
-    together = ranker.scores(known, np.full(len(known), NOW))
-    assert together.shape == (len(known), PRODUCTS)
-    assert together.dtype == np.float32
-    for user in range(len(known)):
-        alone = ranker.scores(known.take(np.array([user])), np.array([NOW]))
-        assert np.allclose(alone[0], together[user], rtol=1e-6, atol=0)
+    ranker, data = fitted(name)
+    together = answer(ranker, data.known)
+    for user in range(len(data.known)):
+        alone = answer(ranker, data.known.take(np.array([user])))
+        np.testing.assert_allclose(alone[0], together[user], rtol=1e-4, atol=1e-5)
 
 
-@every_baseline
-def test_every_configuration_of_the_grid_scores_finitely(name: str) -> None:
-    known = random_histories(2)
-    for config in BASELINES[name].grid:
-        ranker = BASELINES[name].fit(plain_data(known, PRODUCTS), config)
-        assert ranker.name == name
-        assert np.isfinite(ranker.scores(known, np.full(len(known), NOW))).all()
+@every_ranker
+def test_nobody_to_score_is_no_error(name: str) -> None:
+    assert answer(fitted(name)[0], histories_of([])).shape == (0, PRODUCTS)
 
 
-@every_baseline
-def test_a_user_without_history_gets_a_list(name: str) -> None:
-    products, _ = top_k(fitted(name, random_histories(3)).scores(histories_of([[]]), np.array([NOW])), 5)
-    assert len(set(products[0].tolist())) == 5
+@every_ranker
+@pytest.mark.parametrize("history", [[], [3], [39, 39, 39], list(range(PRODUCTS)) * 3])
+def test_any_history_gets_a_whole_list(name: str, history: list[int]) -> None:
+    products, _ = top_k(answer(fitted(name)[0], histories_of([history])), PRODUCTS)
+    assert sorted(products[0].tolist()) == list(range(PRODUCTS))
 
 
-@every_baseline
-def test_fitting_leaves_the_histories_as_they_were(name: str) -> None:
-    known = random_histories(4)
-    before = known.product_index.copy()
-    for array in (known.product_index, known.offsets, known.at_ms):
+@every_ranker
+def test_without_a_history_the_popular_comes_first(name: str) -> None:
+    ranker, data = fitted(name)
+    counts = np.bincount(data.known.product_index, minlength=PRODUCTS)
+    scores = answer(ranker, histories_of([[]]))[0]
+    assert np.corrcoef(scores, counts)[0, 1] > 0.5
+
+
+@every_ranker
+def test_the_result_is_the_callers_to_change(name: str) -> None:
+    ranker, data = fitted(name)
+    first = answer(ranker, data.known)
+    kept = first.copy()
+    first[:] = np.nan
+    np.testing.assert_array_equal(answer(ranker, data.known), kept)
+
+
+@every_ranker
+def test_fitting_and_scoring_leave_what_they_read_as_it_was(name: str) -> None:
+    data = random_data(4)
+    text = data.text()
+    for array in (
+        *vars(data.known).values(),
+        text,
+        *(end for edges in data.facts.values() for end in vars(edges).values()),
+    ):
         array.setflags(write=False)  # as in a memory-mapped snapshot
-    fitted(name, known).scores(known, np.full(len(known), NOW))
-    assert (known.product_index == before).all()
+    before = [array.copy() for array in vars(data.known).values()]
+    answer(RANKERS[name](data), data.known)
+    for array, was in zip(vars(data.known).values(), before, strict=True):
+        np.testing.assert_array_equal(array, was)
 
 
-@pytest.mark.parametrize("name", ["itemknn"])
+@every_ranker
+def test_the_same_seed_gives_the_same_scores(name: str) -> None:
+    ranker, data = fitted(name)
+    again = RANKERS[name](random_data())
+    assert name not in BASELINES or BASELINES[name].deterministic
+    np.testing.assert_array_equal(answer(again, data.known), answer(ranker, data.known))
+
+
+@every_ranker
+def test_only_what_is_known_is_learned_from(name: str) -> None:
+    ranker, data = fitted(name)
+    future = replace(data.snapshot, histories=histories_of([[0, 1, 2, 3]] * len(data.known)))
+    of_future = RANKERS[name](replace(random_data(), snapshot=future))
+    np.testing.assert_array_equal(answer(of_future, data.known), answer(ranker, data.known))
+
+
+@every_ranker
+def test_excluded_relations_are_not_seen(name: str) -> None:
+    data = random_data()
+    without = {relation: edges for relation, edges in data.snapshot.facts.items() if relation != "ALSO_BOUGHT"}
+    excluded = RANKERS[name](replace(random_data(), exclude_relations=("ALSO_BOUGHT",)))
+    absent = RANKERS[name](replace(random_data(), snapshot=replace(data.snapshot, facts=without)))
+    np.testing.assert_array_equal(answer(excluded, data.known), answer(absent, data.known))
+
+
+@pytest.mark.parametrize("name", [name for name in RANKERS if name not in NOT_PERSONAL + OWN_ONLY])
 def test_the_checkerboard_is_solved(name: str) -> None:
-    # Even users have even products, odd users odd ones, each all but one of its colour: the missing one comes first.
-    size = 20
-    boards = [[p for p in range(size) if p % 2 == user % 2 and p != user] for user in range(size)]
-    known = histories_of(boards)
-    scores = fitted(name, known, size).scores(known, np.full(size, NOW))
-    products, _ = top_k(scores, 1, seen=known)
-    assert products[:, 0].tolist() == list(range(size))
+    # Each user had all products of one colour but one: the missing one comes first.
+    data = checkerboard()
+    products, _ = top_k(answer(RANKERS[name](data), data.known), 1, seen=data.known)
+    assert products[:, 0].tolist() == list(range(BOARD))
 
 
-def test_popularity_counts_and_forgets() -> None:
-    known = histories_of([[0, 0, 0, 1], [1, 2, 2, 2]])
-    assert popularity.fit(plain_data(known, 3), popularity.PopularityConfig()).weight.tolist() == [3, 2, 3]
-    # The last interaction is on day 3; an interaction on day d counts 0.5^(3 - d).
-    recent = popularity.fit(plain_data(known, 3), popularity.PopularityConfig(half_life_days=1)).weight
-    assert recent.tolist() == [0.125 + 0.25 + 0.5, 1 + 0.125, 0.25 + 0.5 + 1]
+def test_every_tuned_baseline_has_as_many_configurations() -> None:
+    tuned = {name: len(baseline.grid) for name, baseline in BASELINES.items() if len(baseline.grid) > 1}
+    assert set(tuned.values()) == {6}, tuned
 
 
-def test_frequency_puts_the_own_products_first_then_the_popular() -> None:
-    known = histories_of([[0, 0, 1], [2, 2, 2, 3]])
-    ranker = fitted("frequency", known, 5)
-    products, _ = top_k(ranker.scores(known, np.full(2, NOW)), 4)
-    assert products.tolist() == [[0, 1, 2, 3], [2, 3, 0, 1]]
-
-
-def test_frequency_forgets() -> None:
-    known = histories_of([[0, 0, 1]])
-    ranker = frequency.fit(plain_data(known, 2), frequency.FrequencyConfig(half_life_days=0.5))
-    products, _ = top_k(ranker.scores(known, np.array([2 * DAY_MS])), 2)
-    assert products.tolist() == [[1, 0]]
-
-
-def test_itemknn_is_the_cosine_of_user_sets() -> None:
-    known = histories_of([[0, 1], [0, 1], [0, 2]])
-    ranker = itemknn.fit(plain_data(known, 3), itemknn.ItemKnnConfig())
-    scores = ranker.scores(histories_of([[1]]), np.array([NOW]))
-    assert scores[0] == pytest.approx([2 / np.sqrt(3 * 2), 1, 0])
-
-
-@settings(max_examples=50)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-def test_top_k_is_sorted_unseen_and_exact(seed: int, k: int) -> None:
-    generator = np.random.default_rng(seed)
-    seen = random_histories(seed % 1000, 8)
-    candidates = generator.random(PRODUCTS) < 0.7
-    scores = generator.integers(0, 6, (8, PRODUCTS)).astype(np.float32)
-    allowed = np.tile(candidates, (8, 1))
-    allowed[seen.users_of_rows(), seen.product_index] = False
-    products, values = top_k(scores.copy(), k, seen=seen, candidates=candidates)
-    assert products.shape == values.shape == (8, k)
-    for row in range(8):
-        listed = products[row][products[row] != PADDING]
-        assert len(listed) == min(k, allowed[row].sum())
-        assert (products[row][len(listed) :] == PADDING).all()
-        assert len(set(listed.tolist())) == len(listed)
-        assert allowed[row, listed].all()
-        best = np.sort(scores[row][allowed[row]])[::-1][:k]
-        assert values[row][: len(listed)].tolist() == best.tolist()
-        assert scores[row, listed].tolist() == best.tolist()
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5000))
-def test_top_k_of_many_products_is_that_of_a_full_sort(seed: int, k: int, products: int) -> None:
-    generator = np.random.default_rng(seed)
-    scores = generator.integers(0, 5000, (4, products)).astype(np.float32)
-    scores[generator.random(scores.shape) < 0.3] = -np.inf
-    listed, values = top_k(scores.copy(), k)
-    best = -np.sort(-scores, axis=1)[:, :k]
-    assert (values[:, : best.shape[1]] == best).all()
-    rows, places = np.nonzero(listed != PADDING)
-    assert (scores[rows, listed[rows, places]] == values[rows, places]).all()
-    assert (np.isneginf(values) == (listed == PADDING)).all()
-    assert all(len(set(row[row != PADDING])) == (row != PADDING).sum() for row in listed)
+@every_baseline
+def test_the_space_stays_within_the_configuration(name: str) -> None:
+    baseline = BASELINES[name]
+    drawn = draw(baseline.grid[0], baseline.space, 20, seed=5)
+    assert drawn[0] == baseline.grid[0]
+    assert len(set(drawn)) == len(drawn) == 20
+    assert drawn == draw(baseline.grid[0], baseline.space, 20, seed=5)
+    assert set(baseline.space) <= set(type(baseline.grid[0]).model_fields)
