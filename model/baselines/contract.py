@@ -34,7 +34,7 @@ class FitData:
         seed: of all that is random.
         threads: processor threads; 0: the library's choice.
         exclude_relations: facts that must not be seen, as in `model.exclude_relations`.
-        shared: what fits on the same interactions share; see `memo`.
+        shared: what fits share; see `memo`.
     """
 
     known: Histories
@@ -44,11 +44,11 @@ class FitData:
     seed: int = 7
     threads: int = 0
     exclude_relations: tuple[str, ...] = ()
-    shared: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
+    shared: dict[str, tuple[Histories, Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, known: Histories) -> "FitData":
         """Return the same with other interactions to learn from."""
-        return replace(self, known=known, shared={})
+        return replace(self, known=known)
 
     def memo(self, what: str, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what fits on the same interactions share; of each thing only the last one is kept.
@@ -59,10 +59,10 @@ class FitData:
             compute: makes it.
         """
         kept = self.shared.get(what)
-        if kept is None or kept[0] != key:
+        if kept is None or kept[0] is not self.known or kept[1] != key:
             self.shared.pop(what, None)  # before the next is made: it may be large
-            kept = self.shared[what] = (key, compute())
-        made: T = kept[1]
+            kept = self.shared[what] = (self.known, key, compute())
+        made: T = kept[2]
         return made
 
     @property
