@@ -52,6 +52,7 @@ class ModelSpec(BaseModel):
     search: tuple[dict[str, Any], ...] = Field(
         (), description="overrides to choose from on validation, by the first seed; the first may be empty"
     )
+    trials: int | None = Field(None, ge=1, description="configurations tried for this baseline, instead of `trials`")
     tried_before: int = Field(
         0, ge=0, description="configurations tried on validation to get to this one, outside of this run"
     )
@@ -71,6 +72,8 @@ class ModelSpec(BaseModel):
     def _one_kind(self) -> "ModelSpec":
         if sum(kind is not None for kind in (self.baseline, self.config, self.like)) != 1:
             raise ValueError("exactly one of baseline, config and like is needed")
+        if self.trials and not self.baseline:
+            raise ValueError("trials are for baselines: a model of ours has a search")
         if self.baseline and (self.overrides or self.search or self.each_relation):
             raise ValueError("a baseline has no overrides: it is tuned by itself")
         return self

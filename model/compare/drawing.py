@@ -19,12 +19,13 @@ OTHERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7a5195", "#8c
 
 MARKERS = ("s", "^", "D", "v", "P", "X", "<")
 
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+"""Told apart where there are more models than colours."""
+
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelcolor": INK,
     "axes.edgecolor": _FAINT,
     "text.color": INK,
@@ -42,7 +43,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Seque
         axes = [drawn.add_subplot(1, columns, column + 1) for column in range(columns)]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
-        one.tick_params(length=0)
+        one.tick_params(length=0, pad=5)
         one.set_axisbelow(True)
     return drawn, axes
 
@@ -50,6 +51,21 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Seque
 def grid(axes: Axes, which: str) -> None:
     """Draw faint lines along one axis, `x` or `y`."""
     axes.grid(axis="x" if which == "x" else "y", color=_FAINT, linewidth=0.8)
+
+
+def titled(axes: Axes, title: str, label: str) -> None:
+    """Name a panel and its horizontal axis."""
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
+    axes.set_xlabel(label)
+
+
+def named(axes: Axes, labels: Sequence[str]) -> None:
+    """Name the places 0, 1, 2 ... of the horizontal axis; slanted where they would touch."""
+    long = sum(len(label) for label in labels) > 24
+    axes.set_xticks(
+        range(len(labels)), labels, fontsize=8, rotation=28 if long else 0, ha="right" if long else "center"
+    )
+    axes.tick_params(axis="x", pad=1 if long else 4)
 
 
 def svg(drawn: Figure) -> str:

@@ -77,6 +77,7 @@ def fit_ours(
         settings.model,
         settings.train,
         place.cache_folder,
+        finetune_config=settings.finetune,
         checkpoint_folder=checkpoints,
         resume=True,
         listener=Listener(on_epoch=place.on_epoch),
@@ -106,7 +107,6 @@ def fit_peer(
     split: Split,
     variant: Variant,
     seed: int,
-    trials: int | None,
     chosen: Mapping[str, Any] | None,
     place: Workplace,
 ) -> Outcome:
@@ -117,7 +117,6 @@ def fit_peer(
         split: of it.
         variant: which baseline, on which facts, with what noise.
         seed: of all that is random.
-        trials: configurations to try; the baseline's grid when None.
         chosen: configurations that were chosen before, by question; tuned here when None.
         place: where to compute.
     """
@@ -129,7 +128,7 @@ def fit_peer(
     data = fit_data(
         learned, split.train, split.validation, settings.model, place.cache_folder, seed=seed, threads=place.threads
     )
-    tuner = _Tuner(variant.baseline, data, trials, dict(chosen) if chosen is not None else None)
+    tuner = _Tuner(variant.baseline, data, variant.trials, dict(chosen) if chosen is not None else None)
     main: dict[Stage, Ranker] = {}
     rankers: dict[tuple[int, Stage], Ranker] = {}
     for index, question in enumerate(split.questions):

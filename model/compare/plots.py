@@ -10,7 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from model.compare.config import MODELS
-from model.compare.drawing import INK, MARKERS, OTHERS, PLAIN, REFERENCE, figure, grid, spread, svg
+from model.compare.drawing import (
+    DASHES,
+    INK,
+    MARKERS,
+    OTHERS,
+    PLAIN,
+    REFERENCE,
+    figure,
+    grid,
+    named,
+    spread,
+    svg,
+    titled,
+)
 
 Table = dict[str, Any]
 Model = dict[str, Any]
@@ -93,15 +106,25 @@ def intervals(table: Table, metric: str, reference: str) -> str:
 def leads(table: Table, group: str) -> str:
     """Draw how far each variant of a group lies from the reference."""
     models = [model for model in table["models"] if model["group"] == group and model.get("lead")][::-1]
-    drawn, (axes,) = figure(7.2, 0.9 + 0.27 * len(models))
+    drawn, (axes,) = figure(7.2, 1.0 + 0.36 * len(models))
     for row, model in enumerate(models):
         lead = model["lead"]
         colour = PLAIN if lead["p_holm"] >= 0.05 else (REFERENCE if lead["mean"] > 0 else "#0072b2")
         axes.plot([-lead["high"], -lead["low"]], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(-lead["mean"], row, "o", color=colour, markersize=6)
+        axes.annotate(
+            f"{-lead['mean']:+.4f}".replace("-", "−"),
+            (-lead["mean"], row),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            fontsize=8,
+        )
+    axes.margins(x=0.08)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(models)), [model["title"] for model in models])
-    axes.set_ylim(-0.7, len(models) - 0.3)
+    axes.set_ylim(-0.6, len(models) - 0.2)
     axes.set_xlabel("difference (grey: not clear after Holm's correction)")
     axes.xaxis.set_major_locator(MaxNLocator(6))
     grid(axes, "x")
@@ -158,9 +181,8 @@ def slices(table: Table, metric: str, reference: str) -> str:
             lambda name, parts=parts: [part["margins"][told["models"].index(name)] for part in parts],  # type: ignore[misc]
             reference,
         )
-        axes.set_xticks(range(len(parts)), [part["label"] for part in parts], fontsize=8)
-        axes.set_title(title)
-        axes.set_xlabel(label)
+        named(axes, [part["label"] for part in parts])
+        titled(axes, title, label)
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=2 * len(told_by), frameon=False, fontsize=8.5)
     return svg(drawn)
@@ -168,16 +190,22 @@ def slices(table: Table, metric: str, reference: str) -> str:
 
 def learning(table: Table, reference: str) -> str:
     """Draw validation NDCG@10 by epoch, of the models that tell it."""
-    learned = [model for model in table["models"] if model["curves"]]
-    learned = sorted(learned, key=lambda model: model["name"] != reference)[:_SHOWN]
+    learned: list[Model] = []
+    for model in sorted(table["models"], key=lambda model: model["name"] != reference):
+        # A variant that is only asked otherwise has the training of another one.
+        if model["curves"] and model["curves"] not in [other["curves"] for other in learned]:
+            learned.append(model)
     drawn, (axes,) = figure(7.2, 3.4)
-    for row, model in enumerate(learned):
-        colour = REFERENCE if model["name"] == reference else OTHERS[(row - 1) % len(OTHERS)]
+    for model in learned[:_SHOWN][::-1]:
+        of_reference = model["name"] == reference
+        look = {"color": REFERENCE, "label": model["title"]} if of_reference else _look(table, model["name"], reference)
+        label = look.pop("label")
+        look.pop("marker", None)
         for number, curve in enumerate(model["curves"]):
             epochs, reached = zip(*curve, strict=True)
-            axes.plot(epochs, reached, color=colour, linewidth=1.4, alpha=0.8, label=None if number else model["title"])
+            axes.plot(epochs, reached, **look, linewidth=1.3, alpha=0.85, label="_" if number else label)
             best = int(np.argmax(reached))
-            axes.plot(epochs[best], reached[best], "o", color=colour, markersize=4)
+            axes.plot(epochs[best], reached[best], "o", color=look["color"], markersize=4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch (dot: the one that is kept)")
     axes.set_ylabel("validation NDCG@10")
@@ -210,9 +238,8 @@ def few_events(tables: Sequence[Table], metric: str, reference: str) -> str | No
             return [(one["high"] - one["low"]) / 2 for one in found]
 
         _lines(axes, whole, best, figures, margins, reference)
-        axes.set_xticks(range(len(rows)), [*map(str, counts), "all"])
-        axes.set_title(f"{kind} n interactions given")
-        axes.set_xlabel("interactions given")
+        named(axes, [*map(str, counts), "all"])
+        titled(axes, f"{kind} interactions of a user given", "how many are given")
         axes.set_ylabel(label_of(metric))
     top = max(axes.get_ylim()[1] for axes in panels)
     for axes in panels:
@@ -231,15 +258,9 @@ def _lines(
     reference: str,
 ) -> None:
     """Draw a line for each model; the reference with its intervals, on top."""
-    for row, name in enumerate(name for name in names if name != reference):
-        axes.plot(
-            figures(name),
-            color=OTHERS[row % len(OTHERS)],
-            marker=MARKERS[row % len(MARKERS)],
-            markersize=4,
-            linewidth=1.2,
-            label=_title(table, name),
-        )
+    for name in names:
+        if name != reference:
+            axes.plot(figures(name), **_look(table, name, reference), markersize=4, linewidth=1.2)
     if reference in names:
         axes.errorbar(
             range(len(figures(reference))),
@@ -255,6 +276,17 @@ def _lines(
         )
     axes.set_ylim(bottom=0)
     grid(axes, "y")
+
+
+def _look(table: Table, name: str, reference: str) -> dict[str, Any]:
+    """Return how the line of a model looks: the same in every plot of a data set."""
+    row = [model["name"] for model in table["models"] if model["name"] != reference].index(name)
+    return {
+        "color": OTHERS[row % len(OTHERS)],
+        "marker": MARKERS[row % len(MARKERS)],
+        "linestyle": DASHES[row // len(OTHERS) % len(DASHES)],
+        "label": _title(table, name),
+    }
 
 
 def _beside(table: Table) -> list[Model]:

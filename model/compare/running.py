@@ -244,7 +244,7 @@ class _Run:
                 "baseline": variant.baseline,
                 "text": settings["model"]["text"],
                 "exclude_relations": settings["model"]["exclude_relations"],
-                "trials": self.config.trials,
+                "trials": variant.trials,
                 "chosen": chosen,
                 "code": code_version(
                     [BASELINES[variant.baseline].fit.__module__, "model.ranker", "model.splits", "model.compare.noise"],
@@ -316,7 +316,6 @@ class _Run:
                     section.split,
                     variant,
                     seed,
-                    self.config.trials,
                     chosen,
                     self._workplace(lambda epoch, ndcg: None),
                 )

@@ -29,6 +29,7 @@ class Variant:
         noise: what is wrong with the data.
         noise_at: in what is learned from, or in what a finished model is asked with.
         search: overrides to choose from.
+        trials: configurations tried for a baseline; its grid when None.
         tried_before: configurations tried outside of the run.
     """
 
@@ -41,6 +42,7 @@ class Variant:
     noise: NoiseConfig | None = None
     noise_at: Literal["training", "scoring"] = "training"
     search: tuple[Mapping[str, object], ...] = ()
+    trials: int | None = None
     tried_before: int = 0
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
@@ -142,5 +144,6 @@ def _variant(
         noise=spec.noise,
         noise_at=spec.noise_at,
         search=spec.search,
+        trials=spec.trials or config.trials,
         tried_before=spec.tried_before,
     )
