@@ -13,7 +13,7 @@ from model.metrics import per_user
 from model.ranker import Ranker, rank
 from model.splits import Case
 
-_VALIDATION_USERS = 4000
+VALIDATION_USERS = 4000
 _log = structlog.get_logger(__name__)
 
 
@@ -60,8 +60,8 @@ def train_until_best(
         seed: draws the users.
         on_epoch: called after every epoch.
     """
-    if len(validation) > _VALIDATION_USERS:
-        chosen = np.random.default_rng(seed).choice(len(validation), _VALIDATION_USERS, replace=False)
+    if len(validation) > VALIDATION_USERS:
+        chosen = np.random.default_rng(seed).choice(len(validation), VALIDATION_USERS, replace=False)
         validation = validation.take(np.sort(chosen))
     began = time.monotonic()
     done: list[Epoch] = []
