@@ -36,14 +36,14 @@ class TunedEncoder:
         run_key: digest of the data and settings that it was made of.
         content: digest of its files; the folder's name.
         measures: what validation says: the `measure` it was chosen by and `measure_before` fine-tuning, its parts
-            `ndcg@10` and `cold_ndcg@10`, the `epoch` and the `minutes` of the run.
+            `ndcg@10` and, where there are cold products, `cold_ndcg@10`, the `epoch` and the `minutes` of the run.
         made_of: base encoder, snapshot, split and settings.
     """
 
     folder: Path
     run_key: str
     content: str
-    measures: Mapping[str, float | None]
+    measures: Mapping[str, float]
     made_of: Mapping[str, Any]
 
 
@@ -72,9 +72,9 @@ def save_encoder(
         partial = Path(tempfile.mkdtemp(prefix=".encoder.", dir=encoders))
         write(partial)
         content = content_of(partial)
-        tuned = TunedEncoder(encoders / content, run_key, content, dict(measures), dict(made_of))
+        tuned = TunedEncoder(encoders / content, run_key, content, _without_none(measures), _without_none(made_of))
         described = {name: value for name, value in asdict(tuned).items() if name != "folder"}
-        (partial / MANIFEST).write_text(tomli_w.dumps(_without_none(described)), encoding="utf-8")
+        (partial / MANIFEST).write_text(tomli_w.dumps(described), encoding="utf-8")
         for path in partial.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
