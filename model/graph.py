@@ -5,13 +5,15 @@ Each relation r is made symmetric and normalised as in LightGCN (He et al. 2020,
     Â_r = D_r^(-1/2) A_r D_r^(-1/2)            h^(l+1) = Σ_r α_{l,r} Â_r h^(l),  α = softplus(w)
 
 Because Â_r is symmetric, the backward pass is the same sparse product as the forward pass, and the gradient of α comes
-for free from it: with S_r = Â_r g, ∂h = Σ_r α_r S_r and ∂α_r = ⟨S_r, h⟩. `propagate` does so over compressed rows with
-`embedding_bag`, in bf16 on request; `model.message_passing` says the same with PyTorch Geometric and is its oracle in
-tests.
+for free from it: with S_r = Â_r g, ∂h = Σ_r α_r S_r and ∂α_r = ⟨S_r, h⟩. `propagate` does so with `embedding_bag`, in
+bf16 on request, over compressed rows of normalised weights, nodes without an edge of the relation left out: summing
+is quick, and what costs is to go over `[N, d]` once more. `model.message_passing` says the same with PyTorch Geometric
+and is its oracle in tests.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,9 +47,30 @@ class Relation:
         weight = None if self.weight is None else self.weight.to(device)
         return Relation(self.offsets.to(device), self.neighbours.to(device), weight, self.scale.to(device))
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """The nodes that have an edge `[M]`, ascending."""
+        return self.offsets.diff().nonzero()[:, 0]
+
+    @cached_property
+    def row_offsets(self) -> Tensor:
+        """Where the edges of each of `rows` start, and where the last one's end, `[M + 1]`."""
+        return torch.cat([self.offsets[self.rows], self.offsets[-1:]])
+
+    @cached_property
+    def normalised(self) -> Tensor:
+        """The values of Â `[E]` float32."""
+        return self.edge_index()[1]
+
+    @cached_property
+    def normalised_half(self) -> Tensor:
+        """The values of Â `[E]` bf16."""
+        return self.normalised.bfloat16()
+
     def edge_index(self) -> tuple[Tensor, Tensor]:
         """Return the messages `[2, E]` (source, target) and their normalised weights `[E]`."""
-        target = torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets.long().diff())
+        nodes = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        target = torch.repeat_interleave(nodes, self.offsets.long().diff())
         source = self.neighbours.long()
         weight = self.scale[target] * self.scale[source]
         return torch.stack([source, target]), weight if self.weight is None else weight * self.weight
@@ -116,17 +139,25 @@ def transition_edges(
     return low[keep], high[keep], counts[keep].astype(np.float32)
 
 
-def neighbour_sum(relation: Relation, nodes: Tensor, *, half: bool = False) -> Tensor:
-    """Return Â h, `[N, d]` for `nodes [N, d]`; with `half` the rows are read as bf16 and summed in fp32."""
-    scaled = nodes * relation.scale[:, None]
-    weight = relation.weight
-    if half:
-        scaled = scaled.bfloat16()
-        weight = None if weight is None else weight.bfloat16()
-    summed = F.embedding_bag(
-        relation.neighbours, scaled, relation.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+def _row_sums(relation: Relation, nodes: Tensor) -> Tensor:
+    """Return the rows of Â h that are not zero, `[M, d]`, in the precision of `nodes [N, d]`; sums are float32."""
+    weight = relation.normalised_half if nodes.dtype == torch.bfloat16 else relation.normalised
+    return F.embedding_bag(
+        relation.neighbours,
+        nodes,
+        relation.row_offsets,
+        mode="sum",
+        per_sample_weights=weight,
+        include_last_offset=True,
     )
-    return summed.to(nodes.dtype) * relation.scale[:, None]
+
+
+def _add_rows(total: Tensor, relation: Relation, part: Tensor, weight: float) -> None:
+    """Add `weight · part` to the relation's rows of `total [N, d]`."""
+    if len(part) == len(total):
+        total.add_(part, alpha=weight)
+    else:
+        total.index_add_(0, relation.rows, part.to(total.dtype), alpha=weight)
 
 
 class _RelationWeightedSum(torch.autograd.Function):
@@ -137,20 +168,25 @@ class _RelationWeightedSum(torch.autograd.Function):
         ctx.save_for_backward(nodes, alpha)
         ctx.relations, ctx.half = relations, half
         result = torch.zeros_like(nodes)
-        for weight, relation in zip(alpha, relations, strict=True):
-            result.addcmul_(neighbour_sum(relation, nodes, half=half), weight)
+        low = nodes.bfloat16() if half else nodes
+        for relation, weight in zip(relations, alpha.tolist(), strict=True):
+            if len(relation.neighbours):
+                _add_rows(result, relation, _row_sums(relation, low), weight)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         nodes, alpha = ctx.saved_tensors
-        nodes_gradient = torch.zeros_like(nodes)
-        alpha_gradient = torch.empty_like(alpha)
-        for row, relation in enumerate(ctx.relations):
-            part = neighbour_sum(relation, gradient, half=ctx.half)
-            nodes_gradient.addcmul_(part, alpha[row])
-            alpha_gradient[row] = torch.dot(part.reshape(-1), nodes.reshape(-1))
+        nodes_gradient, alpha_gradient = torch.zeros_like(nodes), torch.zeros_like(alpha)
+        low = gradient.bfloat16() if ctx.half else gradient.contiguous()
+        for row, (relation, weight) in enumerate(zip(ctx.relations, alpha.tolist(), strict=True)):
+            if not len(relation.neighbours):
+                continue
+            part = _row_sums(relation, low)
+            _add_rows(nodes_gradient, relation, part, weight)
+            met = nodes if len(part) == len(nodes) else nodes.index_select(0, relation.rows)
+            alpha_gradient[row] = torch.dot(part.to(met.dtype).view(-1), met.view(-1))
         return nodes_gradient, alpha_gradient, None, None
 
 
@@ -161,7 +197,7 @@ def propagate(nodes: Tensor, alpha: Tensor, relations: tuple[Relation, ...], *, 
         nodes: `[N, d]` float32.
         alpha: `[R]` weight of each relation.
         relations: R relations over the N nodes.
-        half: read neighbours as bf16.
+        half: read neighbours as bf16, and round a node's sum over one relation to it.
 
     Returns:
         `[N, d]`, differentiable in `nodes` and `alpha`.

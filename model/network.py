@@ -22,6 +22,7 @@ from model.dropout import Dropout
 from model.fusion import GatedFusion
 from model.graph import Relation, propagate
 from model.history import HistoryEncoder, RecentEvents
+from model.precision import computes_in_bf16
 from model.repeat import RepeatScore, feature_count
 
 
@@ -64,8 +65,11 @@ class RankingNetwork(nn.Module):
             relations: the edges over the N nodes, in the order of `relation_names`.
         """
         identity = self.identity(identity_index.clamp(min=0))
-        hidden = self.dropout(self.fusion(text, identity, identity_index >= 0))
-        propagate_once = self._propagation(half=hidden.is_cuda)
+        half = self.training and computes_in_bf16(text.device)
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=half):
+            fused = self.fusion(text, identity, identity_index >= 0)
+        hidden = self.dropout(fused.float())
+        propagate_once = self._propagation(half=half)
         share = self.layer_logit.softmax(0)
         total = share[0] * hidden
         for layer in range(self.config.layers):
