@@ -25,6 +25,8 @@ from model.ranker import Ranker
 
 Float32s = npt.NDArray[np.float32]
 
+_BLOCK = 2048
+
 
 class EaseConfig(HistoryConfig):
     """The penalty, how a history is weighted, and what memory may be used."""
@@ -104,7 +106,13 @@ class _OfActive:
 
 def item_weights(had: sparse.csr_matrix, penalty: float) -> Float32s:
     """Return B `[P, P]` of who had what `[U, P]`: symmetric positive definite, so by Cholesky, in place."""
-    gram = np.asfortranarray((had.T @ had).toarray(), np.float32)
+    product_count = had.shape[1]
+    gram = np.empty((product_count, product_count), np.float32, order="F")
+    users_of = had.T.tocsr()
+    for start in range(
+        0, product_count, _BLOCK
+    ):  # where users have much, X^T X is full: sparse, it would be far larger
+        gram[:, start : start + _BLOCK] = users_of @ had[:, start : start + _BLOCK].toarray()
     gram[np.diag_indices_from(gram)] += penalty
     factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
     inverse, failed_too = lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -117,7 +125,7 @@ def item_weights(had: sparse.csr_matrix, penalty: float) -> Float32s:
     return weights
 
 
-def _mirror_lower(matrix: Float32s, block: int = 2048) -> None:
+def _mirror_lower(matrix: Float32s, block: int = _BLOCK) -> None:
     """Copy the lower triangle onto the upper one, block by block, so that no second matrix is made."""
     for start in range(0, len(matrix), block):
         stop = min(start + block, len(matrix))
