@@ -1,7 +1,7 @@
 """Cells: one data set, protocol, model and seed each, named by the hash of what the result depends on, and kept.
 
-    <folder>/<hash>/cell.json    what it is, when it was made, how long it took, what was chosen
-                    lists.npz    the ranked products of each question's users, on validation and on test data
+    <folder>/<hash>/cell.json           what it is, when it was made, how long it took, what was chosen
+                    lists.safetensors   the ranked products of each question's users, on validation and on test data
 
 What is kept are rankings: making them looks at no right answer of the test. Metrics are computed from them when a
 report is made, and those of the test in a report that says so.
@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from model.errors import ModelError
 
@@ -30,7 +32,7 @@ Lists = Mapping[tuple[int, Stage], npt.NDArray[np.int32]]
 DEPTH = 20
 """How many products of each ranking are kept."""
 
-_CELL, _LISTS = "cell.json", "lists.npz"
+_CELL, _LISTS = "cell.json", "lists.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,12 @@ class CellStore:
         place = self.folder / cell.key
         try:
             told = json.loads((place / _CELL).read_text(encoding="utf-8"))["outcome"]
-            with np.load(place / _LISTS, allow_pickle=False) as arrays:
-                lists: dict[tuple[int, Stage], npt.NDArray[np.int32]] = {}
-                for name in arrays.files:
-                    question, _, stage = name.partition("-")
-                    lists[int(question), "test" if stage == "test" else "validation"] = arrays[name]
+            lists: dict[tuple[int, Stage], npt.NDArray[np.int32]] = {}
+            for name, ranked in load_file(place / _LISTS).items():
+                question, _, stage = name.partition("-")
+                lists[int(question), "test" if stage == "test" else "validation"] = ranked
             return Outcome(lists=lists, **told | {"records": tuple(told["records"])})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
 
     def keep(self, cell: Cell, outcome: Outcome) -> None:
@@ -111,9 +112,7 @@ class CellStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{cell.key}.", dir=self.folder))
             named = {f"{question}-{stage}": ranked for (question, stage), ranked in outcome.lists.items()}
-            with (partial / _LISTS).open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **named)
-                os.fsync(file.fileno())
+            save_file({name: np.ascontiguousarray(ranked) for name, ranked in named.items()}, partial / _LISTS)
             told = {name: value for name, value in asdict(outcome).items() if name != "lists"}
             with (partial / _CELL).open("w", encoding="utf-8") as text:
                 json.dump(asdict(cell) | {"outcome": told}, text, indent=2)

@@ -87,10 +87,10 @@ def equal_groups(values: Int64s, *, missing: str = "") -> Bins:
         edges = np.unique(np.quantile(present, np.linspace(0, 1, _GROUPS + 1)[:-1], method="nearest"))
     labels = [missing] if missing and absent.any() else []
     index = np.searchsorted(edges, values, side="right") - 1 + len(labels)
-    starts = [int(edge) for edge in edges]
-    for low, high in zip(starts, [*starts[1:], None][: len(starts)], strict=True):
-        top = int(present.max()) if high is None else high - 1
-        labels.append(f"{low:,}" if top == low else f"{low:,}–{top:,}")
+    for low, above in zip(edges, [*edges[1:], np.inf][: len(edges)], strict=True):
+        inside = present[(present >= low) & (present < above)]
+        least, most = int(inside.min()), int(inside.max())
+        labels.append(f"{least:,}" if least == most else f"{least:,}–{most:,}")
     return Bins(np.where(absent, 0, index), labels)
 
 
