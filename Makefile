@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench serve proto constraints clean
+.PHONY: help demo test lint format bench report quickreport serve proto constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -38,6 +38,16 @@ format: $(READY) ## put the code into the house's format
 
 bench: $(READY) ## every benchmark: one JSON line each, ours and a peer in the same run
 	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
+
+# A comparison that misses its data says so in the report; finished cells are kept under KGRANK_HOME.
+REPORTS := beauty completejourney ml-100k gift-cards ablation stability
+
+report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
+	@for name in $(REPORTS); do \
+		echo "== $$name"; $(BIN)/kgrank compare configs/compare/$$name.toml --test --docs docs/quality.md || exit 1; done
+
+quickreport: $(READY) ## the same on the coffee shop of examples/, in a minute: shows that it works, says nothing more
+	@$(BIN)/kgrank compare configs/compare/quick.toml --test
 
 serve: $(READY) ## the gRPC server on what the demo made (KGRANK_HOME names another home)
 	@KGRANK_HOME="$${KGRANK_HOME:-.kgrank-demo}" $(BIN)/kgrank serve
