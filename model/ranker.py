@@ -10,7 +10,7 @@ import torch
 from kg.snapshot import Histories
 from model.metrics import PADDING
 from model.scoring import ScoringModel, full_scores
-from model.splits import Case
+from model.case import Case
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]

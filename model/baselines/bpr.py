@@ -2,7 +2,8 @@
 
     max Σ_{u, i had, j not} ln σ(x_u·y_i − x_u·y_j) − λ (||x_u||² + ||y_i||² + ||y_j||²)
 
-(Rendle et al. 2009, arXiv:1205.2618). A user's vector is trained, so a history that was not trained on takes the mean
+(Rendle et al. 2009, arXiv:1205.2618). The library draws j by popularity, not evenly: it learns less of what all like,
+and more of what tells users apart. The first configuration is the library's. A user's vector is trained, so a history that was not trained on takes the mean
 of the vectors of the users who had the same products, weighted by how many of them they share.
 """
 
@@ -30,25 +31,25 @@ class BprConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    factors: int = Field(128, ge=1, le=2048, description="length of a vector")
-    learning_rate: float = Field(0.05, gt=0, le=10, description="step of stochastic gradient descent")
+    factors: int = Field(100, ge=1, le=2048, description="length of a vector")
+    learning_rate: float = Field(0.01, gt=0, le=10, description="step of stochastic gradient descent")
     regularization: float = Field(0.01, ge=0, le=100, description="λ")
-    iterations: int = Field(150, ge=1, le=10_000, description="passes over the interactions")
+    iterations: int = Field(100, ge=1, le=10_000, description="passes over the interactions")
 
 
 GRID = (
     BprConfig(),
-    BprConfig(learning_rate=0.02),
-    BprConfig(regularization=0.003),
-    BprConfig(regularization=0.03),
-    BprConfig(factors=64),
-    BprConfig(iterations=400),
+    BprConfig(factors=64, iterations=40),
+    BprConfig(factors=64, learning_rate=0.005, iterations=60),
+    BprConfig(learning_rate=0.05),
+    BprConfig(learning_rate=0.05, regularization=0.003, iterations=200),
+    BprConfig(regularization=0.05),
 )
 SPACE: Mapping[str, Axis] = {
     "factors": Whole(32, 256, log=True),
-    "learning_rate": Real(0.005, 0.2, log=True),
-    "regularization": Real(0.0005, 0.1, log=True),
-    "iterations": Whole(50, 500, log=True),
+    "learning_rate": Real(0.003, 0.1, log=True),
+    "regularization": Real(0.001, 0.1, log=True),
+    "iterations": Whole(20, 400, log=True),
 }
 
 

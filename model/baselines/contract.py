@@ -13,9 +13,9 @@ import numpy.typing as npt
 from kg.errors import MissingExtraError
 from kg.snapshot import Edges, Histories, Snapshot
 from model.baselines.space import Axis
+from model.case import Case
 from model.config import ModelConfig
 from model.ranker import Ranker
-from model.splits import Case
 from model.text import encode_cached
 
 Float32s = npt.NDArray[np.float32]

@@ -38,10 +38,10 @@ class IalsConfig(BaseModel):
 GRID = (
     IalsConfig(),
     IalsConfig(regularization=1),
-    IalsConfig(regularization=10, alpha=40),
-    IalsConfig(regularization=1, alpha=2),
+    IalsConfig(regularization=10, alpha=1),
+    IalsConfig(regularization=30, alpha=40),
     IalsConfig(factors=256, regularization=1),
-    IalsConfig(factors=64, regularization=1),
+    IalsConfig(factors=64, regularization=10),
 )
 SPACE: Mapping[str, Axis] = {
     "factors": Whole(32, 256, log=True),

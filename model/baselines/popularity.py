@@ -10,7 +10,7 @@ from kg.snapshot import Histories
 from model.baselines.contract import FitData
 from model.baselines.recency import time_weights
 from model.baselines.space import Axis, Choice, Real
-from model.splits import DAY_MS
+from model.case import DAY_MS
 
 
 class PopularityConfig(BaseModel):

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kg.snapshot import Histories
-from model.splits import DAY_MS
+from model.case import DAY_MS
 
 Float32s = npt.NDArray[np.float32]
 

@@ -9,9 +9,9 @@ import numpy as np
 import structlog
 import torch
 
+from model.case import Case
 from model.metrics import per_user
 from model.ranker import Ranker, rank
-from model.splits import Case
 
 VALIDATION_USERS = 4000
 _log = structlog.get_logger(__name__)

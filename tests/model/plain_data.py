@@ -9,7 +9,7 @@ import pyarrow as pa
 from kg.snapshot import Edges, Histories, Snapshot
 from kg.vocabulary import Vocabulary
 from model.baselines import FitData
-from model.splits import Case
+from model.case import Case
 
 NODES = pa.schema([("kind", pa.string()), ("id", pa.string()), ("name", pa.string())])
 
