@@ -3,8 +3,9 @@
     max Σ_{u, i had, j not} ln σ(x_u·y_i − x_u·y_j) − λ (||x_u||² + ||y_i||² + ||y_j||²)
 
 (Rendle et al. 2009, arXiv:1205.2618). The library draws j by popularity, not evenly: it learns less of what all like,
-and more of what tells users apart. The first configuration is the library's. A user's vector is trained, so a history that was not trained on takes the mean
-of the vectors of the users who had the same products, weighted by how many of them they share.
+and more of what tells users apart. The first configuration is the library's own. A user's vector is trained, so a
+history that was not trained on takes the mean of the vectors of the users who had the same products, weighted by how
+many of them they share.
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,7 @@ NOW = 100 * DAY_MS
 
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "ials": {"factors": 16, "iterations": 5},
-    "bpr": {"factors": 16, "iterations": 60},
+    "bpr": {"factors": 16, "iterations": 60, "learning_rate": 0.05},
     "lightgcn": {"dimension": 16, "epochs": 15, "patience": 15, "learning_rate": 0.05},
     "sasrec": {"dimension": 32, "epochs": 30, "patience": 30, "learning_rate": 0.01, "dropout": 0, "batch_users": 16},
     "tifuknn": {"neighbours": 9, "own": 0.3},
