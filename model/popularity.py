@@ -14,8 +14,9 @@ DAY_MS = 86_400_000
 class ProductStatistics:
     """Statistics of P products at one moment.
 
-    Shapes: `popularity [P]` is log(1 + Σ 2^(−age / half-life)) over all interactions; `rebuy [P]` the log of how often,
-    on average, a user who had the product had it (smoothed: 0.69 where nobody had it).
+    Shapes: `popularity [P]` is log(1 + Σ 2^(−age / half-life)) over the users who had the product, each counted once,
+    at the age of the last time: a few who buy it daily don't make it popular. `rebuy [P]` is the log of how often, on
+    average, a user who had the product had it (smoothed: 0.69 where nobody had it).
     """
 
     popularity: npt.NDArray[np.float32]
@@ -27,8 +28,10 @@ def product_statistics(
 ) -> ProductStatistics:
     """Return the statistics of all products, of interactions that are all known at `now_ms`."""
     age = np.maximum((now_ms - histories.at_ms) / DAY_MS, 0.0)  # days
-    faded = np.bincount(histories.product_index, weights=np.exp2(-age / half_life_days), minlength=product_count)
-    pairs = np.unique(histories.users_of_rows() * product_count + histories.product_index)
+    pairs, pair = np.unique(histories.users_of_rows() * product_count + histories.product_index, return_inverse=True)
+    latest = np.full(len(pairs), np.inf)
+    np.minimum.at(latest, pair, age)
+    faded = np.bincount(pairs % product_count, np.exp2(-latest / half_life_days), product_count)
     users = np.bincount(pairs % product_count, minlength=product_count)
     times = np.bincount(histories.product_index, minlength=product_count)
     return ProductStatistics(
