@@ -16,8 +16,10 @@ from torch import Tensor
 from kg.snapshot import Histories
 from model.config import ModelConfig, TrainConfig
 from model.history import RecentEvents, recent_events
+from model.negatives import Negatives
 from model.popularity import DAY_MS, ProductStatistics, product_statistics
 from model.repeat import Repeats, repeat_features
+from model.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Batch:
         target_share: `[T]` the targets of one question share a weight of 1.
         popularity: `[P]` of the products at that moment, None where it is not learned with the network.
         repeats: the users' earlier products, None where they are not learned with the network.
+        negatives: products that stand for the catalogue, None where the whole of it is scored.
     """
 
     events: RecentEvents
@@ -43,6 +46,7 @@ class Batch:
     target_share: Tensor
     popularity: Tensor | None = None
     repeats: Repeats | None = None
+    negatives: Negatives | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -51,6 +55,7 @@ class Batch:
             events=self.events.to(device),
             **{name: getattr(self, name).to(device) for name in _TENSORS},
             popularity=None if self.popularity is None else self.popularity.to(device),
+            negatives=None if self.negatives is None else self.negatives.to(device),
         )
 
 
@@ -58,13 +63,28 @@ _TENSORS = ("question_step", "target_question", "target_product", "target_share"
 
 
 def batches(
-    histories: Histories, product_count: int, model: ModelConfig, train: TrainConfig, generator: np.random.Generator
+    histories: Histories,
+    product_count: int,
+    model: ModelConfig,
+    train: TrainConfig,
+    generator: np.random.Generator,
+    workers: Workers | None = None,
 ) -> Iterator[Batch]:
-    """Yield one epoch of batches in random order."""
+    """Yield one epoch of batches in random order.
+
+    Args:
+        histories: what is trained on.
+        product_count: P.
+        model: how much of a history is read.
+        train: the objective and the size of a batch.
+        generator: in the same state in every process.
+        workers: the processes that share each batch; this one's part may be empty.
+    """
+    workers = workers or Workers()
     if train.objective == "next_item":
-        yield from _next_item(histories, model, train, generator)
+        yield from _next_item(histories, model, train, generator, workers)
     else:
-        yield from _next_basket(histories, product_count, model, train, generator)
+        yield from _next_basket(histories, product_count, model, train, generator, workers)
 
 
 def count_batches(histories: Histories, train: TrainConfig) -> int:
@@ -75,11 +95,11 @@ def count_batches(histories: Histories, train: TrainConfig) -> int:
 
 
 def _next_item(
-    histories: Histories, model: ModelConfig, train: TrainConfig, generator: np.random.Generator
+    histories: Histories, model: ModelConfig, train: TrainConfig, generator: np.random.Generator, workers: Workers
 ) -> Iterator[Batch]:
     users = generator.permutation(np.flatnonzero(np.diff(histories.offsets) > 1))
     for start in range(0, len(users), train.batch_users):
-        chosen = histories.take(users[start : start + train.batch_users])
+        chosen = histories.take(workers.share(users[start : start + train.batch_users]))
         whole = recent_events(chosen, model.history_length + 1)
         length = whole.length - 1
         events = RecentEvents(whole.product[:, :-1], whole.type[:, :-1], whole.day[:, :-1], length)
@@ -96,7 +116,12 @@ def _next_item(
 
 
 def _next_basket(
-    histories: Histories, product_count: int, model: ModelConfig, train: TrainConfig, generator: np.random.Generator
+    histories: Histories,
+    product_count: int,
+    model: ModelConfig,
+    train: TrainConfig,
+    generator: np.random.Generator,
+    workers: Workers,
 ) -> Iterator[Batch]:
     windows = _windows(histories, train)
     plan = []
@@ -105,7 +130,7 @@ def _next_basket(
         shuffled = generator.permutation(users)
         plan += [(window, shuffled[at : at + train.batch_users]) for at in range(0, len(users), train.batch_users)]
     for choice in generator.permutation(len(plan)):
-        window, users = plan[choice]
+        window, users = plan[choice][0], workers.share(plan[choice][1])
         start_ms = windows[window][0]
         chosen = histories.take(users)
         known = chosen.where(chosen.at_ms < start_ms)

@@ -17,12 +17,14 @@ FILE = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch came to: mean loss, validation NDCG@10, seconds of wall clock."""
+    """What an epoch came to: mean loss, validation NDCG@10, seconds of wall clock; step size, and weights by name."""
 
     epoch: int
     loss: float
     ndcg: float
     seconds: float
+    learning_rate: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +61,8 @@ def save_checkpoint(folder: Path, progress: Progress, network: nn.Module, optimi
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f".{FILE}.*"):  # by a run that was killed while it wrote
+            left.unlink()
         partial = folder / f".{FILE}.{os.getpid()}"
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},

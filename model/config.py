@@ -97,7 +97,13 @@ class TrainConfig(BaseModel):
     windows: int = Field(
         30, ge=1, le=10_000, description="next_basket: number of windows, back from the end of training"
     )
-    batch_users: int = Field(256, ge=1, le=65_536, description="users in a training step")
+    batch_users: int = Field(256, ge=1, le=65_536, description="users in a training step, of all processes together")
+    negatives: int = Field(
+        0,
+        ge=0,
+        le=16_777_216,
+        description="products drawn for the softmax of a step, logQ-corrected; 0: all of a small catalogue",
+    )
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training data at most")
     patience: int = Field(2, ge=1, le=1000, description="epochs without a better validation NDCG@10 before stopping")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="step size of AdamW")
@@ -111,6 +117,17 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes CUDA when there is one"
     )
+
+
+class TrackingConfig(BaseModel):
+    """Where training runs are told of, beside TensorBoard's event files in the home folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mlflow_uri: str | None = Field(
+        None, description="tracking server or folder of MLflow; MLFLOW_TRACKING_URI says it too"
+    )
+    mlflow_experiment: str = Field("kgrank", min_length=1, description="MLflow experiment that runs are kept under")
 
 
 class FinetuneConfig(BaseModel):

@@ -18,7 +18,9 @@ from model.product_graph import ProductGraph, product_graph
 from model.refresh import extend
 from model.splits import Split
 from model.text import encode_cached
+from model.tracking import Tracking
 from model.train import Trained, train, validation_ndcg
+from model.workers import first_worker_first
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def fit_model(
     encoders_folder: Path | None = None,
     checkpoint_folder: Path | None = None,
     resume: bool = False,
+    tracking: Tracking | None = None,
     listener: Listener | None = None,
 ) -> Trained:
     """Train a model on `split.train`; the epoch and the component weights are chosen on `split.validation`.
@@ -68,6 +71,7 @@ def fit_model(
         encoders_folder: where fine-tuned encoders are kept and found again; beside the text features when unset.
         checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
+        tracking: where training is told of, beside the listener.
         listener: hears how far it is.
 
     Raises:
@@ -78,22 +82,24 @@ def fit_model(
     if split.held_out is not None:
         snapshot, split = without_products(snapshot, split, split.held_out)
     if finetune_config is not None and finetune_config.method != "none":
-        tuned = finetune(
-            snapshot,
-            split,
-            model_config,
-            train_config,
-            finetune_config,
-            encoders_folder or text_cache_folder / "encoders",
-            checkpoint_folder=checkpoint_folder and checkpoint_folder / "finetune",
-            resume=resume,
-            listener=hears.finetuning,
-        )
+        with first_worker_first():
+            tuned = finetune(
+                snapshot,
+                split,
+                model_config,
+                train_config,
+                finetune_config,
+                encoders_folder or text_cache_folder / "encoders",
+                checkpoint_folder=checkpoint_folder and checkpoint_folder / "finetune",
+                resume=resume,
+                listener=hears.finetuning,
+            )
         text_config = model_config.text.model_copy(update={"encoder": str(tuned.folder)})
         model_config = model_config.model_copy(update={"text": text_config})
     graph = product_graph(snapshot, split.train, model_config)
     hears.on_graph(graph)
-    text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)
+    with first_worker_first():
+        text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)
     trained = train(
         snapshot,
         split,
@@ -103,6 +109,7 @@ def fit_model(
         train_config,
         checkpoint_folder=checkpoint_folder,
         resume=resume,
+        tracking=tracking,
         on_step=hears.on_step,
         on_epoch=hears.on_epoch,
     )

@@ -69,6 +69,8 @@ class BlockSoftmax(torch.autograd.Function):
                 column_gradient += shares.sum(0)
             if offset_gradient is not None:
                 offset_gradient[pair] = shares[places]
+            if not ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]:
+                continue
             error = logits.copy_(shares) if half else shares
             users_gradient[start : start + rows] = error @ low_products
             products_gradient += error.T @ asked

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from kg.snapshot import Snapshot
@@ -27,6 +28,7 @@ from model.errors import ModelError
 from model.loss import batch_loss
 from model.memory import kept_memory
 from model.metrics import per_user
+from model.negatives import negative_sampler
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics, product_statistics
 from model.product_graph import ProductGraph
@@ -34,6 +36,8 @@ from model.ranker import top_k
 from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
 from model.scoring import POPULARITY, full_scores
 from model.splits import Case, Split
+from model.tracking import Tracking, tracked_run
+from model.workers import Workers, copy_from_first, current_workers, from_first, share_gradients
 
 _log = structlog.get_logger(__name__)
 _VALIDATION_BATCH = 256
@@ -73,10 +77,14 @@ def train(
     *,
     checkpoint_folder: Path | None = None,
     resume: bool = False,
+    tracking: Tracking | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Trained:
     """Train a network and choose its component weights.
+
+    In processes that were joined (`model.workers`) each does its share of every step; the first one validates, keeps
+    checkpoints and tells of the run, and all return the same.
 
     Args:
         snapshot: the products.
@@ -87,6 +95,7 @@ def train(
         config: the run.
         checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
+        tracking: where the run is told of, beside the callbacks.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
 
@@ -118,50 +127,76 @@ def train(
     if not steps:
         raise ModelError("no user has two interactions to learn from", "Load more interactions.")
 
-    run_key = _run_key(snapshot, split, model_config, config)
+    workers = current_workers()
+    sampler = negative_sampler(split.train, product_count, config)
+    parameters = list(network.parameters())
+    run_key = _run_key(snapshot, split, model_config, config, workers)
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
         progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer) or progress
 
-    while progress.epochs_done < config.epochs and progress.epochs_done - progress.best_epoch < config.patience:
-        epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
-        # Each epoch has its own seed, so that a resumed run draws what an unbroken one would have drawn.
-        generator = np.random.default_rng([config.seed, epoch])
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed * 100_003 + epoch)
-            network.train()
-            for step, batch in enumerate(batches(split.train, product_count, model_config, config, generator), 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    loss = batch_loss(
-                        network, text_features, identity_index, relations, product_count, batch.to(device)
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch
-                torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-                optimizer.step()
-                if not np.isfinite(value := float(loss.detach())):
-                    raise ModelError(f"the loss is {value} in epoch {epoch}, step {step}", "Lower train.learning_rate.")
-                total += value
-                on_step(step, steps, value)
+    settings = {**_dotted("model", model_config), **_dotted("train", config), **_dotted("split", split.config)}
+    with tracked_run(tracking if workers.first else None, run_key, settings, progress.epochs_done) as runs:
+        while progress.epochs_done < config.epochs and progress.epochs_done - progress.best_epoch < config.patience:
+            epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
+            # Each epoch has its own seeds, so that a resumed run draws what an unbroken one would have drawn.
+            generator, drawing = (np.random.default_rng([config.seed, epoch, *more]) for more in ((), (1,)))
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed * 100_003 + epoch + (workers.rank << 48))
+                network.train()
+                epoch_batches = batches(split.train, product_count, model_config, config, generator, workers)
+                for step, batch in enumerate(epoch_batches, 1):
+                    if sampler is not None:
+                        batch = replace(batch, negatives=sampler.draw(drawing))  # noqa: PLW2901  # the same, with more
+                    optimizer.zero_grad(set_to_none=True)
+                    loss: Tensor | None = None
+                    if questions := len(batch.question_step):  # of a small batch, a process may have no share
+                        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                            loss = batch_loss(
+                                network, text_features, identity_index, relations, product_count, batch.to(device)
+                            )
+                        loss.backward()  # type: ignore[no-untyped-call]  # torch
+                    if workers.count > 1:
+                        value = share_gradients(parameters, loss, questions)
+                    else:
+                        value = 0.0 if loss is None else float(loss.detach())
+                    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+                    optimizer.step()
+                    if not np.isfinite(value):
+                        raise ModelError(
+                            f"the loss is {value} in epoch {epoch}, step {step}", "Lower train.learning_rate."
+                        )
+                    total += value
+                    on_step(step, steps, value)
 
-        model = assemble(network, text, graph, statistics, no_text)
-        if network.repeat is not None:  # how much repeats weigh decides what an epoch is worth
-            model = model.with_blend(fit_blend(model, validation))
-        ndcg = validation_ndcg(model, validation)
-        record = EpochRecord(epoch, total / steps, ndcg, time.perf_counter() - started)
-        progress.records.append(record)
-        if ndcg > progress.best_ndcg:
-            progress.best_epoch, progress.best_ndcg = epoch, ndcg
-            progress.best = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-        if checkpoint_folder is not None:
-            save_checkpoint(checkpoint_folder, progress, network, optimizer)
-        on_epoch(record)
+            ndcg = 0.0
+            if workers.first:
+                model = assemble(network, text, graph, statistics, no_text)
+                if network.repeat is not None:  # how much repeats weigh decides what an epoch is worth
+                    model = model.with_blend(fit_blend(model, validation))
+                ndcg = validation_ndcg(model, validation)
+            if workers.count > 1:
+                copy_from_first(network.state_dict(), device)
+                ndcg = from_first(ndcg, device)
+            seconds = time.perf_counter() - started
+            rate = float(optimizer.param_groups[0]["lr"])
+            record = EpochRecord(epoch, total / steps, ndcg, seconds, rate, _weights(network))
+            progress.records.append(record)
+            if ndcg > progress.best_ndcg:
+                progress.best_epoch, progress.best_ndcg = epoch, ndcg
+                progress.best = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+            if checkpoint_folder is not None and workers.first:
+                save_checkpoint(checkpoint_folder, progress, network, optimizer)
+            for run in runs:
+                run.epoch(record)
+            on_epoch(record)
 
     network.load_state_dict(progress.best)
     kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)
     model = assemble(network, text, graph, statistics, kernel)
     model = model.with_blend(fit_blend(model, validation))
-    return Trained(model, kernel, graph, progress.records, progress.best_epoch, validation_ndcg(model, validation))
+    ndcg = validation_ndcg(model, validation)
+    return Trained(model, kernel, graph, progress.records, progress.best_epoch, ndcg)
 
 
 @torch.inference_mode()
@@ -241,7 +276,19 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device(config.device)
 
 
-def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig) -> str:
+def _weights(network: RankingNetwork) -> dict[str, float]:
+    """Return what the network counts things by, for people who watch it learn."""
+    layers = {f"layer/{row}": share for row, share in enumerate(network.layer_logit.detach().softmax(0).tolist())}
+    relations = {f"relation/{name}": weight for name, weight in network.relation_weights().items()}
+    return relations | layers | {"popularity": float(network.popularity_weight.detach())}
+
+
+def _dotted(section: str, config: BaseModel) -> dict[str, Any]:
+    """Return a section's settings by dotted key."""
+    return {f"{section}.{name}": value for name, value in config.model_dump(mode="json").items()}
+
+
+def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig, workers: Workers) -> str:
     """Return a digest of what a run's result depends on; a checkpoint of another key is not resumed from.
 
     The number of epochs and the patience are left out, so that a finished run can be trained on.
@@ -251,5 +298,6 @@ def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config
         split.config.model_dump(mode="json"),
         model_config.model_dump(mode="json"),
         config.model_dump(mode="json", exclude={"epochs", "patience"}),
+        workers.count,
     ]
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,7 +1,8 @@
 """The settings of kgrank: one TOML file, `KGRANK_*` variables, and defaults, in falling order of precedence.
 
 A variable names a nested field with two underscores (`KGRANK_SERVE__PORT=6000`). `KGRANK_NEO4J_URI`, `_USER`,
-`_PASSWORD`, `_PASSWORD_FILE` and `_DATABASE` are the usual names for the graph server's fields and win over the file.
+`_PASSWORD`, `_PASSWORD_FILE` and `_DATABASE` are the usual names for the graph server's fields and win over the file,
+as does `MLFLOW_TRACKING_URI` for MLflow's address.
 """
 
 import os
@@ -20,11 +21,12 @@ from pydantic_settings import (
 
 from kg.config import GraphSettings
 from kg.errors import ConfigError
-from model.config import FinetuneConfig, ModelConfig, TrainConfig
+from model.config import FinetuneConfig, ModelConfig, TrackingConfig, TrainConfig
 from model.splits import SplitConfig
 
 CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
 DEFAULT_CONFIG_FILE = Path("kgrank.toml")
+_MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 _NEO4J_FIELDS = ("uri", "user", "password", "password_file", "database")
 
 
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     finetune: FinetuneConfig = FinetuneConfig()
     train: TrainConfig = TrainConfig()
     split: SplitConfig = SplitConfig()
+    tracking: TrackingConfig = TrackingConfig()
     serve: ServeSettings = ServeSettings()
 
     @property
@@ -77,6 +80,11 @@ class Settings(BaseSettings):
     def encoders_folder(self) -> Path:
         """Where fine-tuned text encoders are kept, a folder each, named by content; artifacts hold their own."""
         return self.home / "encoders"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where training runs' TensorBoard event files are kept, a folder each."""
+        return self.home / "runs"
 
     def checkpoint_folder(self, snapshot_hash: str) -> Path:
         """Return where checkpoints of training on a snapshot are kept."""
@@ -127,8 +135,11 @@ def load_settings(config_file: Path | None = None) -> Settings:
         for field in _NEO4J_FIELDS
         if f"KGRANK_NEO4J_{field.upper()}" in os.environ
     }
+    given: dict[str, Any] = {"graph": neo4j} if neo4j else {}
+    if os.environ.get(_MLFLOW_VARIABLE):
+        given["tracking"] = {"mlflow_uri": os.environ[_MLFLOW_VARIABLE]}
     try:
-        return FileSettings(graph=neo4j) if neo4j else FileSettings()
+        return FileSettings(**given)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file} is not valid TOML: {error}", "Mend that line.") from error
     except SettingsError as error:

@@ -43,7 +43,9 @@ def train_model(
         )
     try:
         from model.artifact import read_manifest, save_artifact
-        from model.pipeline import fit_model
+        from model.pipeline import Listener, fit_model
+        from model.tracking import Tracking
+        from model.workers import joined_workers
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training needs the package {error.name}", "pip install 'kgrank[train]'") from error
     from kg.snapshot import Snapshot
@@ -56,7 +58,7 @@ def train_model(
         snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
     data = Snapshot.open(folder / snapshot)
     split = make_split(data, settings.split)
-    with ExitStack() as shown:
+    with ExitStack() as shown, joined_workers(settings.train) as workers:
         trained = fit_model(
             data,
             split,
@@ -67,8 +69,11 @@ def train_model(
             encoders_folder=settings.encoders_folder,
             checkpoint_folder=settings.checkpoint_folder(data.content_hash),
             resume=resume,
-            listener=_listener(snapshot, data, shown),
+            tracking=Tracking(settings.runs_folder, settings.tracking),
+            listener=_listener(snapshot, data, shown) if workers.first else Listener(),
         )
+    if not workers.first:
+        return
     artifact = save_artifact(settings.artifacts_folder, data, split, trained, settings.train)
     pointer = settings.artifacts_folder / f".{LATEST}"
     pointer.write_text(artifact.name, encoding="utf-8")
