@@ -83,7 +83,8 @@ def new_products_loss(
     """
     width = len(products)
     new = ~torch.isin(batch.target_question * width + batch.target_product, own[0] * width + own[1])
-    questions, row, counts = batch.target_question[new].unique_consecutive(return_inverse=True, return_counts=True)
+    answered = batch.target_question[new]
+    questions, row, counts = torch.unique_consecutive(answered, return_inverse=True, return_counts=True)
     if not len(questions):
         return asked.sum() * 0
     row_of_question = row.new_full((len(asked),), -1)
