@@ -89,7 +89,7 @@ def _watcher(shown: ExitStack) -> "Watcher":
     meters: list[console.Meter] = []
 
     def on_plan(total: int, there: int) -> None:
-        console.say(f"{total} cells, {there} of them there already")
+        console.say(f"{total} {'cell' if total == 1 else 'cells'}, {there} of them there already")
         meters.append(shown.enter_context(console.meter("comparing", total)))
 
     def on_cell(cell: "Cell", there: bool, seconds: float, left_s: float | None) -> None:
