@@ -25,6 +25,25 @@ class TextConfig(BaseModel):
     )
 
 
+class NeighbourConfig(BaseModel):
+    """The component of the score that looks at pairs of products: a closed-form item-item model beside the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["none", "cosine", "ease"] = Field(
+        "none", description="cosine: ItemKNN; ease: EASE, the better one, up to 30,000 products"
+    )
+    kept: int = Field(200, ge=1, le=10_000, description="strongest neighbours kept for each product")
+    penalty: float = Field(100, gt=0, le=1e6, description="ease: the L2 penalty")
+    facts: float = Field(
+        0, ge=0, le=1000, description="a fact between two products counts like this many users who had both"
+    )
+    position_decay: float = Field(0.7, gt=0, le=1, description="weight of an interaction, per step back")
+    half_life_days: float | None = Field(
+        None, gt=0, le=36_500, description="age at which an interaction counts half; none: never"
+    )
+
+
 class ModelConfig(BaseModel):
     """The network and the components of its score."""
 
@@ -60,6 +79,7 @@ class ModelConfig(BaseModel):
     text_decay: float = Field(
         0.5, gt=0, le=1, description="weight of an interaction in the text component, per step back"
     )
+    neighbours: NeighbourConfig = NeighbourConfig()
     repeat: bool = Field(
         False, description="products are bought again: score what a user had before by its own features"
     )
@@ -103,6 +123,14 @@ class TrainConfig(BaseModel):
         ge=0,
         le=16_777_216,
         description="products drawn for the softmax of a step, logQ-corrected; 0: all of a small catalogue",
+    )
+    members: int = Field(
+        1, ge=1, le=16, description="networks trained from different seeds, whose scores are averaged: an ensemble"
+    )
+    refit: Literal["none", "known", "all"] = Field(
+        "none",
+        description="train again, for as many epochs as were best: known, on all that is known when the test is asked; "
+        "all, on everything, for production; such a model has seen the test and can't be evaluated on it",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training data at most")
     patience: int = Field(2, ge=1, le=1000, description="epochs without a better validation NDCG@10 before stopping")
@@ -149,7 +177,7 @@ class FinetuneConfig(BaseModel):
     epochs: int = Field(3, ge=1, le=1000, description="passes over the products at most")
     patience: int = Field(1, ge=1, le=1000, description="epochs without a better validation measure before stopping")
     batch_products: int = Field(128, ge=4, le=65_536, description="texts in a step, at most")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="step size of AdamW for the top layer")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="step size of AdamW for the top layer")
     layer_decay: float = Field(0.9, gt=0, le=1, description="factor on the step size for each layer further down")
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the step size rises to its full")
@@ -160,7 +188,7 @@ class FinetuneConfig(BaseModel):
     lower_cache_mib: int = Field(
         1024, ge=0, le=1_048_576, description="memory for what layers that don't learn make of the texts, MiB"
     )
-    temperature: float = Field(0.07, gt=0, le=10, description="contrastive: divides the cosine of two texts")
+    temperature: float = Field(0.15, gt=0, le=10, description="contrastive: divides the cosine of two texts")
     learn_temperature: bool = Field(False, description="contrastive: learn the temperature from there")
     memory_products: int = Field(
         20_000, ge=0, description="contrastive: products whose cached features are negatives too; 0: the batch's only"

@@ -78,16 +78,24 @@ class Contrastive:
         return -(-len(self._anchors) // self._per_step)
 
     def batches(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """Yield anchors, each with one product that belongs to it, drawn by weight; and cached negatives."""
+        """Yield anchors and cached products to compare them with.
+
+        Where not all of the catalogue is cached, each anchor brings one product that belongs to it, drawn by weight.
+        """
         order = generator.permutation(self._anchors)
         for start in range(0, len(order), self._per_step):
-            anchors = order[start : start + self._per_step]
-            live = np.unique(np.concatenate([anchors, _drawn_by_weight(self._pairs, anchors, generator)]))
+            live = np.sort(order[start : start + self._per_step])
+            if not self._all_cached:
+                live = np.unique(np.concatenate([live, _drawn_by_weight(self._pairs, live, generator)]))
             yield Batch(live, self._keys(live, generator))
 
     @property
+    def _all_cached(self) -> bool:
+        return self._config.memory_products >= len(self._texts)
+
+    @property
     def _per_step(self) -> int:
-        return max(1, self._config.batch_products // 2)
+        return self._config.batch_products if self._all_cached else max(1, self._config.batch_products // 2)
 
     def _keys(self, live: Int64s, generator: np.random.Generator) -> Int64s:
         """Return the products that the batch is compared with: its own, and cached ones."""

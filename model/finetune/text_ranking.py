@@ -40,12 +40,13 @@ class TextRanker:
         features: `[P, W]` of the products, of any length.
         decay: weight of an interaction, per step back.
         length: last interactions that count.
+        centre: whether what all texts share is taken out.
     """
 
     name = "text alone"
 
-    def __init__(self, features: Tensor, decay: float, length: int) -> None:
-        self._text = F.normalize(features - features.mean(0), dim=1)
+    def __init__(self, features: Tensor, decay: float, length: int, *, centre: bool = True) -> None:
+        self._text = F.normalize(features - features.mean(0) if centre else features, dim=1)
         self._decay = decay
         self._length = length
 
