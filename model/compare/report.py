@@ -81,7 +81,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
             cells += [cell.key for cell, _ in entry.cells]
             tuning.append(
                 {"model": name, "tried": entry.tried, "tried_before": entry.variant.tried_before}
-                | {"chosen": entry.cells[0][1].chosen}
+                | {"chosen": dict(entry.variant.chosen or {}) | entry.cells[0][1].chosen}
             )
         tables += _tables(config, part, stage, seed)
     return {

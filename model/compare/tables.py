@@ -124,6 +124,13 @@ def _metric(name: str) -> str:
 def _settings(chosen: dict[str, Any]) -> str:
     parts = []
     for key, value in chosen.items():
-        inner = ", ".join(f"{name} {value[name]}" for name in value) if isinstance(value, dict) else f"{key} {value}"
-        parts.append(f"{key}: {inner}" if isinstance(value, dict) and key else inner)
+        if isinstance(value, dict):
+            inner = ", ".join(f"{name} {_value(value[name])}" for name in value)
+            parts.append(f"{key}: {inner}" if key else inner)
+        else:
+            parts.append(f"{key} {_value(value)}")
     return "; ".join(parts)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)

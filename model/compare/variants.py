@@ -31,6 +31,7 @@ class Variant:
         search: overrides to choose from.
         trials: configurations tried for a baseline; its grid when None.
         tried_before: configurations tried outside of the run.
+        chosen: the overrides that were chosen, where there was a search.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Variant:
     search: tuple[Mapping[str, object], ...] = ()
     trials: int | None = None
     tried_before: int = 0
+    chosen: Mapping[str, object] | None = None
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
         """Return what it learns from: the facts that it may see, and noise in training."""
@@ -90,7 +92,7 @@ def variants(
     def resolved(name: str) -> Variant:
         if name not in chosen:
             variant = _variant(name, config.models[name], resolved, config, folder, data, protocol, split)
-            chosen[name] = replace(variant, settings=choose(variant)) if variant.search else variant
+            chosen[name] = _searched(variant, choose(variant)) if variant.search else variant
         return chosen[name]
 
     for name, spec in config.models.items():
@@ -108,6 +110,12 @@ def variants(
         if whole.settings.model.transitions:
             settings = whole.settings.with_overrides({"model.transitions": False})
             yield replace(whole, name=f"{name}:{TRANSITION}", title=f"without {TRANSITION}", settings=settings)
+
+
+def _searched(variant: Variant, settings: RunSettings) -> Variant:
+    """Return a model with the settings that were chosen for it, and with what they override."""
+    options = (option for option in variant.search if variant.settings.with_overrides(option) == settings)
+    return replace(variant, settings=settings, chosen=next(options, None))
 
 
 def _variant(
