@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from model.compare.data import DataConfig, read_snapshot
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.finetune.run import TuningListener, finetune
 from model.finetune.text_ranking import TextRanker, cold_part, ndcg_of_users
+from model.hold_out import without_products
 from model.metrics import bootstrap
 from model.splits import Case, SplitConfig, make_split
 from model.text import encode_cached
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--validation-users", type=int, default=5000)
     parser.add_argument("--set", action="append", default=[], help="a setting of [finetune], as name=value")
+    parser.add_argument("--products", type=int, help="a drawn part of the catalogue, validation only: for development")
     parser.add_argument("--test", action="store_true", help="report on the test case instead of validation")
     given = parser.parse_args()
     snapshot = (
@@ -59,6 +62,11 @@ def main() -> None:
         else read_snapshot(BEAUTY, ROOT.parent / "shared" / "data", ROOT / "configs", given.work)
     )
     split = make_split(snapshot, SplitConfig())
+    if given.products:
+        gone = np.ones(len(snapshot.products), np.bool_)
+        gone[np.random.default_rng(7).permutation(len(gone))[: given.products]] = False
+        kept = split.train.where(~gone[split.train.product_index])
+        snapshot, split = without_products(snapshot, replace(split, train=kept), gone)
     model = ModelConfig(exclude_relations=ALSO)
     model = model.model_copy(update={"text": model.text.model_copy(update={"max_tokens": given.max_tokens})})
     train = TrainConfig(validation_users=given.validation_users)
