@@ -40,6 +40,7 @@ COMMANDS = (
     "snapshot",
     "finetune",
     "train",
+    "tune",
     "evaluate",
     "compare",
     "score",

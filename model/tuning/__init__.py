@@ -1,0 +1,1 @@
+"""Searches for settings: `kgrank tune`. They look at the validation case alone."""

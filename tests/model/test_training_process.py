@@ -1,0 +1,64 @@
+"""Runs that end before their time, and runs of more than one process."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.artifact import read_manifest
+from tests.model.training_process import CONFIG, PLAIN, run
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "tests.model.training_process"
+
+
+def start(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [sys.executable, "-m", *(torchrun if processes > 1 else []), SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    (artifact,) = (folder / "artifacts").iterdir()
+    return read_manifest(artifact).digests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at_step", [6, 8], ids=["within an epoch", "after its last step"])
+def test_a_run_killed_by_sigkill_resumes_to_the_artifact_of_an_unbroken_one(tmp_path: Path, kill_at_step: int) -> None:
+    short = json.dumps({"epochs": 3, "negatives": 12})  # four steps an epoch
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    ended = start(killed, "--set", short, "--kill-at-step", kill_at_step)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not (killed / "artifacts").exists()
+    resumed = start(killed, "--set", short, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    unbroken = start(whole, "--set", short)
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert digests(killed) == digests(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["next_item", "next_basket"])
+def test_two_processes_train_the_model_of_one(tmp_path: Path, objective: str) -> None:
+    settings = {"objective": objective, "epochs": 3}
+    together, alone = tmp_path / "two", tmp_path / "one"
+    together.mkdir()
+    alone.mkdir()
+    ended = start(together, "--plain", "--set", json.dumps(settings), processes=2)
+    assert ended.returncode == 0, ended.stderr
+    run(alone, PLAIN, CONFIG.model_copy(update=settings))
+    first, second, one = (
+        np.load(file) for file in (together / "result-0.npz", together / "result-1.npz", alone / "result-0.npz")
+    )
+    np.testing.assert_array_equal(first["matrix"], second["matrix"])
+    # Without dropout the steps are the same but for the order of sums, and bf16 in each process's own part.
+    np.testing.assert_allclose(first["matrix"], one["matrix"], atol=0.05)
+    assert abs(float(first["ndcg"]) - float(one["ndcg"])) < 0.02
+    assert len(list((together / "runs").glob("*/events.out.tfevents.*"))) == 1

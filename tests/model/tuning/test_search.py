@@ -1,0 +1,125 @@
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.baselines.space import Choice, Real, Whole
+from model.case import Case, SplitConfig
+from model.config import ModelConfig
+from model.errors import ModelError
+from model.settings import RunSettings
+from model.splits import make_split
+from model.tuning.measures import Report, network_measure, peer_measure
+from model.tuning.outcome import write_outcome
+from model.tuning.search import Budget, search
+from model.tuning.space import start_of
+from tests.model.small_shop import MODEL, TRAIN, small_shop
+
+pytest.importorskip("optuna", reason="needs the extra tune")
+
+SPACE = {"x": Real(-2.0, 2.0), "n": Whole(1, 4), "kind": Choice(("good", "bad"))}
+START = {"x": -2.0, "n": 4, "kind": "bad"}
+
+
+def hill(changed: Mapping[str, Any], report: Report) -> float:
+    return -float((changed["x"] - 1) ** 2) - 0.1 * changed["n"] - (changed["kind"] == "bad")
+
+
+def test_the_search_begins_where_it_is_told_and_finds_better(tmp_path: Path) -> None:
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(25), seed=1)
+    assert found.trials[0].changed == START
+    assert len(found.trials) == 25
+    assert found.best.value is not None
+    assert found.best.value > hill(START, lambda epoch, value: None) + 8
+    assert found.best.value == max(tried.value for tried in found.trials if tried.value is not None)
+    assert max(found.importance, key=lambda name: found.importance[name]) == "x"
+
+
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def killed(changed: Mapping[str, Any], report: Report) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KilledError
+        return hill(changed, report)
+
+    calls = 0
+    with pytest.raises(KilledError):
+        search(tmp_path / "killed.db", SPACE, START, killed, Budget(7), seed=3)
+    resumed = search(tmp_path / "killed.db", SPACE, START, hill, Budget(7), seed=3)
+    whole = search(tmp_path / "whole.db", SPACE, START, hill, Budget(7), seed=3)
+    assert [tried.changed for tried in resumed.trials] == [tried.changed for tried in whole.trials]
+    assert resumed.best.value == whole.best.value
+
+
+def test_a_finished_search_is_only_read(tmp_path: Path) -> None:
+    first = search(tmp_path / "study.db", SPACE, START, hill, Budget(5), seed=1)
+
+    def never(changed: Mapping[str, Any], report: Report) -> float:
+        raise AssertionError
+
+    assert search(tmp_path / "study.db", SPACE, START, never, Budget(5), seed=1) == first
+
+
+def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
+    values = iter([0.9, 0.8, 0.85, 0.95, 0.1, 0.1])
+    epochs: list[int] = []
+
+    def learning(changed: Mapping[str, Any], report: Report) -> float:
+        value = next(values)
+        for epoch in range(1, 6):
+            report(epoch, value)
+            epochs.append(epoch)
+        return value
+
+    found = search(tmp_path / "study.db", SPACE, START, learning, Budget(6), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete"] * 4 + ["pruned"] * 2
+    assert len(epochs) < 30
+
+
+def test_settings_that_cannot_be_trained_count_as_tried(tmp_path: Path) -> None:
+    def fails(changed: Mapping[str, Any], report: Report) -> float:
+        if changed != START:
+            raise ModelError("the loss is nan", "")
+        return 0.5
+
+    found = search(tmp_path / "study.db", SPACE, START, fails, Budget(3), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete", "fail", "fail"]
+    with pytest.raises(ModelError, match="none of 2 trials"):
+        search(tmp_path / "other.db", SPACE, {**START, "n": 3}, fails, Budget(2), seed=1)
+
+
+def test_time_that_is_up_ends_the_search_after_its_first_value(tmp_path: Path) -> None:
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(10, minutes=0.0), seed=1)
+    assert [tried.changed for tried in found.trials] == [START]
+
+
+def test_the_network_and_a_peer_are_measured_without_the_test(tmp_path: Path) -> None:
+    snapshot = small_shop()
+    settings = RunSettings(model=MODEL, train=TRAIN.model_copy(update={"epochs": 1, "threads": 1}))
+    split = make_split(snapshot, SplitConfig())
+    nothing: Case = None  # type: ignore[assignment]  # whoever looks at the test falls over it
+    split = replace(split, test=nothing)
+    reported: list[int] = []
+    ours = network_measure(snapshot, split, settings, tmp_path)
+    assert ours({"model.layers": 0}, lambda epoch, value: reported.append(epoch)) > 0
+    assert reported == [1]
+    peer = peer_measure("itemknn", snapshot, split, settings, tmp_path)
+    assert 0 < peer({}, lambda epoch, value: None) <= 1
+
+
+def test_what_was_found_is_a_configuration_file(tmp_path: Path) -> None:
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(8), seed=1)
+    settings = RunSettings(model=ModelConfig(dimension=64))
+    best = tmp_path / "out" / "best.toml"
+    files = write_outcome(tmp_path, found, settings.model_dump(mode="json"), "of a test", best)
+    assert RunSettings.model_validate(tomllib.loads(best.read_text())) == settings
+    assert start_of({"model.dimension": Choice((64,))}, settings) == {"model.dimension": 64}
+    assert {file.name for file in files} == {"best.toml", "trials.json", "importance.png"}
+    assert (tmp_path / "importance.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,69 @@
+import pytest
+
+from kg.errors import ConfigError
+from model.baselines import BASELINES
+from model.baselines.space import Choice, Real, Whole
+from model.settings import RunSettings
+from model.tuning.space import NETWORK_SPACE, check_space, default_space, parse_space, start_of, widened
+
+SETTINGS = RunSettings()
+
+
+def test_a_table_gives_ranges_of_the_settings_types() -> None:
+    table = {
+        "model": {"dropout": {"low": 0.1, "high": 0.6}, "layers": {"low": 0, "high": 2}},
+        "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "model.dimension": [64, 128],
+        "model.transitions": True,
+        "train.objective": True,
+        "train.batch_users": True,
+    }
+    assert parse_space(table, SETTINGS) == {
+        "model.dropout": Real(0.1, 0.6),
+        "model.layers": Whole(0, 2),
+        "train.learning_rate": Real(1e-4, 1e-2, log=True),
+        "model.dimension": Choice((64, 128)),
+        "model.transitions": Choice((False, True)),
+        "train.objective": Choice(("next_item", "next_basket")),
+        "train.batch_users": Whole(1, 65_536),
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({"model.dropuot": [0.1, 0.2]}, "no setting 'model.dropuot'"),
+        ({"model.dropout": {"low": 0.5, "high": 0.1}}, "not a range"),
+        ({"model.dropout": {"low": 0.0, "high": 0.5, "log": True}}, "not a range"),
+        ({"model.dropout": []}, "not a range"),
+        ({"model.exclude_relations": [["NEXT"]]}, "not a range"),
+        ({"model.dropout": True}, "no range of its own"),
+        ({}, "empty"),
+    ],
+)
+def test_a_range_that_means_nothing_is_refused(table: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_space(table, SETTINGS)
+
+
+def test_a_range_that_leaves_the_settings_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dropout"):
+        check_space({"model.dropout": Real(0.1, 1.5)}, SETTINGS)
+
+
+def test_the_networks_own_space_is_within_the_settings_ranges() -> None:
+    check_space(NETWORK_SPACE, SETTINGS)
+
+
+def test_every_peer_with_a_space_can_be_tuned_and_others_say_so() -> None:
+    for name, baseline in BASELINES.items():
+        if baseline.space:
+            assert set(start_of(default_space(name), baseline.grid[0])) == set(baseline.space)
+    with pytest.raises(ConfigError, match="no model 'eaze'"):
+        default_space("eaze")
+
+
+def test_a_space_makes_room_for_where_the_search_starts() -> None:
+    space = {"a": Real(0.1, 0.5), "b": Whole(2, 4), "c": Choice((1, 2)), "d": Choice((1, 2))}
+    wide = widened(space, {"a": 0.7, "b": 1, "c": 3, "d": 2})
+    assert wide == {"a": Real(0.1, 0.7), "b": Whole(1, 4), "c": Choice((1, 2, 3)), "d": Choice((1, 2))}
