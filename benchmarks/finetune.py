@@ -39,8 +39,8 @@ BEAUTY = DataConfig(
 )
 METHODS = {
     "last": {"method": "last", "layers": 2},
-    "lora": {"method": "lora", "layers": 0, "learning_rate": 1e-3},
-    "full": {"method": "full", "learning_rate": 2e-4},
+    "lora": {"method": "lora", "layers": 0},
+    "full": {"method": "full", "learning_rate": 1e-4},
 }
 
 

@@ -177,7 +177,9 @@ class FinetuneConfig(BaseModel):
     epochs: int = Field(3, ge=1, le=1000, description="passes over the products at most")
     patience: int = Field(1, ge=1, le=1000, description="epochs without a better validation measure before stopping")
     batch_products: int = Field(128, ge=4, le=65_536, description="texts in a step, at most")
-    learning_rate: float = Field(5e-4, gt=0, le=1, description="step size of AdamW for the top layer")
+    learning_rate: float = Field(
+        3e-4, gt=0, le=1, description="step size of AdamW for the top layer; full wants less than last and lora"
+    )
     layer_decay: float = Field(0.9, gt=0, le=1, description="factor on the step size for each layer further down")
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the step size rises to its full")

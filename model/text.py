@@ -149,6 +149,12 @@ def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
     return torch.nn.functional.normalize(mean, dim=1)
 
 
+def own_folder(config: TextConfig) -> Path | None:
+    """Return the folder that an encoder is given by; None for the built-in one and for a Hugging Face name."""
+    folder = Path(config.encoder)
+    return folder if config.encoder != DEFAULT_ENCODER and folder.is_dir() else None
+
+
 def encoder_folder(name: str) -> str:
     """Return what transformers loads: the folder inside the package for the default encoder, else the name itself."""
     if name != DEFAULT_ENCODER:
@@ -176,7 +182,7 @@ def _key(text: str) -> str:
 
 def encoder_digest(config: TextConfig) -> str:
     """Return a digest of what features depend on besides the text: of a folder its content, wherever it stands."""
-    name = "" if Path(config.encoder).is_dir() else config.encoder
+    name = "" if own_folder(config) else config.encoder
     digest = hashlib.blake2b(f"{name}|{config.max_tokens}|{config.precision}".encode(), digest_size=8)
     for file_digest in content_digests(Path(encoder_folder(config.encoder))).values():
         digest.update(bytes.fromhex(file_digest))

@@ -87,6 +87,8 @@ def finetune(
         _log.info("encoder is there already", encoder=found.content)
         return found
     device = device_of(train)
+    if train.threads:
+        torch.set_num_threads(train.threads)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         objective, encoder = _prepared(snapshot, split, model, train, config, device)

@@ -78,9 +78,12 @@ def save_encoder(
         for path in partial.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        if tuned.folder.exists():  # the same weights by another way: artifacts keep their own links to the files
-            shutil.rmtree(tuned.folder)
-        partial.rename(tuned.folder)
+        if tuned.folder.exists():  # the same weights by another way, or damaged ones; artifacts keep their own links
+            for path in partial.iterdir():
+                path.replace(tuned.folder / path.name)
+            partial.rmdir()
+        else:
+            partial.rename(tuned.folder)
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
