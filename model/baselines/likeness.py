@@ -90,3 +90,22 @@ def linked_products(facts: Mapping[str, Edges], product_count: int) -> sparse.cs
     head, tail = head[between], tail[between]
     count = sparse.csr_matrix((np.ones(len(head), np.float32), (head, tail)), (product_count, product_count))
     return (count + count.T).tocsr()
+
+
+def shared_nodes(facts: Mapping[str, Edges], product_count: int) -> Factored:
+    """Return what two products share: Σ idf² over the brands, categories, … that facts tie both to directly.
+
+    idf = log(P / products of the node) / log P: 1 for a node with one product, 0 for one with all (Spärck Jones 1972).
+    """
+    pairs = [edges for edges in facts.values() if len(edges)]
+    head = np.concatenate([np.empty(0, np.int32), *(edges.head for edges in pairs)])
+    tail = np.concatenate([np.empty(0, np.int32), *(edges.tail for edges in pairs)])
+    describing = (head < product_count) & (tail >= product_count)
+    head, tail = head[describing], tail[describing] - product_count
+    size = (product_count, int(tail.max(initial=-1)) + 1)
+    tied = sparse.csr_matrix((np.ones(len(head), np.float32), (head, tail)), size)
+    tied.sum_duplicates()
+    tied.data[:] = 1
+    products_of = np.maximum(np.asarray(tied.sum(axis=0)).ravel(), 1)
+    idf = np.log(product_count / products_of) / np.log(max(product_count, 2))
+    return Factored((tied @ sparse.diags_array(idf.astype(np.float32))).tocsr())

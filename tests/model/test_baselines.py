@@ -96,7 +96,8 @@ def test_itemknn_with_facts_adds_its_parts() -> None:
     data = plain_data(known, 4, facts=facts, text=text)
     config = itemknn_facts.ItemKnnFactsConfig(position_decay=1, text=0.5, kinds=0.25, facts=0.1, centred=False)
     scores = itemknn_facts.fit(data, config).scores(histories_of([[0]]), np.array([NOW]))
-    assert scores[0] == pytest.approx([1 + 0.5 + 0.25, 1, 0.5 * 0.6 + 0.25, -0.5 + 0.1 * 2])
+    shared = (np.log(4 / 2) / np.log(4)) ** 2  # a brand with two of four products
+    assert scores[0] == pytest.approx([1 + 0.5 + 0.25 * shared, 1, 0.5 * 0.6 + 0.25 * shared, -0.5 + 0.1 * 2])
 
 
 def test_facts_between_products_count_both_ways() -> None:
