@@ -184,10 +184,8 @@ class _Run:
         """Yield the models of a section; while planning (`tried` is None), no search is made."""
 
         def choose(variant: Variant) -> RunSettings:
-            if tried is None or not self.compute:
-                first = variant.settings.with_overrides(variant.search[0])
-                return first if tried is None else (self._chosen(section, variant, tried) or first)
-            return self._chosen(section, variant, tried) or variant.settings
+            first = variant.settings.with_overrides(variant.search[0])
+            return first if tried is None else self._chosen(section, variant, tried) or first
 
         relations = tuple(section.snapshot.facts)
         yield from variants(self.config, self.place.config_folder, section.data, section.protocol, relations, choose)
