@@ -63,7 +63,7 @@ def plots_of(table: Table, metric: str, reference: str, *, first: bool = True) -
         found.append(
             Plot(
                 "learning",
-                "NDCG@10 on validation data after every epoch, each seed a line.",
+                "NDCG@10 on validation data after every epoch.",
                 learning(table, reference),
             )
         )
@@ -120,6 +120,7 @@ def leads(table: Table, group: str) -> str:
             ha="center",
             color=colour,
             fontsize=8,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
         )
     axes.margins(x=0.08)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -199,15 +200,16 @@ def learning(table: Table, reference: str) -> str:
     for model in learned[:_SHOWN][::-1]:
         of_reference = model["name"] == reference
         look = {"color": REFERENCE, "label": model["title"]} if of_reference else _look(table, model["name"], reference)
-        label = look.pop("label")
-        look.pop("marker", None)
-        for number, curve in enumerate(model["curves"]):
-            epochs, reached = zip(*curve, strict=True)
-            axes.plot(epochs, reached, **look, linewidth=1.3, alpha=0.85, label="_" if number else label)
-            best = int(np.argmax(reached))
-            axes.plot(epochs[best], reached[best], "o", color=look["color"], markersize=4)
+        curves = model["curves"]
+        shared = min(len(curve) for curve in curves)  # epochs that every seed has come to
+        reached = np.array([[ndcg for _, ndcg in curve[:shared]] for curve in curves])
+        epochs = [epoch for epoch, _ in curves[0][:shared]]
+        axes.plot(epochs, reached.mean(axis=0), **look | {"marker": "o"}, markersize=3, linewidth=1.6)
+        axes.fill_between(
+            epochs, reached.min(axis=0), reached.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch (dot: the one that is kept)")
+    axes.set_xlabel("epoch (mean and range of the seeds)")
     axes.set_ylabel("validation NDCG@10")
     grid(axes, "y")
     if len(learned) > 1:
@@ -283,7 +285,7 @@ def _look(table: Table, name: str, reference: str) -> dict[str, Any]:
     row = [model["name"] for model in table["models"] if model["name"] != reference].index(name)
     return {
         "color": OTHERS[row % len(OTHERS)],
-        "marker": MARKERS[row % len(MARKERS)],
+        "marker": MARKERS[(row + 3 * (row // len(OTHERS))) % len(MARKERS)],
         "linestyle": DASHES[row // len(OTHERS) % len(DASHES)],
         "label": _title(table, name),
     }
