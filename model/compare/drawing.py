@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ MARKERS = ("s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 """Told apart where there are more models than colours."""
 
-_STYLE = {
+_STYLE: Any = {  # matplotlib types its 300 keys one by one
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
