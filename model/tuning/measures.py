@@ -1,6 +1,7 @@
 """What a search asks of settings: validation NDCG@10, of our network and of its peers on the same footing."""
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ Measure = Callable[[Mapping[str, Any], Report], float]
 
 
 def network_measure(snapshot: Snapshot, split: Split, settings: RunSettings, text_cache_folder: Path) -> Measure:
-    """Return what trains our network with changed settings; it reports after every epoch."""
+    """Return what trains our network with changed settings; it reports after every epoch.
+
+    It is never trained again on more than the split's training part, whatever `train.refit` says.
+    """
 
     def measure(changed: Mapping[str, Any], report: Report) -> float:
-        tried = settings.with_overrides(changed)
+        tried = settings.with_overrides({**changed, "train.refit": "none"})
+        epochs = count(1)  # over all members of an ensemble
         trained = fit_model(
             snapshot,
             split,
@@ -31,7 +36,7 @@ def network_measure(snapshot: Snapshot, split: Split, settings: RunSettings, tex
             tried.train,
             text_cache_folder,
             finetune_config=tried.finetune,
-            listener=Listener(on_epoch=lambda record: report(record.epoch, record.ndcg)),
+            listener=Listener(on_epoch=lambda record: report(next(epochs), record.ndcg)),
         )
         return trained.validation_ndcg
 
