@@ -79,7 +79,7 @@ def _artifact(
     statistics = product_statistics(snapshot.histories, snapshot.as_of_ms, 28, len(keys))
     kernel = TextKernel(torch.zeros(max(text, 8)), torch.eye(max(text, 8))[:, :text].contiguous())
     model = TrainedModel(
-        network,
+        (network,),
         _vectors(generator, category, brand, graph, decay=0.3),
         _vectors(generator, category, brand, text, decay=0.7),
         statistics,

@@ -26,6 +26,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Snapshot
@@ -34,19 +35,22 @@ from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
 from model.finetune.store import MANIFEST as ENCODER_MANIFEST
 from model.finetune.store import link_files
+from model.neighbours import Neighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split
+from model.text import own_folder
 from model.train import Trained
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 IDS = "ids.arrow"
 ENCODER = "encoder"
 INSIDE = f"./{ENCODER}"
 """What a manifest calls the encoder that stands in the artifact itself."""
+_COMPRESSED_ROWS = ("data", "indices", "indptr")
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
 
@@ -116,8 +120,16 @@ def save_artifact(
     Raises:
         ArtifactError: it can't be written (a full disk, say); nothing is left behind.
     """
-    network = trained.model.network
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    network, neighbours = trained.model.network, trained.model.neighbours
+    tensors = {
+        f"network.{member}.{name}": value
+        for member, each in enumerate(trained.model.networks)
+        for name, value in each.state_dict().items()
+    }
+    if neighbours is not None:
+        tensors |= {
+            f"neighbours.{name}": torch.from_numpy(getattr(neighbours.weights, name)) for name in _COMPRESSED_ROWS
+        }
     tensors |= {"matrix": trained.model.matrix, "kernel.mean": trained.kernel.mean, "kernel.axes": trained.kernel.axes}
     tensors["rebuy"] = torch.from_numpy(trained.model.statistics.rebuy)
     now = datetime.now(UTC)
@@ -131,8 +143,7 @@ def save_artifact(
             writer.write_table(ids)
         digests = {name: _digest(partial / name) for name in (TENSORS, IDS)}
         model = network.config.model_dump(mode="json")
-        encoder = Path(network.config.text.encoder)
-        if encoder.is_dir():
+        if encoder := own_folder(network.config.text):
             link_files(encoder, partial / ENCODER)
             model["text"]["encoder"] = INSIDE
             digests |= {
@@ -157,7 +168,7 @@ def save_artifact(
             split=described["split"],
             config=described["config"],
             blend=described["blend"],
-            relation_weights=network.relation_weights(),
+            relation_weights=trained.model.relation_weights(),
             metrics={
                 "validation_ndcg@10": trained.validation_ndcg,
                 "best_epoch": trained.best_epoch,
@@ -200,21 +211,22 @@ def load_artifact(folder: Path) -> Artifact:
         keys = Vocabulary(pa.ipc.open_file(pa.memory_map(str(folder / IDS))).read_all()["key"].combine_chunks())
         with safe_open(folder / TENSORS, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
-        weights = {
-            name.removeprefix("network."): tensors.pop(name) for name in list(tensors) if name.startswith("network.")
-        }
-        text_width = weights["fusion.project.weight"].shape[1]
-        network = RankingNetwork(config, text_width, len(keys), list(manifest.relation_weights))
-        network.load_state_dict(weights)
+        text_width = tensors["network.0.fusion.project.weight"].shape[1]
+        networks: list[RankingNetwork] = []
+        while weights := _with_prefix(tensors, f"network.{len(networks)}."):
+            networks.append(RankingNetwork(config, text_width, len(keys), list(manifest.relation_weights)))
+            networks[-1].load_state_dict(weights)
         kernel = TextKernel(tensors["kernel.mean"], tensors["kernel.axes"])
         products = Vocabulary(product_ids(keys)[: len(tensors["matrix"])])
-        matrix = _checked(tensors["matrix"], (len(products), config.dimension + kernel.axes.shape[1] + 1))
+        width = len(networks) * config.dimension
+        matrix = _checked(tensors["matrix"], (len(products), width + kernel.axes.shape[1] + 1))
         _checked(kernel.axes, (text_width, kernel.axes.shape[1]))
         _checked(kernel.mean, (text_width,))
-        graph, text, popularity = torch.split(matrix, [config.dimension, kernel.axes.shape[1], 1], dim=1)
+        graph, text, popularity = torch.split(matrix, [width, kernel.axes.shape[1], 1], dim=1)
         rebuy = _checked(tensors["rebuy"], (len(products),))
         statistics = ProductStatistics(popularity[:, 0].numpy().copy(), rebuy.numpy())
-        scorer = TrainedModel(network, graph, text, statistics, Blend(**manifest.blend))
+        near = _neighbours(_with_prefix(tensors, "neighbours."), len(products), config)
+        scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near)
     except (
         SafetensorError,
         pa.ArrowException,
@@ -260,6 +272,20 @@ def _with_encoder_in(folder: Path, config: ModelConfig) -> ModelConfig:
     if config.text.encoder != INSIDE:
         return config
     return config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(folder / ENCODER)})})
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _neighbours(tensors: Mapping[str, Tensor], product_count: int, config: ModelConfig) -> Neighbours | None:
+    if not tensors:
+        return None
+    parts = tuple(tensors[name].numpy() for name in _COMPRESSED_ROWS)
+    weights = sparse.csr_matrix(parts, (product_count, product_count))
+    weights.check_format()
+    return Neighbours(weights, config.neighbours)
 
 
 def _checked(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -14,16 +14,18 @@ import torch
 from model.metrics import per_user
 from model.ranker import top_k
 from model.scorer import Blend, TrainedModel
-from model.scoring import GRAPH, HISTORY, POPULARITY, TEXT, components, full_scores
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT, components, full_scores
 from model.splits import Case
 
 GRID: dict[str, tuple[float, ...]] = {
     TEXT: (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0),
+    NEIGHBOURS: (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0),
     # Never 0: popularity is all that speaks for a product when nothing is known of the user.
     POPULARITY: (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     HISTORY: (0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0),
 }
-_SHORTLIST = 200
+_OF_NEW = (TEXT, NEIGHBOURS, POPULARITY)
+_SHORTLIST = 300
 _BATCH = 256
 
 
@@ -39,18 +41,18 @@ def fit_blend(model: TrainedModel, case: Case) -> Blend:
     """Return the best weights.
 
     Where products are had again, nearly all of a good list is repeats, and they leave the other weights to chance: so
-    text and popularity are fitted on what is new to the user, and then the repeats against them on everything.
+    those are fitted on what is new to the user, and then the repeats against them on everything.
     """
     if model.network.repeat is None:
-        return _fit(model, model.blend, case, (TEXT, POPULARITY))
+        return _fit(model, model.blend, case, _OF_NEW)
     new = case.new_only()
-    blend = _fit(model, model.blend, new, (TEXT, POPULARITY)) if len(new) else model.blend
+    blend = _fit(model, model.blend, new, _OF_NEW) if len(new) else model.blend
     return _fit(model, blend, case, (HISTORY,))
 
 
 def _fit(model: TrainedModel, best: Blend, case: Case, names: tuple[str, ...]) -> Blend:
     """Search the weights in `names`, one after the other, twice."""
-    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1)), best, case)
+    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1, 1)), best, case)
     best_value = -1.0
     for _ in range(2 if len(names) > 1 else 1):
         for name in names:
@@ -74,7 +76,7 @@ def _ndcg(shortlists: _Shortlists, blend: Blend, case: Case) -> float:
 
 @torch.inference_mode()
 def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
-    half = _SHORTLIST // 2
+    third = _SHORTLIST // 3
     products, parts = [], []
     started = unit.with_blend(start)
     for at in range(0, len(case), _BATCH):
@@ -83,17 +85,20 @@ def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
         users = unit.encode_users(histories, now_ms)
         seen = histories if case.exclude_seen else None
         scores = full_scores(started, started.encode_users(histories, now_ms)).numpy()
-        first, _ = top_k(scores, half, seen=seen, candidates=case.candidates)
+        found = [top_k(scores, third, seen=seen, candidates=case.candidates)[0]]
         columns = unit.blocks[TEXT]
         text = (users.vectors[:, columns] @ unit.matrix[:, columns].T).numpy()
-        second, _ = top_k(text, half, seen=seen, candidates=case.candidates)
+        found.append(top_k(text, third, seen=seen, candidates=case.candidates)[0])
+        if unit.neighbours is not None:
+            near = unit.neighbours.scores(histories, now_ms).toarray()
+            found.append(top_k(near, third, seen=seen, candidates=case.candidates)[0])
         for row in range(len(rows)):
-            chosen = np.unique(np.concatenate([first[row], second[row]]))
+            chosen = np.unique(np.concatenate([each[row] for each in found]))
             chosen = chosen[chosen >= 0]
             products.append(np.resize(chosen, _SHORTLIST) if len(chosen) else np.zeros(_SHORTLIST, np.int32))
             part = components(unit, users, row, products[-1].astype(np.int64))
             for values in part.values():
                 values[len(chosen) :] = -np.inf if values is part[GRAPH] else 0
             parts.append(part)
-    names = (GRAPH, TEXT, HISTORY, POPULARITY)
+    names = (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
     return _Shortlists(np.stack(products), {name: np.stack([part[name] for part in parts]) for name in names})

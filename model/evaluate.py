@@ -56,13 +56,28 @@ class CaseReport:
     results: Sequence[Result]
 
 
-def check_untrained(manifest: ArtifactManifest, snapshot: Snapshot, config: SplitConfig) -> None:
+def check_untrained(
+    manifest: ArtifactManifest, snapshot: Snapshot, config: SplitConfig, *, on_validation: bool = False
+) -> None:
     """Make sure that a model has not been trained on what it is about to be asked.
 
+    Args:
+        manifest: of the model.
+        snapshot: what it is asked about.
+        config: how that is split.
+        on_validation: the validation case is asked, not the test.
+
     Raises:
-        ModelError: it was trained on another snapshot or another split, so its training may hold the answers.
+        ModelError: it was trained on another snapshot or another split, or trained again on what is asked, so its
+            training may hold the answers.
     """
     version = manifest.model_version
+    refit = manifest.config.get("train", {}).get("refit", "none")
+    if refit == "all" or (refit == "known" and on_validation):
+        raise ModelError(
+            f"model {version} was trained again with train.refit = {refit!r}: its training holds the answers",
+            "Train with train.refit = 'none' to measure on validation, or 'known' to measure on the test.",
+        )
     if manifest.snapshot_hash != snapshot.content_hash:
         raise ModelError(
             f"model {version} was trained on snapshot {manifest.snapshot_hash[:12]}, not on "
@@ -130,19 +145,17 @@ def fit_baseline(
     if len(asked) > _TUNING_USERS:
         asked = asked.take(np.sort(generator.choice(len(asked), _TUNING_USERS, replace=False)))
     grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
-    best: tuple[float, Ranker, Any] | None = None
+    best, chosen, kept = -1.0, grid[0], None
     tuning = data.at(asked.known)
     for config in grid:
         ranker = baseline.fit(tuning, config)
         ranked = rank(ranker, asked, 10, advance)
         reached = per_user(ranked, asked.truth_offsets, asked.truth_product_index, (10,))[CHOSEN_BY].mean()
-        if best is None or reached > best[0]:
-            best = float(reached), ranker, config
-    assert best is not None  # no grid is empty
-    _, ranker, config = best
-    if baseline.refit:
-        ranker = baseline.fit(data.at(case.known), config)
-    return ranker, config.model_dump(mode="json")
+        if reached > best:
+            best, chosen, kept = float(reached), config, None if baseline.refit else ranker
+        del ranker  # its matrix may be large, and the next one is made beside it
+    answering = baseline.fit(data.at(case.known), chosen) if kept is None else kept
+    return answering, chosen.model_dump(mode="json")
 
 
 def evaluate(

@@ -1,7 +1,8 @@
 """From a snapshot and its split to a trained model: the one way that training, comparing and tuning share.
 
 [snapshot, split ── finetune ──> encoder]
-snapshot, split.train ── product_graph ──> graph ── encode_cached ──> text features ── train ──> Trained
+snapshot, split.train ── product_graph ──> graph ── encode_cached ──> text features ── train (each member) ──> networks
+networks, split.train ── neighbours ──> model ── blend on split.validation ──> Trained [── again, on more ──> Trained]
 """
 
 from collections.abc import Callable
@@ -10,17 +11,26 @@ from pathlib import Path
 
 from kg.snapshot import Snapshot
 from model.blend import fit_blend
+from model.case import Case
 from model.checkpoint import EpochRecord
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
+from model.ensemble import combine
 from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
+from model.neighbours import fit_neighbours
 from model.product_graph import ProductGraph, product_graph
 from model.refresh import extend
+from model.scorer import TrainedModel
 from model.splits import Split
 from model.text import encode_cached
 from model.tracking import Tracking
-from model.train import Trained, train, validation_ndcg
+from model.train import Trained, train, validation_ndcg, validation_sample
 from model.workers import first_worker_first
+
+REFITTED = ("leave-one-out", "temporal")
+"""The protocols after which a model may be trained again; the others hold products or users out for good."""
+
+_NEXT_SEED = 7919
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Listener:
         on_text: called with counts of nodes whose text has been read, the graph's size in all.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
+        on_chosen: called once, with what validation chose: the result, or what it is trained again from.
         finetuning: hears of the text encoder's fine-tuning, which comes first.
     """
 
@@ -39,6 +50,7 @@ class Listener:
     on_text: Callable[[int], None] = lambda count: None
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
+    on_chosen: Callable[[Trained], None] = lambda trained: None
     finetuning: TuningListener = field(default_factory=TuningListener)
 
 
@@ -96,29 +108,88 @@ def fit_model(
             )
         text_config = model_config.text.model_copy(update={"encoder": str(tuned.folder)})
         model_config = model_config.model_copy(update={"text": text_config})
-    graph = product_graph(snapshot, split.train, model_config)
-    hears.on_graph(graph)
-    with first_worker_first():
-        text = encode_cached(graph.texts, model_config.text, text_cache_folder, hears.on_text)
-    trained = train(
-        snapshot,
-        split,
-        text,
-        graph,
-        model_config,
-        train_config,
-        checkpoint_folder=checkpoint_folder,
-        resume=resume,
-        tracking=tracking,
-        on_step=hears.on_step,
-        on_epoch=hears.on_epoch,
+    members = _Members(
+        snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
     )
-    if asked.held_out is None:
+    chosen = members.fit(split)
+    trained = _together(chosen, snapshot, split)
+    if asked.held_out is not None:
+        # What was held out joins as a product of tomorrow would; the component weights are chosen with it there.
+        now_ms = int(asked.validation.now_ms.max())
+        keys = trained.graph.keys
+        model = extend(trained.model, trained.kernel, keys, whole, asked.train, now_ms, text_cache_folder)
+        trained = _blended(trained, model, asked.validation)
+        hears.on_chosen(trained)
         return trained
-    # What was held out joins as a product of tomorrow would; the component weights are chosen with it there.
-    case = asked.validation
-    model = extend(
-        trained.model, trained.kernel, graph.keys, whole, asked.train, int(case.now_ms.max()), text_cache_folder
-    )
+    trained = _blended(trained, trained.model, validation_sample(split.validation, train_config))
+    hears.on_chosen(trained)
+    if train_config.refit == "none" or split.config.protocol not in REFITTED:
+        return trained
+    later = _later(split, snapshot, train_config.refit)
+    again = _together(members.fit(later, chosen), snapshot, later)
+    return replace(again, model=again.model.with_blend(trained.model.blend), validation_ndcg=trained.validation_ndcg)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The networks of one model: trained alike, from different seeds."""
+
+    snapshot: Snapshot
+    model_config: ModelConfig
+    train_config: TrainConfig
+    text_cache_folder: Path
+    checkpoint_folder: Path | None
+    resume: bool
+    tracking: Tracking | None
+    hears: Listener
+
+    def fit(self, split: Split, earlier: list[Trained] | None = None) -> list[Trained]:
+        """Train all on a split; each for as many epochs as its `earlier` run found best, where there was one."""
+        graph = product_graph(self.snapshot, split.train, self.model_config)
+        if earlier is None:
+            self.hears.on_graph(graph)
+        with first_worker_first():
+            on_text = self.hears.on_text if earlier is None else lambda count: None
+            text = encode_cached(graph.texts, self.model_config.text, self.text_cache_folder, on_text)
+        trained = []
+        for member in range(self.train_config.members):
+            folder = self.checkpoint_folder
+            if folder and (member or earlier):
+                folder = folder / f"{'refit' if earlier else 'member'}-{member}"
+            trained.append(
+                train(
+                    self.snapshot,
+                    split,
+                    text,
+                    graph,
+                    self.model_config,
+                    self.train_config.model_copy(update={"seed": self.train_config.seed + _NEXT_SEED * member}),
+                    checkpoint_folder=folder,
+                    resume=self.resume,
+                    earlier=earlier[member] if earlier else None,
+                    tracking=self.tracking,
+                    on_step=self.hears.on_step,
+                    on_epoch=self.hears.on_epoch,
+                )
+            )
+        return trained
+
+
+def _together(members: list[Trained], snapshot: Snapshot, split: Split) -> Trained:
+    """Return the members as one model, with the neighbours of what they were trained on."""
+    config = members[0].model.network.config
+    neighbours = fit_neighbours(snapshot, split.train, config.neighbours, config.exclude_relations)
+    model = combine([member.model for member in members]).with_neighbours(neighbours)
+    return replace(members[0], model=model)
+
+
+def _blended(trained: Trained, model: TrainedModel, case: Case) -> Trained:
+    """Return the run with this model, its component weights chosen on a case."""
     model = model.with_blend(fit_blend(model, case))
     return replace(trained, model=model, validation_ndcg=validation_ndcg(model, case))
+
+
+def _later(split: Split, snapshot: Snapshot, refit: str) -> Split:
+    """Return a split that trains on what the test case knows, or on everything; its cases only tell the time."""
+    train = split.test.known if refit == "known" else snapshot.histories
+    return replace(split, train=train, validation=split.test)

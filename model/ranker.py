@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 
 from kg.snapshot import Histories
+from model.case import Case
 from model.metrics import PADDING
 from model.scoring import ScoringModel, full_scores
-from model.case import Case
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]

@@ -7,11 +7,13 @@ that it is made of its text and its neighbours alone: the case that id dropout t
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import Vocabulary
 from model.artifact import Artifact
+from model.ensemble import combine
 from model.popularity import product_statistics
 from model.product_graph import product_graph
 from model.scorer import TextKernel, TrainedModel
@@ -75,4 +77,9 @@ def extend(
     text = encode_cached(graph.texts, config.text, cache_folder, progress)
     identity_index = torch.from_numpy(node_keys.indices(graph.keys.array.to_pylist())).long()
     statistics = product_statistics(histories, now_ms, config.popularity_half_life_days, graph.product_count)
-    return assemble(model.network, text, graph, statistics, kernel, identity_index).with_blend(model.blend)
+    members = [assemble(network, text, graph, statistics, kernel, identity_index) for network in model.networks]
+    extended = combine(members).with_blend(model.blend)
+    if model.neighbours is None:
+        return extended
+    place = graph.keys.indices(node_keys.array[: len(model.matrix)].to_pylist()).astype(np.int64)
+    return extended.with_neighbours(model.neighbours.moved(place, graph.product_count))

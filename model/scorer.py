@@ -1,26 +1,29 @@
 """The trained model as everything that ranks uses it: a product matrix, and user vectors from histories.
 
-    score(u, p) = w_g u·z_p / τ + w_t Σ_j δ^age t_j·t_p + w_h repeat(u, p) + w_b popularity(p)
+    score(u, p) = w_g mean_m u_m·z_mp / τ + w_t Σ_j δ^age t_j·t_p + w_h repeat(u, p) + w_n neighbours(u, p)
+                  + w_b popularity(p)
 
-The matrix has z, the text features t (centred, reduced to principal components, unit length) and popularity side by
-side; temperature and weights go into the user vectors.
+The matrix has the z of each network m (one, or the members of an ensemble), the text features t (centred, reduced to
+principal components, unit length) and popularity side by side; temperature and weights go into the user vectors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Histories
 from model.history import recent_events
+from model.neighbours import Neighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
-from model.repeat import Repeats, repeat_features
-from model.scoring import GRAPH, POPULARITY, TEXT, UserVectors
+from model.repeat import repeat_features
+from model.scoring import GRAPH, POPULARITY, TEXT, Float32s, Int32s, Int64s, UserVectors
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Blend:
     text: float = 0.0
     history: float = 1.0
     popularity: float = 0.0
+    neighbours: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """Return the weights by component."""
@@ -67,18 +71,26 @@ class TrainedModel:
     """A `ScoringModel`.
 
     Args:
-        network: history encoder, repeat score and settings; not trained any more.
-        products: `[P, d]` unit vectors of the products.
+        networks: M history encoders and repeat scores of the same settings; not trained any more.
+        products: `[P, M d]` unit vectors of the products, those of each network side by side.
         text: `[P, K]` text component of the products; K is 0 when there is none.
         statistics: of the P products.
         blend: component weights.
+        neighbours: item-item weights of the P products; None without that component.
     """
 
     def __init__(
-        self, network: RankingNetwork, products: Tensor, text: Tensor, statistics: ProductStatistics, blend: Blend
+        self,
+        networks: Sequence[RankingNetwork],
+        products: Tensor,
+        text: Tensor,
+        statistics: ProductStatistics,
+        blend: Blend,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.networks = tuple(network.eval().requires_grad_(False) for network in networks)
         self.blend = blend
+        self.neighbours = neighbours
         self.statistics = statistics
         columns = {GRAPH: products, TEXT: text, POPULARITY: torch.from_numpy(statistics.popularity)[:, None]}
         self._matrix = torch.cat(list(columns.values()), dim=1).contiguous()
@@ -86,6 +98,16 @@ class TrainedModel:
         self._blocks = {
             name: slice(end - part.shape[1], end) for (name, part), end in zip(columns.items(), ends, strict=True)
         }
+
+    @property
+    def network(self) -> RankingNetwork:
+        """The first network, whose settings are those of all."""
+        return self.networks[0]
+
+    def relation_weights(self) -> dict[str, float]:
+        """Return how much each relation counts, averaged over the networks."""
+        of_each = [network.relation_weights() for network in self.networks]
+        return {name: sum(weights[name] for weights in of_each) / len(of_each) for name in of_each[0]}
 
     @property
     def matrix(self) -> Tensor:
@@ -100,7 +122,12 @@ class TrainedModel:
     def with_blend(self, blend: Blend) -> "TrainedModel":
         """Return the same model with other component weights."""
         graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
-        return TrainedModel(self.network, graph, text, self.statistics, blend)
+        return TrainedModel(self.networks, graph, text, self.statistics, blend, self.neighbours)
+
+    def with_neighbours(self, neighbours: Neighbours | None) -> "TrainedModel":
+        """Return the same model with other neighbours."""
+        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
+        return TrainedModel(self.networks, graph, text, self.statistics, self.blend, neighbours)
 
     @torch.inference_mode()
     def encode_users(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> UserVectors:
@@ -108,21 +135,47 @@ class TrainedModel:
         config, blend = self.network.config, self.blend
         events = recent_events(histories, config.history_length)
         rows = F.embedding(events.product, self._matrix)  # [B, L, D]
-        user = self.network.history(rows[..., self._blocks[GRAPH]], events, last_only=True)[:, 0]
+        of_each = rows[..., self._blocks[GRAPH]].chunk(len(self.networks), dim=-1)
+        users = [
+            network.history(products, events, last_only=True)[:, 0]
+            for network, products in zip(self.networks, of_each, strict=True)
+        ]
         back = events.length[:, None] - 1 - torch.arange(events.product.shape[1])  # [B, L]
         decay = torch.where(back >= 0, config.text_decay ** back.clamp(min=0), 0.0)
         kernel = (decay[:, None, :] @ rows[..., self._blocks[TEXT]])[:, 0]
         vectors = torch.cat(
             [
-                user * (blend.graph / config.temperature),
+                torch.cat(users, dim=1) * (blend.graph / config.temperature / len(users)),
                 kernel * blend.text,
                 torch.full((len(histories), 1), blend.popularity),
             ],
             dim=1,
         )
-        if self.network.repeat is None:
-            nothing = np.zeros(len(histories) + 1, np.int64)
-            return UserVectors(vectors, nothing, np.empty(0, np.int32), np.empty(0, np.float32))
-        repeats: Repeats = repeat_features(histories, now_ms, config.repeat_half_lives_days, self.statistics)
-        score = self.network.repeat(torch.from_numpy(repeats.features)) * blend.history
-        return UserVectors(vectors, repeats.offsets, repeats.product_index, score.numpy())
+        return UserVectors(vectors, *self._added(histories, now_ms))
+
+    def _added(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> tuple[Int64s, Int32s, Float32s, Float32s]:
+        """Return the sparse part of `UserVectors`: repeats and neighbours, one entry for each product of a user."""
+        shape = (len(histories), len(self._matrix))
+        repeated = sparse.csr_matrix(shape, dtype=np.float32)
+        if self.network.repeat is not None:
+            repeats = repeat_features(histories, now_ms, self.network.config.repeat_half_lives_days, self.statistics)
+            features = torch.from_numpy(repeats.features)
+            scores = [network.repeat(features) for network in self.networks if network.repeat is not None]
+            score = (torch.stack(scores).mean(0) * self.blend.history).numpy()
+            repeated = sparse.csr_matrix((score, repeats.product_index, repeats.offsets), shape)
+        if self.neighbours is None or not self.blend.neighbours:
+            return repeated.indptr.astype(np.int64), repeated.indices, repeated.data, repeated.data
+        near = self.neighbours.scores(histories, now_ms) * np.float32(self.blend.neighbours)
+        # Zeros of the other kind make both have every product of either.
+        history, near = _with_pattern(repeated, near), _with_pattern(near, repeated)
+        return near.indptr.astype(np.int64), near.indices, history.data + near.data, history.data
+
+
+def _with_pattern(values: sparse.csr_matrix, other: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return `values`, with zeros stored where only `other` has entries; columns ascending within a row."""
+    rows = [np.repeat(np.arange(each.shape[0]), np.diff(each.indptr)) for each in (values, other)]
+    data = np.concatenate([values.data, np.zeros_like(other.data)])
+    columns = np.concatenate([values.indices, other.indices])
+    together = sparse.coo_matrix((data, (np.concatenate(rows), columns)), values.shape).tocsr()
+    together.sort_indices()
+    return together

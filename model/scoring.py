@@ -1,9 +1,10 @@
 """What a trained model is to everything that ranks with it: a product matrix, and vectors of users made on demand.
 
-    score(u, p) = vectors[u] · matrix[p] + repeat(u, p)
+    score(u, p) = vectors[u] · matrix[p] + added(u, p)
 
 The columns of the matrix are the blocks of the score's components side by side, so every component of a score can be
-told apart: `graph`, `text` and `popularity` are dot products over their columns, `history` is the repeat part.
+told apart: `graph`, `text` and `popularity` are dot products over their columns. What is added is sparse: `history` for
+products that the user had, `neighbours` for those that go with them.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ GRAPH = "graph"
 TEXT = "text"
 POPULARITY = "popularity"
 HISTORY = "history"
+NEIGHBOURS = "neighbours"
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -31,22 +33,24 @@ Float32s = npt.NDArray[np.float32]
 class UserVectors:
     """What a model makes of a batch of histories.
 
-    Shapes: `vectors [B, D]` float32; the repeat part, compressed by user: `repeat_offsets [B + 1]`,
-    `repeat_product_index [R]` ascending and unique within a user, `repeat_score [R]`.
+    Shapes: `vectors [B, D]` float32; what is added, compressed by user: `added_offsets [B + 1]`,
+    `added_product_index [R]` ascending and unique within a user, `added_score [R]`, and `added_history [R]`, the share
+    of it that is `history`; the rest is `neighbours`.
     """
 
     vectors: Tensor
-    repeat_offsets: Int64s
-    repeat_product_index: Int32s
-    repeat_score: Float32s
+    added_offsets: Int64s
+    added_product_index: Int32s
+    added_score: Float32s
+    added_history: Float32s
 
     def __len__(self) -> int:
-        return len(self.repeat_offsets) - 1
+        return len(self.added_offsets) - 1
 
-    def repeats(self, row: int) -> tuple[Int32s, Float32s]:
-        """Return the products that one user has had, and what each one's score gains by that."""
-        rows = slice(int(self.repeat_offsets[row]), int(self.repeat_offsets[row + 1]))
-        return self.repeat_product_index[rows], self.repeat_score[rows]
+    def added(self, row: int) -> tuple[Int32s, Float32s, Float32s]:
+        """Return the products of one user whose scores gain, by how much, and how much of it is `history`."""
+        rows = slice(int(self.added_offsets[row]), int(self.added_offsets[row + 1]))
+        return self.added_product_index[rows], self.added_score[rows], self.added_history[rows]
 
 
 class ScoringModel(Protocol):
@@ -75,9 +79,9 @@ class ScoringModel(Protocol):
 def full_scores(model: ScoringModel, users: UserVectors) -> Tensor:
     """Return the score of every product for every user `[B, P]`."""
     scores = users.vectors @ model.matrix.T
-    user_of_repeat = np.repeat(np.arange(len(users)), np.diff(users.repeat_offsets))
-    rows, columns = torch.from_numpy(user_of_repeat), torch.from_numpy(users.repeat_product_index.astype(np.int64))
-    scores.index_put_((rows, columns), torch.from_numpy(users.repeat_score), accumulate=True)
+    user_of_added = np.repeat(np.arange(len(users)), np.diff(users.added_offsets))
+    rows, columns = torch.from_numpy(user_of_added), torch.from_numpy(users.added_product_index.astype(np.int64))
+    scores.index_put_((rows, columns), torch.from_numpy(users.added_score), accumulate=True)
     return scores
 
 
@@ -97,11 +101,11 @@ def components(model: ScoringModel, users: UserVectors, row: int, product_indice
     parts: dict[str, Float32s] = {
         name: (products[:, columns] @ vector[columns]).numpy() for name, columns in model.blocks.items()
     }
-    repeat_index, repeat_score = users.repeats(row)
-    history = np.zeros(len(product_indices), np.float32)
-    if len(repeat_index):
-        place = np.minimum(np.searchsorted(repeat_index, product_indices), len(repeat_index) - 1)
-        found = repeat_index[place] == product_indices
-        history[found] = repeat_score[place[found]]
-    parts[HISTORY] = history
-    return parts
+    added_index, added_score, added_history = users.added(row)
+    history, neighbours = (np.zeros(len(product_indices), np.float32) for _ in range(2))
+    if len(added_index):
+        place = np.minimum(np.searchsorted(added_index, product_indices), len(added_index) - 1)
+        found = added_index[place] == product_indices
+        history[found] = added_history[place[found]]
+        neighbours[found] = (added_score - added_history)[place[found]]
+    return parts | {HISTORY: history, NEIGHBOURS: neighbours}

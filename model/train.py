@@ -77,6 +77,7 @@ def train(
     *,
     checkpoint_folder: Path | None = None,
     resume: bool = False,
+    earlier: "Trained | None" = None,
     tracking: Tracking | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
@@ -95,6 +96,8 @@ def train(
         config: the run.
         checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
+        earlier: a run on a part of these histories that chose the number of epochs and the component weights: this one
+            takes them over, and looks at no validation case, which may be in what it is trained on.
         tracking: where the run is told of, beside the callbacks.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
@@ -131,13 +134,14 @@ def train(
     sampler = negative_sampler(split.train, product_count, config)
     parameters = list(network.parameters())
     run_key = _run_key(snapshot, split, model_config, config, workers)
+    last_epoch = config.epochs if earlier is None else earlier.best_epoch
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
         progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer) or progress
 
     settings = {**_dotted("model", model_config), **_dotted("train", config), **_dotted("split", split.config)}
     with tracked_run(tracking if workers.first else None, run_key, settings, progress.epochs_done) as runs:
-        while progress.epochs_done < config.epochs and progress.epochs_done - progress.best_epoch < config.patience:
+        while progress.epochs_done < last_epoch and progress.epochs_done - progress.best_epoch < config.patience:
             epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
             # Each epoch has its own seeds, so that a resumed run draws what an unbroken one would have drawn.
             generator, drawing = (np.random.default_rng([config.seed, epoch, *more]) for more in ((), (1,)))
@@ -170,7 +174,7 @@ def train(
                     on_step(step, steps, value)
 
             ndcg = 0.0
-            if workers.first:
+            if workers.first and earlier is None:
                 model = assemble(network, text, graph, statistics, no_text)
                 if network.repeat is not None:  # how much repeats weigh decides what an epoch is worth
                     model = model.with_blend(fit_blend(model, validation))
@@ -182,7 +186,7 @@ def train(
             rate = float(optimizer.param_groups[0]["lr"])
             record = EpochRecord(epoch, total / steps, ndcg, seconds, rate, _weights(network))
             progress.records.append(record)
-            if ndcg > progress.best_ndcg:
+            if earlier is not None or ndcg > progress.best_ndcg:
                 progress.best_epoch, progress.best_ndcg = epoch, ndcg
                 progress.best = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
             if checkpoint_folder is not None and workers.first:
@@ -194,6 +198,9 @@ def train(
     network.load_state_dict(progress.best)
     kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)
     model = assemble(network, text, graph, statistics, kernel)
+    if earlier is not None:
+        model = model.with_blend(earlier.model.blend)
+        return Trained(model, kernel, graph, progress.records, last_epoch, earlier.validation_ndcg)
     model = model.with_blend(fit_blend(model, validation))
     ndcg = validation_ndcg(model, validation)
     return Trained(model, kernel, graph, progress.records, progress.best_epoch, ndcg)
@@ -230,7 +237,7 @@ def assemble(
     # Never 0: popularity is all that speaks for a product when nothing is known of the user.
     blend = Blend(popularity=max(float(network.popularity_weight), min(GRID[POPULARITY])))
     kernel_features = kernel(features[: graph.product_count])
-    return TrainedModel(network, products, kernel_features, statistics, blend)
+    return TrainedModel((network,), products, kernel_features, statistics, blend)
 
 
 def validation_ndcg(model: TrainedModel, case: Case) -> float:
@@ -299,5 +306,6 @@ def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config
         model_config.model_dump(mode="json"),
         config.model_dump(mode="json", exclude={"epochs", "patience"}),
         workers.count,
+        len(split.train.product_index),  # a refit trains on more
     ]
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -14,11 +14,11 @@ from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
-from model.scoring import GRAPH, HISTORY, TEXT, UserVectors
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, UserVectors
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
 from server.question import Question, Ranking, UserState
-from server.retrieval import ProductIndex, repeats
+from server.retrieval import ProductIndex, added
 from server.users import UserEncoder, sampled_users, take
 
 _log = structlog.get_logger(__name__)
@@ -124,7 +124,7 @@ class Engine:
         now_ms = self._now_ms()
         users = self._users.encode([(question.user_id, self._resolve(question, now_ms).told)], now_ms)
         scores = self.index.matrix @ users.vectors[0]
-        scores[torch.from_numpy(users.repeat_product_index.astype(np.int64))] += torch.from_numpy(users.repeat_score)
+        scores[torch.from_numpy(users.added_product_index.astype(np.int64))] += torch.from_numpy(users.added_score)
         return int((scores > scores[product_index]).sum()) + 1
 
     @torch.inference_mode()
@@ -185,7 +185,8 @@ class Engine:
         parts: dict[str, Float32s] = {
             name: products[:, :, columns].sum(2).numpy() for name, columns in self.artifact.scorer.blocks.items()
         }
-        parts[HISTORY] = repeats(users, product_index, len(self.index))
+        for name, values in ((HISTORY, users.added_history), (NEIGHBOURS, users.added_score - users.added_history)):
+            parts[name] = added(users, product_index, len(self.index), values)
         return parts
 
     def _resolve(self, question: Question, now_ms: int) -> _Resolved:

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 
 from kgrank.v1 import common_pb2
-from model.scoring import GRAPH, HISTORY, POPULARITY, TEXT
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT
 from server.engine import Engine
 from server.question import Ranking, UserState
 
@@ -28,14 +28,18 @@ def results(
     """
     ids = engine.product_ids
     nothing = [0.0] * len(ranking.score)
-    graph, text, history, popularity = (
+    graph, text, history, popularity, neighbours = (
         ranking.parts[name].tolist() if name in ranking.parts else nothing
-        for name in (GRAPH, TEXT, HISTORY, POPULARITY)
+        for name in (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
     )
     made = []
     for place, (index, score) in enumerate(zip(ranking.product_index.tolist(), ranking.score.tolist(), strict=True)):
         components = common_pb2.ScoreComponents(
-            graph=graph[place], text=text[place], history=history[place], popularity=popularity[place]
+            graph=graph[place],
+            text=text[place],
+            history=history[place],
+            popularity=popularity[place],
+            neighbours=neighbours[place],
         )
         made.append(common_pb2.Result(product_id=ids[index], score=score, components=components))
     for result, each in zip(made, reasons, strict=False):

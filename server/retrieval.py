@@ -107,14 +107,14 @@ class ProductIndex:
         """Return the k best products of each user.
 
         Args:
-            users: B user vectors, with what repeats add.
+            users: B user vectors, with what is added to their scores.
             excluded: the product indices that each user may not get `[B][X]`; an empty list excludes nothing.
             k: results for each; fewer than that exist in small catalogues.
         """
         count, batch = len(self), len(users)
-        repeat_row = np.repeat(np.arange(batch), np.diff(users.repeat_offsets))
-        repeat_index = users.repeat_product_index.astype(np.int64)
-        scores = self._scan(users, repeat_row, repeat_index)
+        added_row = np.repeat(np.arange(batch), np.diff(users.added_offsets))
+        added_index = users.added_product_index.astype(np.int64)
+        scores = self._scan(users, added_row, added_index)
         if any(map(len, excluded)):
             row = np.repeat(np.arange(batch), [len(each) for each in excluded])
             scores[torch.from_numpy(row), torch.from_numpy(np.concatenate(excluded))] = _LOWEST
@@ -122,35 +122,42 @@ class ProductIndex:
         products = torch.where(candidates < count, candidates, 0)
         rows = F.embedding(products, self.matrix)  # [B, C, D]
         exact = torch.bmm(rows, users.vectors[:, :, None])[:, :, 0]
-        exact += torch.from_numpy(repeats(users, products.numpy(), count))
+        exact += torch.from_numpy(added(users, products.numpy(), count, users.added_score))
         exact.masked_fill_(coarse == _LOWEST, -torch.inf)
         best = exact.topk(min(k, exact.shape[1]), dim=1)
         return Found(products.gather(1, best.indices).numpy(), best.values.numpy())
 
-    def _scan(self, users: UserVectors, repeat_row: Int64s, repeat_index: Int64s) -> Tensor:
+    def _scan(self, users: UserVectors, added_row: Int64s, added_index: Int64s) -> Tensor:
         """Return approximate scores `[B, P']` int32, in units of each user's own scale; padding is `_LOWEST`."""
         projected = users.vectors @ self._projection
         step = projected.abs().amax(1, keepdim=True).clamp_min(1e-12) / _INT8
         scores = torch._int_mm((projected / step).round().to(torch.int8), self._codes)
         scores[:, len(self) :] = _LOWEST
-        if len(repeat_row):
+        if len(added_row):
             unit = (step[:, 0].numpy() * self._scale).astype(np.float64)
-            added = np.clip(users.repeat_score / unit[repeat_row], -(2**30), 2**30).round().astype(np.int32)
-            where = (torch.from_numpy(repeat_row), torch.from_numpy(repeat_index))
-            scores.index_put_(where, torch.from_numpy(added), accumulate=True)
+            gains = np.clip(users.added_score / unit[added_row], -(2**30), 2**30).round().astype(np.int32)
+            where = (torch.from_numpy(added_row), torch.from_numpy(added_index))
+            scores.index_put_(where, torch.from_numpy(gains), accumulate=True)
         return scores
 
 
-def repeats(users: UserVectors, product_index: Int64s, product_count: int) -> Float32s:
-    """Return what repeats add to the scores of `product_index [B, K]`: `[B, K]`, 0 for products not had before."""
-    if not len(users.repeat_score):
+def added(users: UserVectors, product_index: Int64s, product_count: int, values: Float32s) -> Float32s:
+    """Return what is added to the scores of `product_index [B, K]`: `[B, K]`, 0 for products that gain nothing.
+
+    Args:
+        users: B users.
+        product_index: the products asked about.
+        product_count: P.
+        values: `[R]` of the users' sparse entries: their whole `added_score`, or a share of it.
+    """
+    if not len(values):
         return np.zeros(product_index.shape, np.float32)
     # Ascending: products ascend within a user.
-    row = np.repeat(np.arange(len(users)), np.diff(users.repeat_offsets))
-    keys = row * product_count + users.repeat_product_index
+    row = np.repeat(np.arange(len(users)), np.diff(users.added_offsets))
+    keys = row * product_count + users.added_product_index
     wanted = np.arange(len(users))[:, None] * product_count + product_index
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, users.repeat_score[place], np.float32(0))
+    return np.where(keys[place] == wanted, values[place], np.float32(0))
 
 
 def _select(scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
@@ -204,9 +211,9 @@ def _quantise(rotated: Tensor) -> tuple[Tensor, float]:
 def _exact(matrix: Tensor, users: UserVectors, k: int) -> Int64s:
     """Return the true top k of each user `[B, k]`, by scoring everything."""
     scores = users.vectors @ matrix.T
-    row = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(users.repeat_offsets)))
-    column = torch.from_numpy(users.repeat_product_index.astype(np.int64))
-    scores.index_put_((row, column), torch.from_numpy(users.repeat_score), accumulate=True)
+    row = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(users.added_offsets)))
+    column = torch.from_numpy(users.added_product_index.astype(np.int64))
+    scores.index_put_((row, column), torch.from_numpy(users.added_score), accumulate=True)
     return scores.topk(min(k, len(matrix)), dim=1).indices.numpy()
 
 
@@ -216,10 +223,11 @@ def _recall(truth: Int64s, found: Int64s) -> float:
 
 
 def _rows(users: UserVectors, start: int, stop: int) -> UserVectors:
-    first, last = int(users.repeat_offsets[start]), int(users.repeat_offsets[stop])
+    first, last = int(users.added_offsets[start]), int(users.added_offsets[stop])
     return UserVectors(
         users.vectors[start:stop],
-        users.repeat_offsets[start : stop + 1] - first,
-        users.repeat_product_index[first:last],
-        users.repeat_score[first:last],
+        users.added_offsets[start : stop + 1] - first,
+        users.added_product_index[first:last],
+        users.added_score[first:last],
+        users.added_history[first:last],
     )

@@ -22,13 +22,14 @@ _WARMED_TOGETHER = 256
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A user's vector `[D]` and repeat part, good while the history has this version."""
+    """A user's vector `[D]` and what is added to it, good while the history has this version."""
 
     version: int
     at_ms: int
     vector: Tensor
-    repeat_index: npt.NDArray[np.int32]
-    repeat_score: npt.NDArray[np.float32]
+    added_index: npt.NDArray[np.int32]
+    added_score: npt.NDArray[np.float32]
+    added_history: npt.NDArray[np.float32]
 
 
 class UserEncoder:
@@ -49,7 +50,7 @@ class UserEncoder:
             histories = stack([self._histories.latest(*users[row]) for row in fresh])
             made = self._scorer.encode_users(histories, moments(histories, now_ms))
             for place, row in enumerate(fresh):
-                encoded = _Encoded(versions[place], now_ms, made.vectors[place], *made.repeats(place))
+                encoded = _Encoded(versions[place], now_ms, made.vectors[place], *made.added(place))
                 rows[row] = encoded
                 user_id, told = users[row]
                 if user_id and not told:
@@ -90,19 +91,17 @@ def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserV
 
 def take(users: UserVectors, rows: Sequence[int]) -> UserVectors:
     """Return the vectors of some users of a batch."""
-    repeats = [users.repeats(row) for row in rows]
-    return UserVectors(
-        users.vectors[list(rows)],
-        np.cumsum([0, *(len(index) for index, _ in repeats)]).astype(np.int64),
-        np.concatenate([index for index, _ in repeats]),
-        np.concatenate([score for _, score in repeats]),
-    )
+    added = [users.added(row) for row in rows]
+    index, score, history = (np.concatenate(each) for each in zip(*added, strict=True))
+    offsets = np.cumsum([0, *(len(each) for each, _, _ in added)]).astype(np.int64)
+    return UserVectors(users.vectors[list(rows)], offsets, index, score, history)
 
 
 def _stacked(users: Sequence[_Encoded]) -> UserVectors:
     return UserVectors(
         torch.stack([user.vector for user in users]),
-        np.cumsum([0, *(len(user.repeat_index) for user in users)]).astype(np.int64),
-        np.concatenate([user.repeat_index for user in users]),
-        np.concatenate([user.repeat_score for user in users]),
+        np.cumsum([0, *(len(user.added_index) for user in users)]).astype(np.int64),
+        np.concatenate([user.added_index for user in users]),
+        np.concatenate([user.added_score for user in users]),
+        np.concatenate([user.added_history for user in users]),
     )

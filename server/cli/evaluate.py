@@ -84,7 +84,7 @@ def evaluate_model(
         problem = error.errors()[0]
         raise ConfigError(f"split.{problem['loc'][0]}: {problem['msg']} (got {problem['input']!r})") from error
     if manifest:
-        check_untrained(manifest, data, config)
+        check_untrained(manifest, data, config, on_validation=validation)
     split = make_split(data, config)
     generator = np.random.default_rng(seed)
     model_config = ModelConfig.model_validate(manifest.config["model"]) if manifest else settings.model

@@ -29,7 +29,13 @@ def explain(
         console.emit_json(as_json(answer))
         return
     result, parts = answer.result, answer.result.components
-    components = {"graph": parts.graph, "text": parts.text, "history": parts.history, "popularity": parts.popularity}
+    components = {
+        "graph": parts.graph,
+        "text": parts.text,
+        "history": parts.history,
+        "neighbours": parts.neighbours,
+        "popularity": parts.popularity,
+    }
     title = f"{result.title or result.product_id} for {user}: place {answer.rank}, by {answer.model_version}"
     console.emit_table(title, ["component", "score"], [*components.items(), ("together", result.score)])
     lines = reason_lines(result.reasons)

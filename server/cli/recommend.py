@@ -52,7 +52,7 @@ def recommend(
         _list(title, answer.results)
     else:
         rows = [_row(place, result) for place, result in enumerate(answer.results, start=1)]
-        columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "popularity"]
+        columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "neighbours", "popularity"]
         console.emit_table(title, columns, rows)
     if answer.missing_ids:
         console.say(f"the catalogue does not have: {', '.join(answer.missing_ids)}")
@@ -60,7 +60,7 @@ def recommend(
 
 def _row(place: int, result: "Result") -> list[Any]:
     parts = result.components
-    scores = [result.score, parts.graph, parts.text, parts.history, parts.popularity]
+    scores = [result.score, parts.graph, parts.text, parts.history, parts.neighbours, parts.popularity]
     return [place, result.product_id, result.title, result.brand, *scores]
 
 

@@ -120,4 +120,5 @@ def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
             f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
         )
 
-    return Listener(on_graph, on_text, on_step, on_epoch, tuning_listener(lambda: meter("fine-tuning")))
+    finetuning = tuning_listener(lambda: meter("fine-tuning"))
+    return Listener(on_graph, on_text, on_step, on_epoch, finetuning=finetuning)

@@ -122,3 +122,9 @@ def test_a_model_is_refused_on_what_it_may_have_seen() -> None:
         check_untrained(trained, data, config.model_copy(update={"test_days": 40.0}))
     with pytest.raises(ModelError, match="was trained on snapshot other"):
         check_untrained(dataclasses.replace(trained, snapshot_hash="other"), data, config)
+    again = dataclasses.replace(trained, config={"train": {"refit": "known"}})
+    check_untrained(again, data, config)
+    with pytest.raises(ModelError, match=r"train\.refit = 'known'"):
+        check_untrained(again, data, config, on_validation=True)
+    with pytest.raises(ModelError, match=r"train\.refit = 'all'"):
+        check_untrained(dataclasses.replace(trained, config={"train": {"refit": "all"}}), data, config)

@@ -1,14 +1,19 @@
 """Fitting a model: what is held out is nowhere in training, and joins afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from model.artifact import load_artifact, save_artifact
 from model.cold_splits import COLD
+from model.config import NeighbourConfig
 from model.hold_out import without_products
 from model.pipeline import fit_model
 from model.ranker import ModelRanker, rank
+from model.refresh import refresh
 from model.splits import SplitConfig, make_split
 from tests.model.small_shop import MODEL, TRAIN, small_shop
 
@@ -62,3 +67,47 @@ def test_products_that_training_never_saw_are_ranked_by_text_and_facts(cache: Pa
         shown = names[ranked[row][ranked[row] >= 0]].tolist()
         # What is cold stands with its own kind, before anything of the other taste.
         assert set(cold) <= set(shown)
+
+
+def test_an_ensemble_is_one_model_that_is_stored_and_refreshed_like_one(cache: Path, tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    model = MODEL.model_copy(update={"neighbours": NeighbourConfig(kind="ease", facts=1)})
+    train = TRAIN.model_copy(update={"members": 2, "epochs": 2})
+    trained = fit_model(snapshot, split, model, train, cache)
+    trained = replace(trained, model=trained.model.with_blend(replace(trained.model.blend, neighbours=2.0)))
+    first, second = trained.model.networks
+    assert not torch.equal(first.identity.weight, second.identity.weight)
+    test = split.test
+    scores = ModelRanker("whole", trained.model).scores(test.histories, test.now_ms)
+    artifact = load_artifact(save_artifact(tmp_path, snapshot, split, trained, train))
+    np.testing.assert_array_equal(ModelRanker("kept", artifact.scorer).scores(test.histories, test.now_ms), scores)
+    refreshed = refresh(artifact, small_shop(extra_products=3), cache)
+    assert len(refreshed.networks) == 2
+    later = ModelRanker("later", refreshed).scores(test.histories, test.now_ms)
+    assert later.shape[1] == scores.shape[1] + 3
+
+
+def test_a_refit_learns_from_what_chose_its_epochs(cache: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    once, again = (
+        fit_model(snapshot, split, MODEL, TRAIN.model_copy(update={"epochs": 3, "refit": refit}), cache)
+        for refit in ("none", "known")
+    )
+    assert again.model.blend == once.model.blend
+    assert again.validation_ndcg == once.validation_ndcg  # chosen before; nothing is left to choose by
+    assert again.best_epoch == once.best_epoch == len(again.records)
+    assert not torch.equal(again.model.matrix, once.model.matrix)
+    # It knew more of each product than the first run did.
+    assert (again.model.statistics.popularity > once.model.statistics.popularity).any()
+
+
+def test_what_holds_products_out_is_not_refitted_on_them(cache: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SPLIT)
+    train = TRAIN.model_copy(update={"epochs": 1})
+    plain, asked = (
+        fit_model(snapshot, split, MODEL, train.model_copy(update={"refit": refit}), cache) for refit in ("none", "all")
+    )
+    torch.testing.assert_close(asked.model.matrix, plain.model.matrix)

@@ -11,8 +11,9 @@ from kg.snapshot import Histories, Snapshot
 from model.artifact import load_artifact, read_manifest, save_artifact
 from model.batches import batches
 from model.checkpoint import EpochRecord
-from model.config import ModelConfig, TrainConfig
+from model.config import ModelConfig, NeighbourConfig, TrainConfig
 from model.errors import ArtifactError, ModelError
+from model.neighbours import fit_neighbours
 from model.product_graph import ProductGraph, product_graph
 from model.refresh import refresh
 from model.scoring import components, full_scores
@@ -64,12 +65,16 @@ def test_two_tastes_are_told_apart(prepared: Prepared, trained: Trained) -> None
 def test_components_sum_up_to_the_score(prepared: Prepared) -> None:
     config = TRAIN.model_copy(update={"epochs": 1, "objective": "next_basket"})
     model = run(prepared, MODEL.model_copy(update={"repeat": True}), config).model
+    neighbours = fit_neighbours(prepared[0], prepared[1].train, NeighbourConfig(kind="cosine"), ())
+    model = model.with_neighbours(neighbours).with_blend(replace(model.blend, neighbours=2.0))
     test = prepared[1].test
     users = model.encode_users(test.histories, test.now_ms)
     everything = np.arange(len(model.matrix))
     for row in (0, 7):
         parts = components(model, users, row, everything)
-        assert set(parts) == {"graph", "text", "history", "popularity"}
+        assert set(parts) == {"graph", "text", "history", "popularity", "neighbours"}
+        assert parts["neighbours"].any()
+        assert parts["history"].any()
         np.testing.assert_allclose(sum(parts.values()), full_scores(model, users)[row].numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -164,7 +169,7 @@ def test_an_artifact_comes_back_as_it_was(prepared: Prepared, trained: Trained, 
         ("ids.arrow", None, "is missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"schema_version": 1', b'"schema_version": 99'),
+            lambda old: old.replace(b'"schema_version": 2', b'"schema_version": 99'),
             "schema version 99",
         ),
         ("manifest.json", lambda old: old[:40], "is damaged"),

@@ -11,19 +11,17 @@ from server.retrieval import ProductIndex
 def users(count: int, dimensions: int, products: int, seed: int, *, repeated: int = 5) -> UserVectors:
     generator = np.random.default_rng(seed)
     index = [np.sort(generator.choice(products, min(repeated, products), replace=False)) for _ in range(count)]
-    return UserVectors(
-        torch.from_numpy(generator.normal(size=(count, dimensions)).astype(np.float32)),
-        np.cumsum([0, *(len(each) for each in index)]).astype(np.int64),
-        np.concatenate(index).astype(np.int32),
-        generator.normal(0, 2, sum(map(len, index))).astype(np.float32),
-    )
+    vectors = torch.from_numpy(generator.normal(size=(count, dimensions)).astype(np.float32))
+    offsets = np.cumsum([0, *(len(each) for each in index)]).astype(np.int64)
+    gains = generator.normal(0, 2, sum(map(len, index))).astype(np.float32)
+    return UserVectors(vectors, offsets, np.concatenate(index).astype(np.int32), gains, gains)
 
 
 def oracle(matrix: np.ndarray, batch: UserVectors, excluded: list[np.ndarray]) -> np.ndarray:
     """Every score `[B, P]` in float64, -inf where excluded."""
     scores = batch.vectors.numpy().astype(np.float64) @ matrix.T.astype(np.float64)
     for row in range(len(batch)):
-        index, score = batch.repeats(row)
+        index, score, _ = batch.added(row)
         scores[row, index] += score
         scores[row, excluded[row]] = -np.inf
     return scores
@@ -82,7 +80,11 @@ def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:
     together = index.search(asked, [np.empty(0, np.int64)] * 7, 10)
     for row in range(7):
         single = UserVectors(
-            asked.vectors[row : row + 1], np.zeros(2, np.int64), asked.repeat_product_index, asked.repeat_score
+            asked.vectors[row : row + 1],
+            np.zeros(2, np.int64),
+            asked.added_product_index,
+            asked.added_score,
+            asked.added_history,
         )
         alone = index.search(single, [np.empty(0, np.int64)], 10)
         assert alone.product_index[0].tolist() == together.product_index[row].tolist()
@@ -92,5 +94,6 @@ def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
     matrix = products(5000, 16)
     index = ProductIndex.build(torch.from_numpy(matrix), users(64, 16, 5000, 1))
     vector = torch.ones(1, 16)
-    repeated = UserVectors(vector, np.array([0, 1]), np.array([4321], np.int32), np.array([1000.0], np.float32))
+    gain = np.array([1000.0], np.float32)
+    repeated = UserVectors(vector, np.array([0, 1]), np.array([4321], np.int32), gain, gain)
     assert index.search(repeated, [np.empty(0, np.int64)], 3).product_index[0, 0] == 4321

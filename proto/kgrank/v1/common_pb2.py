@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kgrank/v1/common.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\x07\x43ontext\x12\x18\n\x10seed_product_ids\x18\x01 \x03(\t\x12\'\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.ContextEvent\"\x92\x01\n\x0c\x43ontextEvent\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\x9d\x01\n\x06Result\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12.\n\ncomponents\x18\x03 \x01(\x0b\x32\x1a.kgrank.v1.ScoreComponents\x12\"\n\x07reasons\x18\x04 \x03(\x0b\x32\x11.kgrank.v1.Reason\x12\r\n\x05title\x18\x05 \x01(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\"S\n\x0fScoreComponents\x12\r\n\x05graph\x18\x01 \x01(\x02\x12\x0c\n\x04text\x18\x02 \x01(\x02\x12\x0f\n\x07history\x18\x03 \x01(\x02\x12\x12\n\npopularity\x18\x04 \x01(\x02\"h\n\x06Reason\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\x12\x10\n\x08strength\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\".\n\x04Node\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xad\x01\n\x04\x45\x64ge\x12\x10\n\x08relation\x18\x01 \x01(\t\x12,\n\tdirection\x18\x02 \x01(\x0e\x32\x19.kgrank.v1.Edge.Direction\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x16\n\x12\x44IRECTION_BACKWARD\x10\x02*\x82\x02\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERACTION_TYPE_VIEW\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_CLICK\x10\x02\x12 \n\x1cINTERACTION_TYPE_ADD_TO_CART\x10\x03\x12\x1d\n\x19INTERACTION_TYPE_WISHLIST\x10\x04\x12\x1d\n\x19INTERACTION_TYPE_PURCHASE\x10\x05\x12\x19\n\x15INTERACTION_TYPE_RATE\x10\x06\x12\x1b\n\x17INTERACTION_TYPE_REVIEW\x10\x07*\x89\x01\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_STATE_WARM\x10\x01\x12\x19\n\x15USER_STATE_FEW_EVENTS\x10\x02\x12\x13\n\x0fUSER_STATE_COLD\x10\x03\x12\x1b\n\x17USER_STATE_CONTEXT_ONLY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kgrank/v1/common.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\x07\x43ontext\x12\x18\n\x10seed_product_ids\x18\x01 \x03(\t\x12\'\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.ContextEvent\"\x92\x01\n\x0c\x43ontextEvent\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\x9d\x01\n\x06Result\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12.\n\ncomponents\x18\x03 \x01(\x0b\x32\x1a.kgrank.v1.ScoreComponents\x12\"\n\x07reasons\x18\x04 \x03(\x0b\x32\x11.kgrank.v1.Reason\x12\r\n\x05title\x18\x05 \x01(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\"g\n\x0fScoreComponents\x12\r\n\x05graph\x18\x01 \x01(\x02\x12\x0c\n\x04text\x18\x02 \x01(\x02\x12\x0f\n\x07history\x18\x03 \x01(\x02\x12\x12\n\npopularity\x18\x04 \x01(\x02\x12\x12\n\nneighbours\x18\x05 \x01(\x02\"h\n\x06Reason\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\x12\x10\n\x08strength\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\".\n\x04Node\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xad\x01\n\x04\x45\x64ge\x12\x10\n\x08relation\x18\x01 \x01(\t\x12,\n\tdirection\x18\x02 \x01(\x0e\x32\x19.kgrank.v1.Edge.Direction\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x16\n\x12\x44IRECTION_BACKWARD\x10\x02*\x82\x02\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERACTION_TYPE_VIEW\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_CLICK\x10\x02\x12 \n\x1cINTERACTION_TYPE_ADD_TO_CART\x10\x03\x12\x1d\n\x19INTERACTION_TYPE_WISHLIST\x10\x04\x12\x1d\n\x19INTERACTION_TYPE_PURCHASE\x10\x05\x12\x19\n\x15INTERACTION_TYPE_RATE\x10\x06\x12\x1b\n\x17INTERACTION_TYPE_REVIEW\x10\x07*\x89\x01\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_STATE_WARM\x10\x01\x12\x19\n\x15USER_STATE_FEW_EVENTS\x10\x02\x12\x13\n\x0fUSER_STATE_COLD\x10\x03\x12\x1b\n\x17USER_STATE_CONTEXT_ONLY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kgrank.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INTERACTIONTYPE']._serialized_start=873
-  _globals['_INTERACTIONTYPE']._serialized_end=1131
-  _globals['_USERSTATE']._serialized_start=1134
-  _globals['_USERSTATE']._serialized_end=1271
+  _globals['_INTERACTIONTYPE']._serialized_start=893
+  _globals['_INTERACTIONTYPE']._serialized_end=1151
+  _globals['_USERSTATE']._serialized_start=1154
+  _globals['_USERSTATE']._serialized_end=1291
   _globals['_CONTEXT']._serialized_start=70
   _globals['_CONTEXT']._serialized_end=146
   _globals['_CONTEXTEVENT']._serialized_start=149
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESULT']._serialized_start=298
   _globals['_RESULT']._serialized_end=455
   _globals['_SCORECOMPONENTS']._serialized_start=457
-  _globals['_SCORECOMPONENTS']._serialized_end=540
-  _globals['_REASON']._serialized_start=542
-  _globals['_REASON']._serialized_end=646
-  _globals['_NODE']._serialized_start=648
-  _globals['_NODE']._serialized_end=694
-  _globals['_EDGE']._serialized_start=697
-  _globals['_EDGE']._serialized_end=870
-  _globals['_EDGE_DIRECTION']._serialized_start=785
-  _globals['_EDGE_DIRECTION']._serialized_end=870
+  _globals['_SCORECOMPONENTS']._serialized_end=560
+  _globals['_REASON']._serialized_start=562
+  _globals['_REASON']._serialized_end=666
+  _globals['_NODE']._serialized_start=668
+  _globals['_NODE']._serialized_end=714
+  _globals['_EDGE']._serialized_start=717
+  _globals['_EDGE']._serialized_end=890
+  _globals['_EDGE_DIRECTION']._serialized_start=805
+  _globals['_EDGE_DIRECTION']._serialized_end=890
 # @@protoc_insertion_point(module_scope)

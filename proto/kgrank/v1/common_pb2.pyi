@@ -214,6 +214,7 @@ class ScoreComponents(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     HISTORY_FIELD_NUMBER: builtins.int
     POPULARITY_FIELD_NUMBER: builtins.int
+    NEIGHBOURS_FIELD_NUMBER: builtins.int
     graph: builtins.float
     """Fit in the knowledge graph's embedding."""
     text: builtins.float
@@ -222,6 +223,8 @@ class ScoreComponents(google.protobuf.message.Message):
     """Repeated interactions with this very product."""
     popularity: builtins.float
     """What everyone takes."""
+    neighbours: builtins.float
+    """What others had together with the history, product by product."""
     def __init__(
         self,
         *,
@@ -229,8 +232,9 @@ class ScoreComponents(google.protobuf.message.Message):
         text: builtins.float = ...,
         history: builtins.float = ...,
         popularity: builtins.float = ...,
+        neighbours: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["graph", b"graph", "history", b"history", "popularity", b"popularity", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["graph", b"graph", "history", b"history", "neighbours", b"neighbours", "popularity", b"popularity", "text", b"text"]) -> None: ...
 
 global___ScoreComponents = ScoreComponents
 
