@@ -1,6 +1,7 @@
 """What is in service: one engine at a time, swapped in whole, and the events that change its answers."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -131,6 +132,10 @@ class Serving:
             for event in journal.read(engine.histories.applied, 1 << 30):
                 extend(engine.histories, engine.snapshot, [event])
             self._engine = engine
+            # What an engine holds stays: the collector need not look through its millions of objects again and again.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
             _log.info(
                 "model_in_service",
                 model_version=model_version,
