@@ -62,6 +62,9 @@ class ModelConfig(BaseModel):
     )
     exclude_relations: tuple[str, ...] = Field((), description="relations of the snapshot that the model must not see")
     transitions: bool = Field(True, description="add a relation between products that follow each other in a history")
+    transition_steps: int = Field(
+        1, ge=1, le=20, description="products up to so many steps apart follow each other; n steps count 1/n"
+    )
     max_transitions: int = Field(64, ge=1, le=10_000, description="heaviest transitions kept for each product")
     temperature: float = Field(0.07, gt=0, le=10, description="divides the cosine of user and product")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of features dropped while training")

@@ -31,6 +31,8 @@ class GatedFusion(nn.Module):
         super().__init__()
         self.use_text, self.use_id = use_text, use_id
         self.project = nn.Linear(text_width, dimension)
+        # A text of unit length stays one: with torch's default it would start at a third, below the noise of ids.
+        nn.init.orthogonal_(self.project.weight, gain=max(1.0, text_width / dimension) ** 0.5)
         self.gate = nn.Linear(2 * dimension, dimension)
         self.id_dropout = id_dropout
 

@@ -117,17 +117,23 @@ def fact_relations(facts: Mapping[str, Edges], node_count: int, exclude: tuple[s
 
 
 def transition_edges(
-    histories: Histories, product_count: int, most: int
+    histories: Histories, product_count: int, most: int, steps: int = 1
 ) -> tuple[Int64s, Int64s, npt.NDArray[np.float32]]:
-    """Return how often products stand next to each other in a history: `(head [E], tail [E], count [E])`, head < tail.
+    """Return how often products follow each other in histories: `(head [E], tail [E], weight [E])`, head < tail.
 
+    Products that stand n steps apart count 1/n, up to `steps`.
     Each product keeps its `most` heaviest neighbours; a pair stays when either of the two keeps it.
     """
     products = histories.product_index.astype(np.int64)
     users = histories.users_of_rows()
-    adjacent = (users[1:] == users[:-1]) & (products[1:] != products[:-1])
-    low, high = np.minimum(products[1:], products[:-1])[adjacent], np.maximum(products[1:], products[:-1])[adjacent]
-    keys, counts = np.unique(low * product_count + high, return_counts=True)
+    found, weights = [], []
+    for step in range(1, steps + 1):
+        first, second = products[:-step], products[step:]
+        follows = (users[step:] == users[:-step]) & (first != second)
+        found.append((np.minimum(first, second) * product_count + np.maximum(first, second))[follows])
+        weights.append(np.full(len(found[-1]), 1 / step))
+    keys, place = np.unique(np.concatenate(found), return_inverse=True)
+    counts = np.bincount(place, np.concatenate(weights), len(keys))
     low, high = np.divmod(keys, product_count)
     ends = np.concatenate([low, high])
     order = np.lexsort((np.tile(keys, 2), -np.tile(counts, 2), ends))

@@ -25,6 +25,8 @@ from model.history import HistoryEncoder, RecentEvents
 from model.precision import computes_in_bf16
 from model.repeat import RepeatScore, feature_count
 
+_ID_BESIDE_TEXT = 0.1
+
 
 class RankingNetwork(nn.Module):
     """All that is learned by gradient.
@@ -41,7 +43,9 @@ class RankingNetwork(nn.Module):
         self.config = config
         self.relation_names = list(relation_names)
         self.identity = nn.Embedding(node_count, config.dimension)
-        nn.init.normal_(self.identity.weight, std=config.dimension**-0.5)
+        # Beside text, ids start small: what a product is like is known from the start, what is particular is learned.
+        std = config.dimension**-0.5 * (_ID_BESIDE_TEXT if config.text_features else 1.0)
+        nn.init.normal_(self.identity.weight, std=std)
         self.fusion = GatedFusion(
             text_width,
             config.dimension,

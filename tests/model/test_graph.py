@@ -64,6 +64,12 @@ def test_transitions_are_counted_in_either_direction_and_not_across_users() -> N
     }
 
 
+def test_products_further_apart_count_less() -> None:
+    head, tail, weight = transition_edges(histories_of([0, 1, 2, 1], [3, 0]), 4, most=10, steps=3)
+    found = dict(zip(zip(head.tolist(), tail.tolist(), strict=True), weight.tolist(), strict=True))
+    assert found == {(0, 1): pytest.approx(1 + 1 / 3), (0, 2): 0.5, (0, 3): 1.0, (1, 2): 2.0}
+
+
 def test_a_pair_stays_while_either_product_keeps_it() -> None:
     hub = [[0, other] for other in (1, 2, 3)] + [[0, 3]]
     head, tail, _ = transition_edges(histories_of(*hub), 4, most=1)
@@ -73,5 +79,5 @@ def test_a_pair_stays_while_either_product_keeps_it() -> None:
 
 
 def test_no_history_gives_no_transitions() -> None:
-    head, tail, count = transition_edges(histories_of([], [1]), 4, most=3)
+    head, tail, count = transition_edges(histories_of([], [1]), 4, most=3, steps=2)
     assert len(head) == len(tail) == len(count) == 0
