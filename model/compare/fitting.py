@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from kg.snapshot import Snapshot
+from kg.snapshot import Histories, Snapshot
 from model.baselines import BASELINES, FitData, fit_data
 from model.case import Case, Question, Split
 from model.checkpoint import EpochRecord
 from model.compare.cells import DEPTH, Lists, Outcome, Stage
 from model.compare.noise import NoiseConfig, noisy_question, noisy_snapshot, noisy_training
 from model.compare.variants import Variant
+from model.errors import ModelError
 from model.evaluate import fit_baseline
 from model.pipeline import Listener, fit_model
 from model.ranker import ModelRanker, Ranker, rank
@@ -70,6 +71,12 @@ def fit_ours(
     learned = variant.snapshot(snapshot)
     learned_split = noisy_training(split, variant.learned_noise) if variant.learned_noise else split
     settings = variant.settings.with_overrides({"train.seed": seed})
+    if settings.train.refit == "all":
+        raise ModelError(
+            f"model {variant.name} has train.refit = 'all': it would learn the answers",
+            "Set train.refit to known or none.",
+        )
+    chosen: list[Trained] = []
     checkpoints = place.checkpoint_folder / next(iter(asked))
     trained = fit_model(
         learned,
@@ -80,14 +87,23 @@ def fit_ours(
         finetune_config=settings.finetune,
         checkpoint_folder=checkpoints,
         resume=True,
-        listener=Listener(on_epoch=place.on_epoch),
+        listener=Listener(on_epoch=place.on_epoch, on_chosen=chosen.append),
     )
+    # A model that is trained again for the test knows the answers of validation: the one before it answers that.
+    again = trained.model is not chosen[0].model
+    learned_from = {
+        "validation": learned_split.train,
+        "test": learned_split.test.known if again else learned_split.train,
+    }
     seconds = time.monotonic() - began
     for key, noise in asked.items():
         began = time.monotonic()
-        ranker = _ranker(trained, learned, learned_split, noise, place)
+        rankers: dict[Stage, Ranker] = {
+            "validation": _ranker(chosen[0], learned, learned_from["validation"], split.validation, noise, place),
+            "test": _ranker(trained, learned, learned_from["test"], split.test, noise, place),
+        }
         questions = [noisy_question(question, noise) if noise else question for question in learned_split.questions]
-        lists = _lists(questions, lambda index, stage, ranker=ranker: ranker)  # type: ignore[misc]  # bound per noise
+        lists = _lists(questions, lambda index, stage, rankers=rankers: rankers[stage])  # type: ignore[misc]  # per noise
         yield (
             key,
             Outcome(
@@ -175,13 +191,13 @@ class _Tuner:
 
 
 def _ranker(
-    trained: Trained, snapshot: Snapshot, split: Split, noise: NoiseConfig | None, place: Workplace
+    trained: Trained, snapshot: Snapshot, histories: Histories, case: Case, noise: NoiseConfig | None, place: Workplace
 ) -> ModelRanker:
     """Return the finished model, over a catalogue and facts with noise where there is any."""
     if noise is None or (changed := noisy_snapshot(snapshot, noise)) is snapshot:
         return ModelRanker("ours", trained.model)
-    now_ms = int(split.validation.now_ms.max())
-    model = extend(trained.model, trained.kernel, trained.graph.keys, changed, split.train, now_ms, place.cache_folder)
+    now_ms = int(case.now_ms.max())
+    model = extend(trained.model, trained.kernel, trained.graph.keys, changed, histories, now_ms, place.cache_folder)
     return ModelRanker("ours", model)
 
 

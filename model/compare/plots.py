@@ -52,13 +52,13 @@ def plots_of(table: Table, metric: str, reference: str, *, first: bool = True) -
         caption = f"{group}: {label} of each variant less that of {_title(table, reference)}, with 95 % intervals."
         if any(model.get("lead") for model in table["models"] if model["group"] == group):
             found.append(Plot(f"variants-{group}", caption, leads(table, group)))
+    if table.get("slices") and any(len(table["slices"][key]) > 1 for key in ("history", "popularity", "age")):
+        caption = f"{label} by history; share of right products in the first 20 by popularity and age."
+        found.append(Plot("slices", caption, slices(table, metric, reference)))
     if not first:
         return found
     if len(_beside(table)) > 1:
         found.append(Plot("coverage", f"Coverage against {label}.", coverage(table, metric, reference)))
-    if table.get("slices") and any(len(table["slices"][key]) > 1 for key in ("history", "popularity", "age")):
-        caption = f"{label} by history; share of right products in the first 20 by popularity and age."
-        found.append(Plot("slices", caption, slices(table, metric, reference)))
     if any(model["curves"] for model in table["models"]):
         found.append(
             Plot(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from model.case import Case
+from model.cold_splits import WHOLE
 from model.compare.cells import Outcome, Stage
 from model.compare.config import MODELS, CompareConfig
 from model.compare.goals import judged
@@ -112,6 +113,8 @@ def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int) ->
     if not entries:
         return []
     features = graph_features(section.snapshot)
+    names = [question.name for question in section.split.questions]
+    sliced = names.index(WHOLE) if WHOLE in names else 0
     tables = []
     for index, question in enumerate(section.split.questions):
         case = question.validation if stage == "validation" else question.test
@@ -127,7 +130,7 @@ def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int) ->
             "candidates": int(case.candidates.sum()),
             "models": _models(config, entries, index, stage, case, features, seed),
         }
-        if index == 0:
+        if index == sliced:
             table["slices"] = _slices(config, entries, index, stage, case)
         tables.append(table)
     return tables

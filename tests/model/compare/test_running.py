@@ -175,6 +175,32 @@ def test_what_is_asked_badly_shares_its_training(compared: Compared, monkeypatch
     assert len(trained) == 3
 
 
+def test_what_is_trained_again_for_the_test_does_not_answer_validation(compared: Compared, tmp_path: Path) -> None:
+    model = {
+        "ours": {"config": "base.toml", "overrides": {"train.refit": "known"}},
+        "popularity": {"baseline": "popularity"},
+    }
+    config = CompareConfig.model_validate(
+        compared.config.model_dump(exclude_unset=True) | {"models": model, "seeds": [1], "goals": []}
+    )
+    place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
+    plain = config.model_copy(
+        update={"models": compared.config.models | {"ours": config.models["ours"].model_copy(update={"overrides": {}})}}
+    )
+    lists = []
+    for each in (config, plain):
+        made = next(part for part in run(each, place, only=["shop/next/ours"]) if isinstance(part, Section))
+        lists.append(made.entries[0].cells[0][1].lists)
+    again, once = lists
+    assert (again[0, "validation"] == once[0, "validation"]).all()
+    assert (again[0, "test"] != once[0, "test"]).any()
+    learned = config.model_copy(
+        update={"models": {"ours": config.models["ours"].model_copy(update={"overrides": {"train.refit": "all"}})}}
+    )
+    made = next(part for part in run(learned, place) if isinstance(part, Section))
+    assert "it would learn the answers" in made.entries[0].problem
+
+
 def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_path: Path) -> None:
     place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
     heard = Heard()
