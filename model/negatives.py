@@ -23,8 +23,9 @@ from kg.snapshot import Histories
 from model.config import TrainConfig
 from model.softmax import Pairs, softmax_loss
 
-FULL_SOFTMAX_PRODUCTS = 50_000
-"""Up to so many products the whole catalogue is scored, unless negatives are asked for."""
+FULL_SOFTMAX_PRODUCTS = 40_000
+"""Up to so many products the whole catalogue is scored, unless negatives are asked for: from there its loss costs twice
+that of the negatives (measured: docs/scale.md)."""
 
 DEFAULT_NEGATIVES = 16_384
 """How many are drawn above."""
