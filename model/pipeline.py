@@ -42,6 +42,7 @@ class Listener:
         on_text: called with counts of nodes whose text has been read, the graph's size in all.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
+        on_epoch_again: called after every epoch of a refit, of which no validation can tell how good it is.
         on_chosen: called once, with what validation chose: the result, or what it is trained again from.
         finetuning: hears of the text encoder's fine-tuning, which comes first.
     """
@@ -50,6 +51,7 @@ class Listener:
     on_text: Callable[[int], None] = lambda count: None
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
+    on_epoch_again: Callable[[EpochRecord], None] = lambda record: None
     on_chosen: Callable[[Trained], None] = lambda trained: None
     finetuning: TuningListener = field(default_factory=TuningListener)
 
@@ -127,7 +129,13 @@ def fit_model(
         return trained
     later = _later(split, snapshot, train_config.refit)
     again = _together(members.fit(later, chosen), snapshot, later)
-    return replace(again, model=again.model.with_blend(trained.model.blend), validation_ndcg=trained.validation_ndcg)
+    # What validation said is told of the result: a refit has no validation of its own.
+    return replace(
+        again,
+        model=again.model.with_blend(trained.model.blend),
+        records=trained.records,
+        validation_ndcg=trained.validation_ndcg,
+    )
 
 
 @dataclass(frozen=True)
@@ -167,9 +175,9 @@ class _Members:
                     checkpoint_folder=folder,
                     resume=self.resume,
                     earlier=earlier[member] if earlier else None,
-                    tracking=self.tracking,
+                    tracking=None if earlier else self.tracking,
                     on_step=self.hears.on_step,
-                    on_epoch=self.hears.on_epoch,
+                    on_epoch=self.hears.on_epoch_again if earlier else self.hears.on_epoch,
                 )
             )
         return trained

@@ -120,5 +120,8 @@ def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
             f"validation NDCG@10 {record.ndcg:.4f}, {record.seconds:.0f} s"
         )
 
+    def on_epoch_again(record: "EpochRecord") -> None:
+        console.say(f"again on more, epoch {record.epoch}: loss {record.loss:.3f}, {record.seconds:.0f} s")
+
     finetuning = tuning_listener(lambda: meter("fine-tuning"))
-    return Listener(on_graph, on_text, on_step, on_epoch, finetuning=finetuning)
+    return Listener(on_graph, on_text, on_step, on_epoch, on_epoch_again, finetuning=finetuning)
