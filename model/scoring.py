@@ -7,7 +7,7 @@ told apart: `graph`, `text` and `popularity` are dot products over their columns
 products that the user had, `neighbours` for those that go with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,13 @@ class UserVectors:
 
     def __len__(self) -> int:
         return len(self.added_offsets) - 1
+
+    def take(self, rows: Sequence[int] | Int64s) -> "UserVectors":
+        """Return some users of the batch."""
+        added = [self.added(row) for row in rows]
+        index, score, history = (np.concatenate(each) for each in zip(*added, strict=True))
+        offsets = np.cumsum([0, *(len(each) for each, _, _ in added)]).astype(np.int64)
+        return UserVectors(self.vectors[torch.as_tensor(rows)], offsets, index, score, history)
 
     def added(self, row: int) -> tuple[Int32s, Float32s, Float32s]:
         """Return the products of one user whose scores gain, by how much, and how much of it is `history`."""

@@ -14,12 +14,12 @@ from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, UserVectors
+from model.retrieval import ProductIndex, added
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, UserVectors, full_scores
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
 from server.question import Question, Ranking, UserState
-from server.retrieval import ProductIndex, added
-from server.users import UserEncoder, sampled_users, take
+from server.users import UserEncoder, sampled_users
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +98,7 @@ class Engine:
                 "Train it on this snapshot, or start the server with the snapshot that it was trained on.",
             )
         sample = sampled_users(artifact.scorer, snapshot, _SAMPLED_USERS)
-        index = ProductIndex.build(artifact.scorer.matrix, sample)
+        index = ProductIndex.build(artifact.scorer, sample)
         engine = cls(artifact, snapshot, histories, index, exclude_seen)
         for batch in _WARM_UP:
             engine.answer([Question(user_id="", k=10)] * batch)
@@ -114,7 +114,7 @@ class Engine:
         whole = [row for row, each in enumerate(resolved) if each.candidates is None]
         searched = iter(self._search([resolved[row] for row in whole], users, whole) if whole else ())
         return [
-            next(searched) if each.candidates is None else self._rank(each, each.candidates, take(users, [row]))
+            next(searched) if each.candidates is None else self._rank(each, each.candidates, users.take([row]))
             for row, each in enumerate(resolved)
         ]
 
@@ -123,24 +123,19 @@ class Engine:
         """Return a product's place among all products for a user, from 1, nothing left out."""
         now_ms = self._now_ms()
         users = self._users.encode([(question.user_id, self._resolve(question, now_ms).told)], now_ms)
-        scores = self.index.matrix @ users.vectors[0]
-        scores[torch.from_numpy(users.added_product_index.astype(np.int64))] += torch.from_numpy(users.added_score)
+        scores = full_scores(self.artifact.scorer, users)[0]
         return int((scores > scores[product_index]).sum()) + 1
 
     @torch.inference_mode()
     def similar(self, product_index: int, k: int, excluded: Sequence[str]) -> Ranking:
         """Return the products most like one, by the mean cosine of their graph and text vectors."""
         leave_out, missing = self._indices(excluded)
-        blocks = self.artifact.scorer.blocks
-        names = [name for name in (GRAPH, TEXT) if name in blocks and blocks[name].stop > blocks[name].start]
-        cosines = torch.stack([_cosines(self.index.matrix[:, blocks[name]], product_index) for name in names])
-        cosines /= len(names)
-        score = cosines.sum(0)
-        score[torch.from_numpy(np.append(leave_out, product_index))] = -torch.inf
-        best = score.topk(min(k, len(score)))
-        index = best.indices[best.values > -torch.inf]
-        parts = {name: row[index].numpy() for name, row in zip(names, cosines, strict=True)}
-        return Ranking(index.numpy(), score[index].numpy(), parts, UserState.COLD, missing)
+        query = self._like(product_index)
+        found = self.index.search(query, [np.append(leave_out, product_index)], k)
+        existing = np.isfinite(found.score[0])
+        index, score = found.product_index[0, existing], found.score[0, existing]
+        parts = self._parts(query, index[None])
+        return Ranking(index, score, {name: parts[name][0] for name in (GRAPH, TEXT)}, UserState.COLD, missing)
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
@@ -159,7 +154,7 @@ class Engine:
 
     def _search(self, resolved: Sequence[_Resolved], users: UserVectors, rows: Sequence[int]) -> Iterable[Ranking]:
         """Rank the whole catalogue for the users of some rows of a batch."""
-        chosen = users if len(rows) == len(users) else take(users, rows)
+        chosen = users if len(rows) == len(users) else users.take(rows)
         found = self.index.search(
             chosen, [each.leave_out for each in resolved], max(each.question.k or 1 for each in resolved)
         )
@@ -181,13 +176,23 @@ class Engine:
 
     def _parts(self, users: UserVectors, product_index: Int64s) -> dict[str, Float32s]:
         """Return each component's share of the scores of `product_index [B, K]`, as name to `[B, K]`."""
-        products = self.index.matrix[torch.from_numpy(product_index)] * users.vectors[:, None, :]
-        parts: dict[str, Float32s] = {
-            name: products[:, :, columns].sum(2).numpy() for name, columns in self.artifact.scorer.blocks.items()
-        }
-        for name, values in ((HISTORY, users.added_history), (NEIGHBOURS, users.added_score - users.added_history)):
-            parts[name] = added(users, product_index, len(self.index), values)
+        products = self.index.matrix[product_index] * users.vectors.numpy()[:, None, :]
+        blocks = self.artifact.scorer.blocks.items()
+        parts: dict[str, Float32s] = {name: products[:, :, columns].sum(2) for name, columns in blocks}
+        whole, parts[HISTORY] = added(users, product_index, len(self.index))
+        parts[NEIGHBOURS] = whole - parts[HISTORY]
         return parts
+
+    def _like(self, product_index: int) -> UserVectors:
+        """Return the vector, as of a user, whose inner products are mean cosines with a product."""
+        own, blocks = self.artifact.scorer.matrix[product_index], self.artifact.scorer.blocks
+        filled = [blocks[name] for name in (GRAPH, TEXT) if blocks[name].stop > blocks[name].start]
+        vector = torch.zeros_like(own)
+        for columns in filled:
+            # All products have vectors of the same length in a block.
+            vector[columns] = own[columns] / own[columns].square().sum().clamp_min(1e-12) / len(filled)
+        nothing = np.empty(0, np.float32)
+        return UserVectors(vector[None], np.zeros(2, np.int64), np.empty(0, np.int32), nothing, nothing)
 
     def _resolve(self, question: Question, now_ms: int) -> _Resolved:
         told, unknown_told = self._told(question, now_ms)
@@ -234,13 +239,6 @@ class Engine:
         if length:
             return UserState.WARM if length >= FEW_EVENTS else UserState.FEW_EVENTS
         return UserState.CONTEXT_ONLY if told else UserState.COLD
-
-
-def _cosines(block: torch.Tensor, row: int) -> torch.Tensor:
-    """Return the cosine of one row with every row of `block [P, D]`; 0 where a row is empty."""
-    norms = torch.linalg.vector_norm(block, dim=1).clamp_min(1e-12)
-    cosines: torch.Tensor = block @ (block[row] / norms[row]) / norms
-    return cosines
 
 
 def _latest_users(snapshot: Snapshot) -> list[str]:

@@ -132,9 +132,8 @@ class Serving:
             for event in journal.read(engine.histories.applied, 1 << 30):
                 extend(engine.histories, engine.snapshot, [event])
             self._engine = engine
-            # What an engine holds stays: the collector need not look through its millions of objects again and again.
-            gc.unfreeze()
-            gc.collect()
+            # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
+            # without a collection, which would hold up every call, it goes when the last call that uses it has ended.
             gc.freeze()
             _log.info(
                 "model_in_service",

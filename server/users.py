@@ -89,14 +89,6 @@ def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserV
     return scorer.encode_users(sample, moments(sample, snapshot.as_of_ms))
 
 
-def take(users: UserVectors, rows: Sequence[int]) -> UserVectors:
-    """Return the vectors of some users of a batch."""
-    added = [users.added(row) for row in rows]
-    index, score, history = (np.concatenate(each) for each in zip(*added, strict=True))
-    offsets = np.cumsum([0, *(len(each) for each, _, _ in added)]).astype(np.int64)
-    return UserVectors(users.vectors[list(rows)], offsets, index, score, history)
-
-
 def _stacked(users: Sequence[_Encoded]) -> UserVectors:
     return UserVectors(
         torch.stack([user.vector for user in users]),

@@ -30,7 +30,7 @@ from server.engine import Engine
 from server.errors import UnknownProductError
 from server.question import Question, Ranking
 from server.reasons import reasons_for
-from server.reply import USER_STATES, attribution_token, results
+from server.reply import USER_STATES, attribution_token, fill
 from server.rpc import Context
 from server.serving import Serving
 
@@ -48,13 +48,14 @@ class RankingService:
         question = recommend_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
         reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-        return RecommendResponse(
-            results=results(engine, ranking, details=request.include_details, reasons=reasons),
+        response = RecommendResponse(
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
             user_state=USER_STATES[ranking.state],
         )
+        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+        return response
 
     async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
         """Rank given candidates."""
@@ -62,13 +63,14 @@ class RankingService:
         question = rank_question(request, self._limits, _now_ms())
         ranking = await self._serving.answer(engine, question)
         reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-        return RankResponse(
-            results=results(engine, ranking, details=request.include_details, reasons=reasons),
+        response = RankResponse(
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
             user_state=USER_STATES[ranking.state],
         )
+        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+        return response
 
     async def SimilarProducts(  # noqa: N802
         self, request: SimilarProductsRequest, context: Context
@@ -85,12 +87,13 @@ class RankingService:
             reasons = await self._serving.reason(
                 lambda: reasons_for(engine.reasoner, viewed, found, user_id=None, k=DEFAULT_REASONS)
             )
-        return SimilarProductsResponse(
-            results=results(engine, ranking, details=request.include_details, reasons=reasons),
+        response = SimilarProductsResponse(
             model_version=engine.model_version,
             attribution_token=attribution_token(engine),
             missing_ids=ranking.missing,
         )
+        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+        return response
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """Explain one score."""
@@ -100,14 +103,14 @@ class RankingService:
         ranking = await self._serving.answer(engine, question)
         place = await self._serving.place(engine, question, product_index)
         reasons = await self._reasons(engine, question, ranking, most)
-        (result,) = results(engine, ranking, details=True, reasons=reasons)
-        return ExplainResponse(
-            result=result,
+        response = ExplainResponse(
             rank=place,
             model_version=engine.model_version,
             missing_ids=ranking.missing,
             user_state=USER_STATES[ranking.state],
         )
+        fill(lambda: response.result, engine, ranking, details=True, reasons=reasons)
+        return response
 
     def _begin(self, *, reasons: bool) -> Engine:
         engine = self._serving.engine

@@ -1,11 +1,30 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kg.snapshot import Histories
+from model.retrieval import ProductIndex
 from model.scoring import UserVectors
-from server.retrieval import ProductIndex
+
+
+@dataclass(frozen=True)
+class Products:
+    """A model that is only its products."""
+
+    matrix: torch.Tensor
+    blocks: Mapping[str, slice] = field(default_factory=dict)
+
+    def encode_users(self, histories: Histories, now_ms: np.ndarray) -> UserVectors:
+        raise NotImplementedError
+
+
+def index_of(matrix: np.ndarray, sample: UserVectors) -> ProductIndex:
+    return ProductIndex.build(Products(torch.from_numpy(matrix)), sample)
 
 
 def users(count: int, dimensions: int, products: int, seed: int, *, repeated: int = 5) -> UserVectors:
@@ -45,7 +64,7 @@ def test_small_catalogues_are_ranked_as_the_oracle_does(
     count: int, dimensions: int, k: int, batch: int, left_out: int, seed: int
 ) -> None:
     matrix = products(count, dimensions, seed)
-    index = ProductIndex.build(torch.from_numpy(matrix), users(64, dimensions, count, seed + 1))
+    index = index_of(matrix, users(64, dimensions, count, seed + 1))
     asked = users(batch, dimensions, count, seed + 2)
     generator = np.random.default_rng(seed)
     excluded = [generator.choice(count, min(left_out, count), replace=False) for _ in range(batch)]
@@ -65,7 +84,7 @@ def test_small_catalogues_are_ranked_as_the_oracle_does(
 
 def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost() -> None:
     matrix = products(20_000, 160)
-    index = ProductIndex.build(torch.from_numpy(matrix), users(256, 160, 20_000, 1))
+    index = index_of(matrix, users(256, 160, 20_000, 1))
     asked = users(100, 160, 20_000, 2)
     nobody = [np.empty(0, np.int64)] * 100
     truth = np.argsort(-oracle(matrix, asked, nobody), axis=1)[:, :10]
@@ -75,7 +94,7 @@ def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost()
 
 def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:
     matrix = products(3000, 24)
-    index = ProductIndex.build(torch.from_numpy(matrix), users(128, 24, 3000, 1))
+    index = index_of(matrix, users(128, 24, 3000, 1))
     asked = users(7, 24, 3000, 2, repeated=0)
     together = index.search(asked, [np.empty(0, np.int64)] * 7, 10)
     for row in range(7):
@@ -92,7 +111,7 @@ def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:
 
 def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
     matrix = products(5000, 16)
-    index = ProductIndex.build(torch.from_numpy(matrix), users(64, 16, 5000, 1))
+    index = index_of(matrix, users(64, 16, 5000, 1))
     vector = torch.ones(1, 16)
     gain = np.array([1000.0], np.float32)
     repeated = UserVectors(vector, np.array([0, 1]), np.array([4321], np.int32), gain, gain)

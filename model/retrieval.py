@@ -1,0 +1,223 @@
+"""The best k products of the whole catalogue for a batch of users: the nearest by vector, and what is added.
+
+A product's score is an inner product and a sparse part, which few products have. So the best are among the nearest by
+inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the largest
+inner product could not lift them up. How coarse the scan may be is not guessed: `ProductIndex.build` takes the cheapest
+plan whose recall on held-out users reaches `RECALL`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from model.scan import Scan, factorise
+from model.scoring import ScoringModel, UserVectors, full_scores
+
+RECALL = 0.995
+"""Of the true best of held-out users; the budget is .99."""
+
+JUDGED_AT = (10, 100)
+EXACT_BELOW = 8192
+"""Smaller catalogues are scanned in float32: that takes no longer."""
+
+_DIMENSIONS = (64, 96, 128, 192, 256)
+_OVERSAMPLING = (1, 2, 4)
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How coarse the scan is.
+
+    Args:
+        dimensions: of the scan; None for an exact one.
+        oversampling: by the length of lists (of `JUDGED_AT`), how many candidates it brings for each one kept.
+    """
+
+    dimensions: int | None
+    oversampling: Mapping[int, int]
+
+    def candidates(self, k: int, kept: int) -> int:
+        """Return how many candidates are scored exactly to keep some of them for a list of k."""
+        suits = min((each for each in self.oversampling if each >= k), default=max(self.oversampling))
+        return kept * self.oversampling[suits]
+
+
+EXACT = Plan(None, {max(JUDGED_AT): 1})
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best products of a batch: `product_index [B, K]` and `score [B, K]`, best first, -inf where there is none."""
+
+    product_index: Int64s
+    score: Float32s
+
+
+class ProductIndex:
+    """The catalogue, ready to be searched; belongs to one thread at a time.
+
+    Args:
+        matrix: `[P, D]` float32, the products.
+        scan: over the same products.
+        plan: how the scan was made.
+    """
+
+    def __init__(self, matrix: Float32s, scan: Scan, plan: Plan) -> None:
+        self.matrix = matrix
+        self.plan = plan
+        self._scan = scan
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    @classmethod
+    def build(cls, model: ScoringModel, sample: UserVectors) -> "ProductIndex":
+        """Choose the cheapest plan that finds the true best of held-out users, few and many of them.
+
+        Args:
+            model: its products.
+            sample: vectors of users like those to come; half shape the scan, half judge it.
+        """
+        matrix = np.ascontiguousarray(model.matrix.numpy())
+        if len(matrix) >= EXACT_BELOW:
+            half, width = len(sample) // 2, matrix.shape[1]
+            judged = sample.take(np.arange(half, len(sample)))
+            truth = full_scores(model, judged).topk(max(JUDGED_AT), dim=1).indices.numpy()
+            factors = factorise(matrix, sample.vectors.numpy()[:half])
+            for dimensions in [*(each for each in _DIMENSIONS if each < 0.8 * width), width]:
+                scan = Scan(matrix, factors, dimensions)
+                enough = {}
+                for k, oversampling in product(JUDGED_AT, _OVERSAMPLING):
+                    tried = cls(matrix, scan, Plan(dimensions, {k: oversampling}))
+                    if k not in enough and _recall(truth[:, :k], tried.search(judged, [], k)) >= RECALL:
+                        enough[k] = oversampling
+                if len(enough) == len(JUDGED_AT):
+                    return cls(matrix, scan, Plan(dimensions, enough))
+        return cls(matrix, Scan(matrix), EXACT)
+
+    def search(self, users: UserVectors, excluded: Sequence[Int64s], k: int) -> Found:
+        """Return the k best products of each user; all products where there are fewer.
+
+        Args:
+            users: B user vectors, with what is added.
+            excluded: the product indices that each user may not get `[B][X]`; an empty list excludes nothing.
+            k: results for each.
+        """
+        k, depth = min(k, len(self)), min(2 * k + 30, len(self))
+        found, deep = self._among_nearest(users, excluded, k, depth)
+        rest = np.flatnonzero(~deep)
+        while len(rest) and depth < len(self):
+            depth = min(4 * depth, len(self))
+            left_out = [excluded[row] for row in rest.tolist()] if excluded else []
+            deeper, deep = self._among_nearest(users.take(rest), left_out, k, depth)
+            found.product_index[rest], found.score[rest] = deeper.product_index, deeper.score
+            rest = rest[~deep]
+        return found
+
+    def nearest(self, vectors: Float32s, k: int, depth: int) -> tuple[Int64s, Float32s]:
+        """Return the products of largest inner product with each vector, and that inner product.
+
+        Args:
+            vectors: `[B, D]`.
+            k: how many must be right.
+            depth: how many are returned, best first.
+
+        Returns:
+            `[B, depth]` both.
+        """
+        return self._scan.nearest(vectors, depth, min(self.plan.candidates(k, depth), len(self)))
+
+    def _among_nearest(
+        self, users: UserVectors, excluded: Sequence[Int64s], k: int, depth: int
+    ) -> tuple[Found, npt.NDArray[np.bool_]]:
+        """Rank the `depth` nearest of each user, and the products of the sparse part.
+
+        Also returns for which users `[B]` that is deep enough: where many of the nearest are left out, or sink for
+        having been had, one further away could be among the best (the threshold algorithm of Fagin et al. 2003).
+        """
+        vectors = users.vectors.numpy()
+        product_index, inner_product = self.nearest(vectors, k, depth)
+        sparse = _sparse_part(users, excluded, len(self))
+        place, added = sparse.look_up(product_index)
+        best, score = _best(product_index, inner_product + added, k)
+        # Of the sparse part's other products, those that the largest inner product would lift up to the k-th.
+        enters = sparse.score + inner_product[sparse.row, 0] > score[sparse.row, -1]
+        enters[place] = False
+        if enters.any():
+            row, index = sparse.row[enters], sparse.product_index[enters]
+            column = np.arange(len(row)) - np.searchsorted(row, row)
+            more = np.full((len(users), int(column.max()) + 1), -np.inf, np.float32)
+            more[row, column] = np.einsum("nd,nd->n", self.matrix[index], vectors[row]) + sparse.score[enters]
+            more_index = np.zeros(more.shape, np.int64)
+            more_index[row, column] = index
+            best, score = _best(np.hstack([best, more_index]), np.hstack([score, more]), k)
+        return Found(best, score), score[:, -1] >= inner_product[:, -1]
+
+
+@dataclass(frozen=True)
+class _SparsePart:
+    """What is added to the scores of some (user, product) pairs, by ascending key.
+
+    Shapes: `[A]` each; `key` is `row * product_count + product_index`. The last pair stands for all that are not here.
+    """
+
+    row: Int64s
+    product_index: Int64s
+    key: Int64s
+    score: Float32s
+    product_count: int
+
+    def look_up(self, product_index: Int64s) -> tuple[Int64s, Float32s]:
+        """Return where the pairs of `product_index [B, K]` stand, and what is added to their scores: `[B, K]` both."""
+        wanted = np.arange(len(product_index))[:, None] * self.product_count + product_index
+        place = np.searchsorted(self.key, wanted)
+        found = self.key[place] == wanted
+        return np.where(found, place, len(self.key) - 1), np.where(found, self.score[place], np.float32(0))
+
+
+def _sparse_part(users: UserVectors, excluded: Sequence[Int64s], product_count: int) -> _SparsePart:
+    """Return what is added to scores; to those of excluded products minus infinity."""
+    row = np.repeat(np.arange(len(users)), np.diff(users.added_offsets))
+    product_index, score = users.added_product_index, users.added_score
+    if any(map(len, excluded)):
+        lengths = [len(each) for each in excluded]
+        row = np.concatenate([np.repeat(np.arange(len(excluded)), lengths), row])
+        product_index = np.concatenate([*excluded, product_index])
+        score = np.concatenate([np.full(sum(lengths), -np.inf, np.float32), score])
+    key = row * product_count + product_index
+    if any(map(len, excluded)):
+        order = np.argsort(key, kind="stable")  # excluded before repeats
+        row, product_index, key, score = row[order], product_index[order], key[order], score[order]
+        score[1:][key[1:] == key[:-1]] = -np.inf
+    return _SparsePart(
+        np.append(row, 0),
+        np.append(product_index, 0),
+        np.append(key, np.iinfo(np.int64).max),
+        np.append(score, np.float32(-np.inf)),
+        product_count,
+    )
+
+
+def added(users: UserVectors, product_index: Int64s, product_count: int) -> tuple[Float32s, Float32s]:
+    """Return what is added to the scores of `product_index [B, K]`, and how much of it is `history`: `[B, K]` both."""
+    sparse = _sparse_part(users, [], product_count)
+    place, score = sparse.look_up(product_index)
+    return score, np.append(users.added_history, np.float32(0))[place]
+
+
+def _best(product_index: Int64s, score: Float32s, k: int) -> tuple[Int64s, Float32s]:
+    order = np.argsort(-score, axis=1)[:, :k]
+    row = np.arange(len(order))[:, None]
+    return product_index[row, order], score[row, order]
+
+
+def _recall(truth: Int64s, found: Found) -> float:
+    hits = (truth[:, :, None] == found.product_index[:, None, :]).any(2)
+    return float(hits.mean()) if hits.size else 1.0
