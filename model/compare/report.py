@@ -26,7 +26,7 @@ from model.cold_splits import WHOLE
 from model.compare.cells import Outcome, Stage
 from model.compare.config import MODELS, CompareConfig
 from model.compare.goals import judged
-from model.compare.running import Entry, Section, Skipped
+from model.compare.sections import Entry, Section, Skipped
 from model.compare.slices import Slice, by_age, by_history, by_popularity, found_pairs
 from model.compare.statistics import differences, estimates, resampled_means
 from model.likeness import graph_features

@@ -14,7 +14,7 @@ from server.cli.app import Json, settings_of
 if TYPE_CHECKING:
     from model.compare.cells import Cell
     from model.compare.config import CompareConfig
-    from model.compare.running import Watcher
+    from model.compare.sections import Watcher
 
 FOLDER = "compare"
 """Where, in the home folder, cells, checkpoints and reports are kept."""
@@ -58,7 +58,8 @@ def compare(
         from model.compare.config import read_comparison
         from model.compare.page import write_report
         from model.compare.report import build
-        from model.compare.running import Place, run
+        from model.compare.running import run
+        from model.compare.sections import Place
         from model.compare.touched import note_touch
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"comparing needs the package {error.name}", "pip install 'kgrank[report]'") from error
@@ -84,7 +85,7 @@ def compare(
 
 def _watcher(shown: ExitStack) -> "Watcher":
     """Return what tells a person how far the comparison is; `shown` ends the meter."""
-    from model.compare.running import Watcher
+    from model.compare.sections import Watcher
 
     meters: list[console.Meter] = []
 

@@ -14,7 +14,8 @@ from model.compare.config import CompareConfig, read_comparison
 from model.compare.goals import judged
 from model.compare.page import rewrite_block, write_report
 from model.compare.report import METRICS, build
-from model.compare.running import Place, Section, Skipped, Watcher, run
+from model.compare.running import run
+from model.compare.sections import Place, Section, Skipped, Watcher
 from model.compare.touched import note_touch
 from model.compare.variants import variants
 from model.settings import RunSettings
