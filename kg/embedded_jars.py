@@ -3,10 +3,12 @@
 The lock has jgo's own format, without hosts. `python -m kg.embedded_jars VERSION` makes it anew for another version.
 """
 
+import fcntl
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE = Path(__file__).with_name("neo4j.lock.toml")
 COORDINATES = "org.neo4j:neo4j"
+LOCKED_BY = "kgrank-neo4j.lock"
 _DOWNLOADS_AT_ONCE = 8
 
 
@@ -42,11 +45,24 @@ def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
         .artifact(jar.classifier or "", jar.packaging)
         for jar in locked
     ]
-    absent = [artifact for artifact in artifacts if not artifact.cached_path.is_file()]
-    if absent:
-        told(f"Fetching Neo4j: {len(absent)} of {len(artifacts)} jars are not in {context.repo_cache} yet")
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        return list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
+    with _alone_in(context.repo_cache):
+        absent = [artifact for artifact in artifacts if not artifact.cached_path.is_file()]
+        if absent:
+            told(f"Fetching Neo4j: {len(absent)} of {len(artifacts)} jars are not in {context.repo_cache} yet")
+        with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+            return list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
+
+
+@contextmanager
+def _alone_in(cache: Path) -> Iterator[None]:
+    """Let one process at a time check and fetch: a jar that another one is still writing looks damaged."""
+    with ExitStack() as held:
+        # A cache that can't be written has all jars, or fetching says what is wrong.
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((cache / LOCKED_BY).open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError:

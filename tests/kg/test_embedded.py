@@ -1,6 +1,7 @@
 """The embedded Neo4j as a process: who may use it, when it leaves, and what survives a kill."""
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from kg.embedded import embedded, start_in_background, stop
 from kg.embedded_files import STATE_FILE, Endpoint, is_held, read_endpoint
-from kg.embedded_jars import LOCK_FILE
+from kg.embedded_jars import LOCK_FILE, LOCKED_BY
 from kg.errors import GraphAuthError, GraphError, GraphUnavailableError
 from kg.store import Graph
 from tests.conftest import GRAPH_SETTINGS
@@ -33,6 +34,13 @@ def test_the_state_file_is_private_and_holds_the_only_copy_of_the_password(graph
     assert endpoint.password.encode() not in Path(f"/proc/{endpoint.pid}/environ").read_bytes()
     for log in [graph_folder / "child.log", *(graph_folder / "logs").iterdir()]:
         assert endpoint.password.encode() not in log.read_bytes(), log
+
+
+USE_JARS = """
+from kg.embedded_jars import locked_jars; from kg.errors import GraphError
+try: print('used', locked_jars())
+except GraphError as error: print(error.problem)
+"""
 
 
 def test_it_listens_on_loopback_only(graph: Graph, graph_folder: Path) -> None:
@@ -98,24 +106,29 @@ def test_no_network_at_the_first_start_is_said_in_one_sentence(tmp_path: Path) -
 
 
 def test_a_jar_that_was_changed_is_not_used(tmp_path: Path, neo4j_jars: list[Path]) -> None:
-    repository = neo4j_jars[0].parents[len(neo4j_jars[0].relative_to(_repository(neo4j_jars[0])).parts) - 1]
-    for jar in neo4j_jars:
-        copy = tmp_path / jar.relative_to(repository)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.symlink_to(jar)
-    victim = tmp_path / neo4j_jars[0].relative_to(repository)
+    victim = _repository_of_links(tmp_path, neo4j_jars)
     victim.unlink()
     victim.write_bytes(b"not the jar")
-    done = python(
-        "from kg.embedded_jars import locked_jars; from kg.errors import GraphError\n"
-        "try: print('used', locked_jars())\n"
-        "except GraphError as error: print(error.problem)",
-        M2_REPO=str(tmp_path),
-        HTTPS_PROXY="http://127.0.0.1:1",
-        https_proxy="http://127.0.0.1:1",
-    )
+    done = python(USE_JARS, **_cut_off(tmp_path))
     assert victim.name in done.stdout, done.stderr
     assert not done.stdout.startswith("used")
+
+
+def test_a_jar_that_another_process_is_fetching_is_waited_for(tmp_path: Path, neo4j_jars: list[Path]) -> None:
+    fetched = _repository_of_links(tmp_path, neo4j_jars)
+    fetched.unlink()
+    fetched.write_bytes(b"the first half of the jar")
+    with (tmp_path / LOCKED_BY).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = subprocess.Popen(
+            [sys.executable, "-c", USE_JARS], env=os.environ | _cut_off(tmp_path), stdout=subprocess.PIPE, text=True
+        )
+        while not _waits_for_a_lock(other.pid):
+            assert other.poll() is None
+        fetched.unlink()
+        fetched.symlink_to(neo4j_jars[0])
+    told, _ = other.communicate(timeout=60)
+    assert told.startswith("used")
 
 
 def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
@@ -273,5 +286,22 @@ def _loopback(port: int) -> str:
     return f"0100007F:{port:04X}"
 
 
-def _repository(jar: Path) -> Path:
-    return Path(os.environ.get("M2_REPO", Path.home() / ".m2" / "repository"))
+def _repository_of_links(folder: Path, jars: list[Path]) -> Path:
+    """Fill a Maven repository with links to the jars; return the first link."""
+    repository = Path(os.environ.get("M2_REPO", Path.home() / ".m2" / "repository"))
+    for jar in jars:
+        link = folder / jar.relative_to(repository)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(jar)
+    return folder / jars[0].relative_to(repository)
+
+
+def _cut_off(repository: Path) -> dict[str, str]:
+    """Return the environment of a process with a repository and no network."""
+    nowhere = "http://127.0.0.1:1"
+    return {"M2_REPO": str(repository), "HTTPS_PROXY": nowhere, "https_proxy": nowhere}
+
+
+def _waits_for_a_lock(pid: int) -> bool:
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(each[1] == "->" and each[5] == str(pid) for each in locks)
