@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 _STUDY = "kgrank"
 _REFUSED = "refused"
 _TRIALS_BEFORE_PRUNING, _EPOCHS_BEFORE_PRUNING = 4, 1
+_TRIALS_BEFORE_IMPORTANCE = 8
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,9 @@ def _importance(study: "Study", seed: int) -> dict[str, float]:
     """Return the share of each setting in the variance of the value, by fANOVA (Hutter et al. 2014)."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < _TRIALS_BEFORE_IMPORTANCE:
+        return {}
     try:
         return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
-    except (ValueError, RuntimeError):  # fewer than two different values
+    except (ValueError, RuntimeError):  # all values are the same
         return {}

@@ -20,9 +20,7 @@ PRODUCTS, QUESTIONS = 12, 9
 def some_histories() -> Histories:
     product = np.array([0, 0, 0, 1, 1, 2, 5, 5, 5, 5], np.int32)
     rows = len(product)
-    return Histories(
-        np.array([0, rows]), product, np.zeros(rows, np.int8), np.arange(rows), np.ones(rows, np.float32)
-    )
+    return Histories(np.array([0, rows]), product, np.zeros(rows, np.int8), np.arange(rows), np.ones(rows, np.float32))
 
 
 def given() -> tuple[list[Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
