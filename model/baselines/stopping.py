@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import structlog
 import torch
 
 from model.case import Case
@@ -14,7 +13,6 @@ from model.metrics import per_user
 from model.ranker import Ranker, rank
 
 VALIDATION_USERS = 4000
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ def train_until_best(
         ndcg = per_user(ranked, validation.truth_offsets, validation.truth_product_index, (10,))["ndcg@10"].mean()
         done.append(Epoch(number, loss, float(ndcg), time.monotonic() - began))
         on_epoch(done[-1])
-        _log.debug("epoch", number=number, loss=loss, ndcg=float(ndcg))
         if best == 0 or ndcg > done[best - 1].validation_ndcg:
             best, best_state = number, copy.deepcopy(network.state_dict())
         if number - best >= patience:
