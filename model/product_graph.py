@@ -65,9 +65,7 @@ def product_graph(snapshot: Snapshot, histories: Histories, config: ModelConfig)
     kept = {name: _kept(edges, index) for name, edges in facts.items()}
     relations = fact_relations(kept, node_count, exclude=())
     if config.transitions:
-        head, tail, count = transition_edges(
-            histories, product_count, config.max_transitions, config.transition_steps
-        )
+        head, tail, count = transition_edges(histories, product_count, config.max_transitions, config.transition_steps)
         if len(head):
             relations[TRANSITION] = symmetric_relation(head, tail, node_count, count)
     nodes = snapshot.nodes.take(pa.array(linked - product_count))
