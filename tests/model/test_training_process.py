@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import precision
 from model.artifact import read_manifest
 from tests.model.small_shop import MODEL
 from tests.model.training_process import CONFIG, PLAIN, run
@@ -43,8 +44,9 @@ def test_a_run_killed_by_sigkill_resumes_to_the_artifact_of_an_unbroken_one(tmp_
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
-    settings = {"epochs": 3}
+def test_two_processes_train_the_model_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_processor_has_bf16", lambda: False)
+    settings = {"epochs": 2}
     together, alone = tmp_path / "two", tmp_path / "one"
     together.mkdir()
     alone.mkdir()
@@ -55,7 +57,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
         np.load(file) for file in (together / "result-0.npz", together / "result-1.npz", alone / "result-0.npz")
     )
     np.testing.assert_array_equal(first["matrix"], second["matrix"])
-    # Without dropout the steps are the same but for the order of sums, and bf16 in each process's own part.
-    np.testing.assert_allclose(first["matrix"], one["matrix"], atol=0.05)
+    # Without dropout and bf16 the steps are the same but for the order of sums.
+    np.testing.assert_allclose(first["matrix"], one["matrix"], atol=1e-3)
     assert abs(float(first["ndcg"]) - float(one["ndcg"])) < 0.02
     assert len(list((together / "runs").glob("*/events.out.tfevents.*"))) == 1

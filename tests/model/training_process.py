@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model import precision
 from model.artifact import read_manifest, save_artifact
 from model.config import ModelConfig, TrainConfig
 from model.pipeline import Listener, fit_model
@@ -22,6 +23,11 @@ from tests.model.small_shop import MODEL, TRAIN, small_shop
 # 40 users in steps of 13: the last step has one, so the second of two processes has none.
 CONFIG = TRAIN.model_copy(update={"batch_users": 13, "threads": 1, "device": "cpu"})
 PLAIN = MODEL.model_copy(update={"dropout": 0.0, "id_dropout": 0.0})
+
+
+def without_rounding() -> None:
+    """Compute in float32 throughout, so that the order of sums is all that can differ."""
+    precision._processor_has_bf16 = lambda: False  # type: ignore[assignment]  # of a process that does nothing else
 
 
 def run(
@@ -61,9 +67,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at-step", type=int, default=0)
-    parser.add_argument("--plain", action="store_true", help="without dropout")
+    parser.add_argument("--plain", action="store_true", help="without dropout and bf16")
     parser.add_argument("--set", type=json.loads, default={}, help="settings of [train], JSON")
     options = parser.parse_args()
+    if options.plain:
+        without_rounding()
     run(
         options.folder,
         PLAIN if options.plain else MODEL,
