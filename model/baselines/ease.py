@@ -50,9 +50,9 @@ RECENCY_SPACE: Mapping[str, Axis] = {**SPACE, "position_decay": Real(0.3, 1)}
 FACTS_GRID = tuple(
     EaseConfig(penalty=penalty, position_decay=0.7, facts=facts)
     for penalty in (100, 400)
-    for facts in (0.03, 0.01, 0.1)
+    for facts in (0.01, 0.003, 0.02)
 )
-FACTS_SPACE: Mapping[str, Axis] = {**RECENCY_SPACE, "facts": Real(0.001, 1, log=True)}
+FACTS_SPACE: Mapping[str, Axis] = {**RECENCY_SPACE, "facts": Real(0.001, 0.1, log=True)}
 
 
 def fit(data: FitData, config: EaseConfig) -> Ranker:
