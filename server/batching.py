@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from server.errors import OverloadedError
-
 Q = TypeVar("Q")
 A = TypeVar("A")
 R = TypeVar("R")
@@ -28,37 +26,19 @@ class Batcher(Generic[Q, A]):
     Args:
         answer: returns one answer for each item of a batch.
         max_batch: items answered together at most.
-        max_waiting: items waiting before new ones are refused.
     """
 
-    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int, max_waiting: int) -> None:
+    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int) -> None:
         self._answer = answer
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
-        self._others = 0
         self._running: asyncio.Task[None] | None = None
         self._came_s = -1.0
         self._gap_s = _LONGEST_GAP_S
 
-    def admit(self) -> None:
-        """Refuse a call, before any work is done for it, when too many are waiting.
-
-        Raises:
-            OverloadedError: try again later.
-        """
-        waiting = len(self._waiting) + self._others
-        if waiting >= self._max_waiting:
-            raise OverloadedError(f"{waiting} requests are waiting", "Try again a little later.")
-
     async def submit(self, item: Q) -> A:
-        """Return the answer to an item; a cancelled caller's item is not worked on.
-
-        Raises:
-            OverloadedError: too many are waiting; nothing was done.
-        """
-        self.admit()
+        """Return the answer to an item; a cancelled caller's item is not worked on."""
         loop = asyncio.get_running_loop()
         came_s, self._came_s = self._came_s, loop.time()
         self._gap_s += _NEWNESS * (min(self._came_s - came_s, _LONGEST_GAP_S) - self._gap_s)
@@ -75,17 +55,8 @@ class Batcher(Generic[Q, A]):
             raise
 
     async def run(self, function: Callable[[], R]) -> R:
-        """Run other work of the scoring thread, between batches.
-
-        Raises:
-            OverloadedError: too many are waiting; nothing was done.
-        """
-        self.admit()
-        self._others += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
-        finally:
-            self._others -= 1
+        """Run other work of the scoring thread, between batches; a cancelled caller's is not begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def close(self) -> None:
         """Release the thread, once its work is done."""

@@ -41,7 +41,12 @@ class ServeSettings(BaseModel):
     max_candidates: int = Field(10_000, ge=1, le=100_000, description="largest number of candidates of a Rank request")
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
-    max_waiting: int = Field(512, ge=1, le=100_000, description="requests waiting before new ones are refused")
+    max_waiting: int = Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="ranking calls at once before new ones are refused; half of them with reasons",
+    )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
     reflection: bool = Field(True, description="answer gRPC reflection")

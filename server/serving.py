@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +18,8 @@ from kg.tables import CODES
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.refresh import refresh
+from server.admission import Admission
 from server.batching import Batcher
-from server.bounded import BoundedThreads
 from server.config import ServeSettings
 from server.engine import Engine
 from server.errors import JournalError, ModelRefusedError, NotServingError
@@ -63,10 +65,10 @@ class Serving:
         self._places = places
         self._engine: Engine | None = None
         self._activating = asyncio.Lock()
-        self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(
-            _answer, max_batch=settings.max_batch, max_waiting=settings.max_waiting
-        )
-        self._reasons = BoundedThreads("reasons", threads=_REASON_THREADS, max_waiting=settings.max_waiting)
+        self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(_answer, max_batch=settings.max_batch)
+        self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
+        self._calls = Admission(settings.max_waiting)
+        self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
 
     @property
     def engine(self) -> Engine:
@@ -84,18 +86,20 @@ class Serving:
         """The model version in service."""
         return None if self._engine is None else self._engine.model_version
 
-    def admit(self, *, reasons: bool) -> None:
-        """Refuse a call before any work when too many are waiting.
+    @contextmanager
+    def admitted(self, *, reasons: bool) -> Iterator[Engine]:
+        """Take a call in for the length of a `with` block, and yield the engine that serves all of it.
 
         Args:
-            reasons: whether it asks for reasons, too.
+            reasons: whether it asks for reasons, which take long: such calls get no more than half of the places.
 
         Raises:
-            OverloadedError: try again later.
+            NotServingError: there is no engine yet.
+            OverloadedError: too many calls are there; nothing was done.
         """
-        self._batcher.admit()
-        if reasons:
-            self._reasons.admit()
+        engine = self.engine
+        with self._calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
+            yield engine
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
@@ -105,13 +109,13 @@ class Serving:
         """Return the products most like one."""
         return await self._batcher.run(lambda: engine.similar(product_index, k, excluded))
 
-    async def place(self, engine: Engine, question: Question, product_index: int) -> int:
-        """Return a product's place among all products for a user, from 1."""
-        return await self._batcher.run(lambda: engine.place(question, product_index))
+    async def placed(self, engine: Engine, question: Question, product_index: int) -> tuple[Ranking, int]:
+        """Answer a question about one product, and return its place among all products for the user, from 1."""
+        return await self._batcher.run(lambda: (engine.answer([question])[0], engine.place(question, product_index)))
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
-        return await self._reasons.run(function)
+        return await asyncio.get_running_loop().run_in_executor(self._reasons, function)
 
     def apply(self, events: Sequence[StoredEvent]) -> None:
         """Let stored events change the next answers."""
@@ -147,7 +151,7 @@ class Serving:
     def close(self) -> None:
         """Finish what is being worked on."""
         self._batcher.close()
-        self._reasons.close()
+        self._reasons.shutdown(wait=True)
 
     def _load(self, model_version: str, journal: Journal) -> Engine:
         artifact = self._places.models.load(model_version)

@@ -44,78 +44,72 @@ class RankingService:
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """Rank the whole catalogue."""
-        engine = self._begin(reasons=request.include_reasons)
-        question = recommend_question(request, self._limits, _now_ms())
-        ranking = await self._serving.answer(engine, question)
-        reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-        response = RecommendResponse(
-            model_version=engine.model_version,
-            attribution_token=attribution_token(engine),
-            missing_ids=ranking.missing,
-            user_state=USER_STATES[ranking.state],
-        )
-        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-        return response
+        with self._serving.admitted(reasons=request.include_reasons) as engine:
+            question = recommend_question(request, self._limits, _now_ms())
+            ranking = await self._serving.answer(engine, question)
+            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            response = RecommendResponse(
+                model_version=engine.model_version,
+                attribution_token=attribution_token(engine),
+                missing_ids=ranking.missing,
+                user_state=USER_STATES[ranking.state],
+            )
+            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+            return response
 
     async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
         """Rank given candidates."""
-        engine = self._begin(reasons=request.include_reasons)
-        question = rank_question(request, self._limits, _now_ms())
-        ranking = await self._serving.answer(engine, question)
-        reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-        response = RankResponse(
-            model_version=engine.model_version,
-            attribution_token=attribution_token(engine),
-            missing_ids=ranking.missing,
-            user_state=USER_STATES[ranking.state],
-        )
-        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-        return response
+        with self._serving.admitted(reasons=request.include_reasons) as engine:
+            question = rank_question(request, self._limits, _now_ms())
+            ranking = await self._serving.answer(engine, question)
+            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            response = RankResponse(
+                model_version=engine.model_version,
+                attribution_token=attribution_token(engine),
+                missing_ids=ranking.missing,
+                user_state=USER_STATES[ranking.state],
+            )
+            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+            return response
 
     async def SimilarProducts(  # noqa: N802
         self, request: SimilarProductsRequest, context: Context
     ) -> SimilarProductsResponse:
         """Find the products most like one."""
-        engine = self._begin(reasons=request.include_reasons)
-        product_id, k, exclude = similar_question(request, self._limits)
-        product_index = _known(engine, product_id)
-        ranking = await self._serving.similar(engine, product_index, k, exclude)
-        reasons: list[list[Reason]] = []
-        if request.include_reasons:
-            found = ranking.product_index.tolist()
-            viewed = _viewed(product_index)
-            reasons = await self._serving.reason(
-                lambda: reasons_for(engine.reasoner, viewed, found, user_id=None, k=DEFAULT_REASONS)
+        with self._serving.admitted(reasons=request.include_reasons) as engine:
+            product_id, k, exclude = similar_question(request, self._limits)
+            product_index = _known(engine, product_id)
+            ranking = await self._serving.similar(engine, product_index, k, exclude)
+            reasons: list[list[Reason]] = []
+            if request.include_reasons:
+                found = ranking.product_index.tolist()
+                viewed = _viewed(product_index)
+                reasons = await self._serving.reason(
+                    lambda: reasons_for(engine.reasoner, viewed, found, user_id=None, k=DEFAULT_REASONS)
+                )
+            response = SimilarProductsResponse(
+                model_version=engine.model_version,
+                attribution_token=attribution_token(engine),
+                missing_ids=ranking.missing,
             )
-        response = SimilarProductsResponse(
-            model_version=engine.model_version,
-            attribution_token=attribution_token(engine),
-            missing_ids=ranking.missing,
-        )
-        fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-        return response
+            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+            return response
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """Explain one score."""
-        engine = self._begin(reasons=True)
-        question, most = explain_question(request, _now_ms())
-        product_index = _known(engine, request.product_id)
-        ranking = await self._serving.answer(engine, question)
-        place = await self._serving.place(engine, question, product_index)
-        reasons = await self._reasons(engine, question, ranking, most)
-        response = ExplainResponse(
-            rank=place,
-            model_version=engine.model_version,
-            missing_ids=ranking.missing,
-            user_state=USER_STATES[ranking.state],
-        )
-        fill(lambda: response.result, engine, ranking, details=True, reasons=reasons)
-        return response
-
-    def _begin(self, *, reasons: bool) -> Engine:
-        engine = self._serving.engine
-        self._serving.admit(reasons=reasons)
-        return engine
+        with self._serving.admitted(reasons=True) as engine:
+            question, most = explain_question(request, _now_ms())
+            product_index = _known(engine, request.product_id)
+            ranking, place = await self._serving.placed(engine, question, product_index)
+            reasons = await self._reasons(engine, question, ranking, most)
+            response = ExplainResponse(
+                rank=place,
+                model_version=engine.model_version,
+                missing_ids=ranking.missing,
+                user_state=USER_STATES[ranking.state],
+            )
+            fill(lambda: response.result, engine, ranking, details=True, reasons=reasons)
+            return response
 
     async def _reasons(self, engine: Engine, question: Question, ranking: Ranking, most: int) -> list[list[Reason]]:
         history = engine.history(question)

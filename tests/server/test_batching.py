@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from server.admission import Admission
 from server.batching import Batcher
-from server.bounded import BoundedThreads
 from server.errors import OverloadedError
 
 
@@ -33,7 +33,7 @@ async def entered(gate: Gate) -> None:
 def test_what_waits_is_answered_together_in_order() -> None:
     async def run() -> None:
         gate = Gate()
-        batcher: Batcher[int, int] = Batcher(gate, max_batch=3, max_waiting=10)
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=3)
         first = asyncio.create_task(batcher.submit(0))
         await entered(gate)
         rest = [asyncio.create_task(batcher.submit(number)) for number in range(1, 6)]
@@ -46,23 +46,19 @@ def test_what_waits_is_answered_together_in_order() -> None:
     asyncio.run(run())
 
 
-def test_too_many_waiting_are_refused_and_a_cancelled_caller_frees_its_place() -> None:
+def test_a_cancelled_callers_item_is_not_worked_on() -> None:
     async def run() -> None:
         gate = Gate()
-        batcher: Batcher[int, int] = Batcher(gate, max_batch=8, max_waiting=2)
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=8)
         first = asyncio.create_task(batcher.submit(0))
         await entered(gate)
         waiting = [asyncio.create_task(batcher.submit(number)) for number in (1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await batcher.submit(3)
         waiting[0].cancel()
         await asyncio.gather(waiting[0], return_exceptions=True)
-        late = asyncio.create_task(batcher.submit(4))
-        await asyncio.sleep(0)
         gate.open.set()
-        assert await asyncio.gather(first, waiting[1], late) == [0, 4, 8]
-        assert gate.batches == [[0], [2, 4]]
+        assert await asyncio.gather(first, waiting[1]) == [0, 4]
+        assert gate.batches == [[0], [2]]
         batcher.close()
 
     asyncio.run(run())
@@ -72,7 +68,7 @@ def test_a_failed_batch_fails_its_own_callers_only() -> None:
     async def run() -> None:
         gate = Gate()
         gate.open.set()
-        batcher: Batcher[int, int] = Batcher(gate, max_batch=8, max_waiting=8)
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=8)
         with pytest.raises(ValueError, match="minus one"):
             await batcher.submit(-1)
         assert await batcher.submit(4) == 8
@@ -81,37 +77,34 @@ def test_a_failed_batch_fails_its_own_callers_only() -> None:
     asyncio.run(run())
 
 
-def test_other_work_of_the_thread_counts_as_waiting_and_is_refused_too() -> None:
+def test_other_work_of_the_thread_goes_between_batches() -> None:
     async def run() -> None:
         gate = Gate()
-        batcher: Batcher[int, int] = Batcher(gate, max_batch=8, max_waiting=2)
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=8)
         first = asyncio.create_task(batcher.submit(0))
         await entered(gate)
-        others = [asyncio.create_task(batcher.run(lambda: 7)) for _ in range(2)]
+        other = asyncio.create_task(batcher.run(lambda: len(gate.batches)))
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await batcher.run(lambda: 7)
-        with pytest.raises(OverloadedError):
-            await batcher.submit(1)
+        last = asyncio.create_task(batcher.submit(1))
         gate.open.set()
-        assert list(await asyncio.gather(first, *others)) == [0, 7, 7]
-        assert await batcher.run(lambda: 8) == 8
+        assert await asyncio.gather(first, other, last) == [0, 1, 2]
         batcher.close()
 
     asyncio.run(run())
 
 
-def test_threads_with_too_much_work_refuse_more_until_some_is_done() -> None:
-    async def run() -> None:
-        gate = Gate()
-        threads = BoundedThreads("test", threads=1, max_waiting=2)
-        running = [asyncio.create_task(threads.run(lambda: gate([1]))) for _ in range(2)]
-        await entered(gate)
-        with pytest.raises(OverloadedError):
-            await threads.run(lambda: gate([2]))
-        gate.open.set()
-        assert await asyncio.gather(*running) == [[2], [2]]
-        assert await threads.run(lambda: gate([3])) == [6]
-        threads.close()
+def test_a_call_too_many_is_refused_until_one_has_ended() -> None:
+    admission = Admission(2)
+    with admission.place():
+        with admission.place(), pytest.raises(OverloadedError), admission.place():
+            pass
+        with admission.place():
+            pass
 
-    asyncio.run(run())
+
+def test_a_call_that_fails_gives_its_place_back() -> None:
+    admission = Admission(1)
+    with pytest.raises(ValueError, match="mine"), admission.place():
+        raise ValueError("mine")
+    with admission.place():
+        pass

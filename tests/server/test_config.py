@@ -30,7 +30,7 @@ def test_a_variable_wins_over_the_file_and_the_file_over_the_default(
     (empty_place / "kgrank.toml").write_text("[serve]\nport = 6000\nmax_results = 50\n")
     monkeypatch.setenv("KGRANK_SERVE__PORT", "7000")
     serve = load_settings().serve
-    assert (serve.port, serve.max_results, serve.max_batch) == (7000, 50, 64)
+    assert (serve.port, serve.max_results, serve.max_batch) == (7000, 50, 16)
 
 
 def test_the_usual_neo4j_variables_reach_the_graph(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
