@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from kg.casting import TimeUnit
 from kg.errors import DataError
+from kg.sources.amazon_ratings import is_ratings, read_ratings
 from kg.sources.amazon_text import brand_name, category_path, plain_text, price_of, title_text
 from kg.sources.json_lines import read_json_lines
 from kg.sources.raw import ORIGIN, REFUSALS, Raw, RawTable, stacked
@@ -33,7 +34,7 @@ _DETAILS = ("Color", "Size", "Material", "Scent", "Flavor", "Item Form", "Skin T
 
 
 def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
-    """Read review files and metadata files, gzipped or not.
+    """Read files of reviews (or of ratings only, `.csv`) and of metadata, gzipped or not.
 
     Raises:
         DataError: no file is given, one can't be read, or isn't what it is given as.
@@ -45,8 +46,11 @@ def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
     if reviews:
         rows = []
         for path in reviews:
-            found = read_json_lines(path, "interactions", row_of=_interaction)
-            _require_ids(found.rows, "user_id", path, "reviews (no line has reviewerID or user_id)")
+            if is_ratings(path):
+                found = read_ratings(path)
+            else:
+                found = read_json_lines(path, "interactions", row_of=_interaction)
+                _require_ids(found.rows, "user_id", path, "reviews (no line has reviewerID or user_id)")
             rows.append(found.rows)
             refused.append(found.refused)
         tables["interactions"] = RawTable(stacked(rows), TimeUnit.MILLISECONDS, repeats_are_events=False)

@@ -1,6 +1,7 @@
-"""Delimited text with a header: CSV, TSV and RecBole's atomic files."""
+"""Delimited text, mostly with a header: CSV, TSV and RecBole's atomic files."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ _BYTEWISE = "latin-1"
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
-def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = True) -> FileRows:
+def read_delimited(
+    path: Path, table: str, *, delimiter: str, quoted: bool = True, columns: Sequence[str] = ()
+) -> FileRows:
     """Read delimited text, gzipped or not; every column comes as bytes, for the quality check to cast.
 
     Args:
@@ -25,13 +28,15 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
         table: the canonical table it is for, named in refusals.
         delimiter: one character.
         quoted: fields may stand in double quotes, with delimiters and line ends inside.
+        columns: names of the columns of a file without a header.
 
     Raises:
         DataError: the file is not there, empty, truncated, not UTF-8 in its header, or of another delimiter.
     """
     if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
         raise DataError(f"{delimiter!r} can't be a delimiter", "Give one character, such as --delimiter ';'.")
-    header = _header(path, delimiter, quoted)
+    header = list(columns) or _header(path, delimiter, quoted)
+    first_line = 1 if columns else 2
     invalid: list[tuple[int, str]] = []
 
     def keep_invalid(row: Any) -> str:
@@ -45,7 +50,10 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
             pa.input_stream(str(path), compression="gzip" if is_gzip(path) else None),
             # One thread: only then does Arrow tell the numbers of the rows that it can't split.
             read_options=pa_csv.ReadOptions(
-                use_threads=False, block_size=8 << 20, encoding="utf-8" if utf8 else _BYTEWISE
+                use_threads=False,
+                block_size=8 << 20,
+                encoding="utf-8" if utf8 else _BYTEWISE,
+                column_names=list(columns),
             ),
             parse_options=pa_csv.ParseOptions(
                 delimiter=delimiter,
@@ -61,7 +69,7 @@ def read_delimited(path: Path, table: str, *, delimiter: str, quoted: bool = Tru
     if not utf8:
         rows = pa.table({name: _original_bytes(rows[name]) for name in rows.column_names})
     skipped = np.array([number for number, _ in invalid], np.int64)
-    lines = np.setdiff1d(np.arange(2, len(rows) + len(skipped) + 2), skipped, assume_unique=True)
+    lines = np.setdiff1d(np.arange(first_line, len(rows) + len(skipped) + first_line), skipped, assume_unique=True)
     found = [(line, text) for line, text in invalid if text.strip()]
     return FileRows(
         _without_blank(with_origin(rows, path.name, lines), header), refusals(table, path, "columns", found)

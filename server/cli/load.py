@@ -73,7 +73,7 @@ def completejourney(
 
 def amazon(
     context: typer.Context,
-    reviews: Annotated[list[Path] | None, typer.Argument(help="Files of reviews.", show_default=False)] = None,
+    reviews: Annotated[list[Path] | None, typer.Argument(help="Files of reviews, or of ratings only (.csv).", show_default=False)] = None,
     metadata: Annotated[list[Path] | None, typer.Option(help="File of product metadata; may be repeated.")] = None,
     strict: Strict = False,
     max_bad: MaxBad = "5%",
@@ -83,7 +83,7 @@ def amazon(
     check_only: CheckOnly = False,
     json: Json = False,
 ) -> None:
-    """Amazon reviews and metadata, JSON lines of 2014, 2018 or 2023, gzipped or not."""
+    """Amazon reviews and metadata, JSON lines (ratings only: CSV) of 2014, 2018 or 2023."""
     from kg.sources.amazon import read_amazon
 
     options = load_run.LoadOptions.of(strict, max_bad, quarantine, report, outside, check_only, json)

@@ -181,3 +181,51 @@ def test_real_gift_cards_load() -> None:
     assert row["brand"] == "Amazon"
     assert "<" not in row["description"]
     assert row["category"] == ["Gift Cards"]
+
+
+RATINGS = {
+    2014: "A1UQBFCERIP7VJ,0205616461,4.0,1400000000\nA30TL5EWN6DFXT,B00005N7P0,1.0,1400000001\n",
+    2018: "0205616461,A1UQBFCERIP7VJ,4.0,1400000000\nB00005N7P0,A30TL5EWN6DFXT,1.0,1400000001\n",
+    2023: "user_id,parent_asin,rating,timestamp\nA1UQBFCERIP7VJ,0205616461,4.0,1400000000000\n"
+    "A30TL5EWN6DFXT,B00005N7P0,1.0,1400000001000\n",
+}
+
+
+@pytest.mark.parametrize("year", RATINGS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_ratings_of_every_year_are_the_same_interactions(tmp_path: Path, year: int, packed: bool) -> None:
+    file = tmp_path / ("ratings.csv.gz" if packed else "ratings.csv")
+    file.write_bytes(gzip.compress(RATINGS[year].encode()) if packed else RATINGS[year].encode())
+    interactions = clean(read_amazon([file])).tables.interactions
+    assert interactions.select(["user_id", "product_id", "type", "at_ms", "value"]).to_pylist() == [
+        {
+            "user_id": "A1UQBFCERIP7VJ",
+            "product_id": "0205616461",
+            "type": "rate",
+            "at_ms": 1400000000000,
+            "value": 4.0,
+        },
+        {
+            "user_id": "A30TL5EWN6DFXT",
+            "product_id": "B00005N7P0",
+            "type": "rate",
+            "at_ms": 1400000001000,
+            "value": 1.0,
+        },
+    ]
+
+
+def test_a_bad_rating_is_told_with_its_own_line_and_time(tmp_path: Path) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text(RATINGS[2014] + "A30TL5EWN6DFXT,B00005N7P0,1.0,soon\nA30TL5EWN6DFXT,B00005N7P0\n")
+    result = clean(read_amazon([file]))
+    told = [(row["line"], row["value"]) for row in result.quarantine.to_pylist()]
+    assert (3, "soon") in told
+    assert any(line == 4 for line, _ in told)
+
+
+def test_ratings_without_ids_of_amazon_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text("u1,p1,4.0,1400000000\n")
+    with pytest.raises(DataError, match="which column has the products"):
+        read_amazon([file])
