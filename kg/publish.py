@@ -103,23 +103,42 @@ def publish(
         at=time.time_ns() // 1_000_000,
     )
     _remove_unfinished(graph, but=publication)  # of two that began together at least one sees the other
-    graph.write("MATCH (p:Product) WHERE p.embedding_next IS NOT NULL REMOVE p.embedding_next")
     graph.write("CALL db.awaitIndexes(300)")
     written = sum(_write_recommendations(graph, publication, table, progress) for table in recommendations)
-    count = _stage_vectors(graph, publication, product_ids, vectors, progress)
-    _write_as(
-        graph,
-        publication,
-        "MATCH (m:ModelVersion) SET m.active = (m.id = $model), m.complete = (m.complete OR m.id = $model) "
-        "WITH count(*) AS versions WHERE versions > 0 "
-        "MATCH (p:Product) WHERE p.embedding IS NOT NULL OR p.embedding_next IS NOT NULL "
-        "SET p.embedding = p.embedding_next REMOVE p.embedding_next",
-    )
+    count = _switch(graph, publication, product_ids, vectors, progress)
     log.info("published", publication=publication, recommendations=written, vectors=count)
     older = [each.id for each in publications(graph) if not each.active][max(keep - 1, 0) :]
     for each in older:
         _remove(graph, each)
     return Published(publication, written, count, older)
+
+
+def activate(
+    graph: Graph,
+    publication: str,
+    product_ids: pa.Array,
+    vectors: npt.NDArray[np.float32],
+    progress: Progress = SILENT,
+) -> int:
+    """Make a publication that is in the graph the active one again; return how many vectors it has.
+
+    Args:
+        graph: an open graph.
+        publication: its id.
+        product_ids: `[P]` ids of the vectors.
+        vectors: `[P, D]` of its model; the graph keeps those of the active one only.
+        progress: advances by one for each product.
+
+    Raises:
+        GraphError: there is none of this id, or it was not written to its end, or the store failed; the publication
+            that was active before still is.
+    """
+    if not _found(graph, publication).complete:
+        raise GraphError(f"publication {publication} was not written to its end", "Publish its model once more.")
+    _remove_unfinished(graph)
+    count = _switch(graph, publication, product_ids, vectors, progress)
+    log.info("activated", publication=publication, vectors=count)
+    return count
 
 
 def remove(graph: Graph, publication: str) -> None:
@@ -128,15 +147,19 @@ def remove(graph: Graph, publication: str) -> None:
     Raises:
         GraphError: there is none of this id, or it is the active one.
     """
+    if _found(graph, publication).active:
+        raise GraphError(
+            f"publication {publication} is the active one: recipes read it", "Publish or activate another one first."
+        )
+    _remove(graph, publication)
+
+
+def _found(graph: Graph, publication: str) -> Publication:
     there = {each.id: each for each in publications(graph)}
     if publication not in there:
         listed = ", ".join(there) or "none"
         raise GraphError(f"there is no publication {publication!r} in the graph", f"There are: {listed}.")
-    if there[publication].active:
-        raise GraphError(
-            f"publication {publication} is the active one: recipes read it", "Publish another model first."
-        )
-    _remove(graph, publication)
+    return there[publication]
 
 
 def _name(graph: Graph, model_version: str) -> str:
@@ -184,6 +207,23 @@ def _batches(table: pa.Table) -> Iterator[list[_UserRow]]:
         yield batch
 
 
+def _switch(
+    graph: Graph, publication: str, product_ids: pa.Array, vectors: npt.NDArray[np.float32], progress: Progress
+) -> int:
+    """Write a publication's vectors beside the others; then, in one transaction, make both it and them active."""
+    graph.write("MATCH (p:Product) WHERE p.embedding_next IS NOT NULL REMOVE p.embedding_next")
+    count = _stage_vectors(graph, publication, product_ids, vectors, progress)
+    _write_as(
+        graph,
+        publication,
+        "MATCH (m:ModelVersion) SET m.active = (m.id = $model), m.complete = (m.complete OR m.id = $model) "
+        "WITH count(*) AS versions WHERE versions > 0 "
+        "MATCH (p:Product) WHERE p.embedding IS NOT NULL OR p.embedding_next IS NOT NULL "
+        "SET p.embedding = p.embedding_next REMOVE p.embedding_next",
+    )
+    return count
+
+
 def _stage_vectors(
     graph: Graph, publication: str, product_ids: pa.Array, vectors: npt.NDArray[np.float32], progress: Progress
 ) -> int:
@@ -209,7 +249,7 @@ def _stage_vectors(
 
 def _write_as(graph: Graph, publication: str, cypher: str, rows: Sequence[Any] | None = None) -> Result:
     """Run a part of a publication, if that is still in the graph; `$model` is its id."""
-    own = "MATCH (own:ModelVersion {id: $model}) SET own.complete = false WITH own "
+    own = "MATCH (own:ModelVersion {id: $model}) SET own.complete = own.complete WITH own "  # a lock
     result = graph.write(own + cypher, rows, model=publication)
     if not result.changes.get("properties_set"):
         raise GraphError("another `kgrank publish` removed this publication while it was written", "Run one at a time.")

@@ -73,7 +73,9 @@ def completejourney(
 
 def amazon(
     context: typer.Context,
-    reviews: Annotated[list[Path] | None, typer.Argument(help="Files of reviews, or of ratings only (.csv).", show_default=False)] = None,
+    reviews: Annotated[
+        list[Path] | None, typer.Argument(help="Files of reviews, or of ratings only (.csv).", show_default=False)
+    ] = None,
     metadata: Annotated[list[Path] | None, typer.Option(help="File of product metadata; may be repeated.")] = None,
     strict: Strict = False,
     max_bad: MaxBad = "5%",

@@ -11,10 +11,15 @@ from server.cli import console
 from server.cli.app import Json, settings_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
     from kg.publish import Published
+    from kg.snapshot import Snapshot
+    from model.artifact import ArtifactManifest
     from model.score import Scorer
+    from model.scoring import ScoringModel
     from server.config import Settings
 
 _USERS_AT_ONCE = 1000
@@ -32,6 +37,7 @@ def publish_model(
     keep: Annotated[int, typer.Option(help="Publications that stay, the new one included.", min=1)] = 2,
     artifact: Annotated[str | None, typer.Option(help="Model version.", show_default="the one in service")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="the model's own")] = None,
+    activate: Annotated[str | None, typer.Option(help="Only make this publication the active one again.")] = None,
     remove: Annotated[str | None, typer.Option(help="Only remove this publication, not the active one.")] = None,
     json: Json = False,
 ) -> None:
@@ -39,6 +45,9 @@ def publish_model(
     settings = settings_of(context)
     if remove is not None:
         _remove(settings, remove, json)
+        return
+    if activate is not None:
+        _activate(settings, activate, snapshot, json)
         return
     published = _publish(settings, k, users, keep, artifact, snapshot)
     if json:
@@ -71,27 +80,34 @@ def _remove(settings: "Settings", publication: str, json: bool) -> None:
         console.out.print(f"removed {publication}", markup=False)
 
 
+def _activate(settings: "Settings", publication: str, snapshot: str | None, json: bool) -> None:
+    # A model that was published more than once has a number after its version.
+    _, model, data = _model(settings, publication.partition(".")[0], snapshot)
+    from kg.publish import activate
+    from kg.store import Graph
+
+    with (
+        Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
+        console.meter("publishing", len(data.products)) as meter,
+    ):
+        vectors = activate(graph, publication, data.products.array, _vectors(model), meter)
+    if json:
+        console.emit_json({"id": publication, "vectors": vectors})
+    else:
+        console.out.print(f"{publication} is active, with {vectors:,} vectors", markup=False)
+
+
 def _publish(
     settings: "Settings", k: int, users: Path | None, keep: int, artifact: str | None, snapshot: str | None
 ) -> "Published":
-    try:
-        from model.artifact import load_artifact
-        from model.score import Scorer
-        from model.scoring import GRAPH
-        from server.cli.stored import artifact_in_service, model_on, open_snapshot
-        from server.cli.user_list import read_users
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"publishing needs the package {error.name}", "pip install 'kgrank[train]'") from error
+    manifest, model, data = _model(settings, artifact, snapshot)
     from kg.publish import publish
     from kg.store import Graph
+    from model.score import Scorer
+    from server.cli.user_list import read_users
 
-    loaded = load_artifact(artifact_in_service(settings, artifact))
-    manifest = loaded.manifest
-    data = open_snapshot(settings, snapshot, manifest.snapshot_hash)
-    model = model_on(loaded, data, settings)
     scorer = Scorer(manifest.model_version, model, data, k, exclude_seen=not manifest.split.get("repeats", False))
     asked: range | Sequence[str] = range(len(data.users)) if users is None else read_users(users)
-    vectors = model.matrix[:, model.blocks[GRAPH]].numpy()
     total = len(asked) * min(k, len(data.products)) + len(data.products)
     with (
         Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
@@ -101,11 +117,32 @@ def _publish(
             graph,
             manifest.model_version,
             data.products.array,
-            vectors,
+            _vectors(model),
             _lists(scorer, asked),
             keep=keep,
             progress=meter,
         )
+
+
+def _model(
+    settings: "Settings", version: str | None, snapshot: str | None
+) -> tuple["ArtifactManifest", "ScoringModel", "Snapshot"]:
+    """Return a model, by default the one in service, over its own or the named snapshot."""
+    try:
+        from model.artifact import load_artifact
+        from server.cli.stored import artifact_in_service, model_on, open_snapshot
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"publishing needs the package {error.name}", "pip install 'kgrank[train]'") from error
+    loaded = load_artifact(artifact_in_service(settings, version))
+    data = open_snapshot(settings, snapshot, loaded.manifest.snapshot_hash)
+    return loaded.manifest, model_on(loaded, data, settings), data
+
+
+def _vectors(model: "ScoringModel") -> "npt.NDArray[np.float32]":
+    from model.scoring import GRAPH
+
+    vectors: npt.NDArray[np.float32] = model.matrix[:, model.blocks[GRAPH]].numpy()
+    return vectors
 
 
 def _lists(scorer: "Scorer", users: range | Sequence[str]) -> Iterator["pa.Table"]:

@@ -8,7 +8,7 @@ import pytest
 
 from kg.errors import GraphError
 from kg.freeze import freeze
-from kg.publish import publications, publish, remove
+from kg.publish import activate, publications, publish, remove
 from kg.store import Graph
 from tests.kg.small_tables import SMALL
 
@@ -54,6 +54,19 @@ def test_recommendations_and_vectors_are_those_of_the_active_model(graph: Graph)
     stored = dict(graph.read("MATCH (p:Product) RETURN p.id, p.embedding"))
     assert np.array([stored[product_id] for product_id in PRODUCTS.to_pylist()]) == pytest.approx(vectors(2))
     assert graph.read("MATCH (p:Product) WHERE p.embedding_next IS NOT NULL RETURN p.id") == []
+
+
+def test_an_older_publication_can_be_made_active_again(graph: Graph) -> None:
+    graph.load(SMALL)
+    publish(graph, "m1", PRODUCTS, vectors(1), [lists([0, 1])])
+    publish(graph, "m2", PRODUCTS, vectors(2), [lists([1])])
+    assert activate(graph, "m1", PRODUCTS, vectors(1)) == len(PRODUCTS)
+    assert [row[1] for row in graph.read(ACTIVE_LISTS)] == [PRODUCTS[0].as_py(), PRODUCTS[1].as_py()]
+    assert sorted((each.id, each.active) for each in publications(graph)) == [("m1", True), ("m2", False)]
+    stored = dict(graph.read("MATCH (p:Product) RETURN p.id, p.embedding"))
+    assert np.array([stored[product_id] for product_id in PRODUCTS.to_pylist()]) == pytest.approx(vectors(1))
+    with pytest.raises(GraphError, match="no publication 'm3'"):
+        activate(graph, "m3", PRODUCTS, vectors(1))
 
 
 def test_the_vector_index_finds_the_nearest(graph: Graph) -> None:

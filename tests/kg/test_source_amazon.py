@@ -218,8 +218,8 @@ def test_ratings_of_every_year_are_the_same_interactions(tmp_path: Path, year: i
 def test_a_bad_rating_is_told_with_its_own_line_and_time(tmp_path: Path) -> None:
     file = tmp_path / "ratings.csv"
     file.write_text(RATINGS[2014] + "A30TL5EWN6DFXT,B00005N7P0,1.0,soon\nA30TL5EWN6DFXT,B00005N7P0\n")
-    result = clean(read_amazon([file]))
-    told = [(row["line"], row["value"]) for row in result.quarantine.to_pylist()]
+    result = clean(read_amazon([file]), Policy(max_bad=1.0))
+    told = [(row["line"], row["value"]) for row in result.refused.to_pylist()]
     assert (3, "soon") in told
     assert any(line == 4 for line, _ in told)
 
