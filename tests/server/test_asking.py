@@ -33,7 +33,7 @@ def test_recommend_prints_the_contract_s_message_as_json(kgrank: CommandLine, sh
     answer = json.loads(kgrank(shop.home, "recommend", "user-01", "--k", "3", "--seen", "--json").out)
     assert len(answer["results"]) == 3
     assert answer["user_state"] == "USER_STATE_WARM"
-    assert set(answer["results"][0]["components"]) == {"graph", "text", "history", "popularity"}
+    assert set(answer["results"][0]["components"]) == {"graph", "text", "history", "neighbours", "popularity"}
 
 
 def test_explain_prints_components_and_paths(kgrank: CommandLine, shop: Shop) -> None:
