@@ -298,8 +298,8 @@ def _dotted(section: str, config: BaseModel) -> dict[str, Any]:
 def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig, workers: Workers) -> str:
     """Return a digest of what a run's result depends on; a checkpoint of another key is not resumed from.
 
-    The number of epochs and the patience are left out, so that a finished run can be trained on; so is what is done with
-    the network afterwards, so that an ensemble can be given more members.
+    The number of epochs and the patience are left out, so that a finished run can be trained on; so is what is done
+    with the network afterwards, so that an ensemble can be given more members.
     """
     described = [
         snapshot.content_hash,
