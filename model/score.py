@@ -14,6 +14,7 @@ A reason is a path from the user to the product: `edges[i]` (`relation`, `forwar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from kg.paths import Reasoner
 from kg.reason import USER_NODE, Reason
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING
+from model.exhaustive import ExhaustiveSearch, Pairs
 from model.metrics import PADDING
-from model.ranker import top_k
-from model.scoring import ScoringModel, full_scores
+from model.scoring import ScoringModel
 
 _NODE = pa.struct([("kind", pa.string()), ("id", pa.string()), ("name", pa.string())])
 _EDGE = pa.struct([("relation", pa.string()), ("forward", pa.bool_()), ("weight", pa.float32())])
@@ -45,8 +46,7 @@ SCHEMA = pa.schema(
 )
 SCHEMA_WITH_REASONS = SCHEMA.append(pa.field("reasons", pa.list_(_REASON)))
 
-_BLOCK_BYTES = 64 * 2**20
-_MAX_BLOCK = 1024
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,26 @@ class Scorer:
         """The columns of every table."""
         return SCHEMA if self.reasoner is None else SCHEMA_WITH_REASONS
 
+    @cached_property
+    def _search(self) -> ExhaustiveSearch:
+        return ExhaustiveSearch(self.model, self.k)
+
     def table(self, users: range | Sequence[str]) -> pa.Table:
         """Return the lists of some users, in their order.
 
         Args:
             users: rows of the snapshot's users, or ids; an unknown id gets a cold list.
         """
-        size = max(1, min(_MAX_BLOCK, _BLOCK_BYTES // (4 * max(len(self.snapshot.products), 1))))
-        blocks = [self._block(users[start : start + size]) for start in range(0, len(users), size)]
+        blocks = [self._block(users[start : start + _BLOCK]) for start in range(0, len(users), _BLOCK)]
         return pa.concat_tables(blocks) if blocks else self.schema.empty_table()
 
     @torch.inference_mode()
     def _block(self, users: range | Sequence[str]) -> pa.Table:
         user_ids, histories = _known_of(self.snapshot, users)
         now_ms = np.full(len(user_ids), self.snapshot.as_of_ms, np.int64)
-        scores = full_scores(self.model, self.model.encode_users(histories, now_ms)).numpy()
-        products, values = top_k(scores, self.k, seen=histories if self.exclude_seen else None)
+        seen = Pairs(histories.users_of_rows(), histories.product_index.astype(np.int64)) if self.exclude_seen else None
+        found = self._search.search(self.model.encode_users(histories, now_ms), seen)
+        products, values = found.product_index, found.score
         listed = products != PADDING
         row, place = np.nonzero(listed)
         columns = [
@@ -106,7 +110,7 @@ class Scorer:
         return pa.table(columns, schema=self.schema)
 
     def _reasons(
-        self, reasoner: Reasoner, user_ids: Sequence[str], histories: Histories, products: npt.NDArray[np.int32]
+        self, reasoner: Reasoner, user_ids: Sequence[str], histories: Histories, products: npt.NDArray[np.int64]
     ) -> pa.Array:
         found = []
         for row, user_id in enumerate(user_ids):

@@ -49,10 +49,12 @@ class UserVectors:
 
     def take(self, rows: Sequence[int] | Int64s) -> "UserVectors":
         """Return some users of the batch."""
-        added = [self.added(row) for row in rows]
-        index, score, history = (np.concatenate(each) for each in zip(*added, strict=True))
-        offsets = np.cumsum([0, *(len(each) for each, _, _ in added)]).astype(np.int64)
-        return UserVectors(self.vectors[torch.as_tensor(rows)], offsets, index, score, history)
+        taken = np.asarray(rows, np.int64)
+        lengths = np.diff(self.added_offsets)[taken]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(self.added_offsets[taken] - offsets[:-1], lengths)
+        added = (each[places] for each in (self.added_product_index, self.added_score, self.added_history))
+        return UserVectors(self.vectors[torch.from_numpy(taken)], offsets, *added)
 
     def added(self, row: int) -> tuple[Int32s, Float32s, Float32s]:
         """Return the products of one user whose scores gain, by how much, and how much of it is `history`."""
