@@ -107,6 +107,10 @@ class Context(google.protobuf.message.Message):
 
     SEED_PRODUCT_IDS_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    CATEGORIES_FIELD_NUMBER: builtins.int
+    query: builtins.str
+    """What the user is looking for, in words. Products that its words or its meaning fit are put forward."""
     @property
     def seed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Products that stand for what the user is after: on the page, in the cart. Treated as viewed now, in this order."""
@@ -117,13 +121,19 @@ class Context(google.protobuf.message.Message):
         the seeds.
         """
 
+    @property
+    def categories(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Categories that the user is in, as paths from the root joined by ` > `. Products below them are put forward."""
+
     def __init__(
         self,
         *,
         seed_product_ids: collections.abc.Iterable[builtins.str] | None = ...,
         events: collections.abc.Iterable[global___ContextEvent] | None = ...,
+        query: builtins.str = ...,
+        categories: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "seed_product_ids", b"seed_product_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["categories", b"categories", "events", b"events", "query", b"query", "seed_product_ids", b"seed_product_ids"]) -> None: ...
 
 global___Context = Context
 
@@ -215,6 +225,10 @@ class ScoreComponents(google.protobuf.message.Message):
     HISTORY_FIELD_NUMBER: builtins.int
     POPULARITY_FIELD_NUMBER: builtins.int
     NEIGHBOURS_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    DIVERSITY_FIELD_NUMBER: builtins.int
+    EXPLORATION_FIELD_NUMBER: builtins.int
     graph: builtins.float
     """Fit in the knowledge graph's embedding."""
     text: builtins.float
@@ -225,6 +239,14 @@ class ScoreComponents(google.protobuf.message.Message):
     """What everyone takes."""
     neighbours: builtins.float
     """What others had together with the history, product by product."""
+    query: builtins.float
+    """Fit of the product with the words and the meaning of a query, or with the categories of the context."""
+    rule: builtins.float
+    """What the shop's rules add: pinned, boosted or buried."""
+    diversity: builtins.float
+    """What is taken off for likeness to the results before it."""
+    exploration: builtins.float
+    """What is added to a product that few users have had yet."""
     def __init__(
         self,
         *,
@@ -233,10 +255,151 @@ class ScoreComponents(google.protobuf.message.Message):
         history: builtins.float = ...,
         popularity: builtins.float = ...,
         neighbours: builtins.float = ...,
+        query: builtins.float = ...,
+        rule: builtins.float = ...,
+        diversity: builtins.float = ...,
+        exploration: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["graph", b"graph", "history", b"history", "neighbours", b"neighbours", "popularity", b"popularity", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["diversity", b"diversity", "exploration", b"exploration", "graph", b"graph", "history", b"history", "neighbours", b"neighbours", "popularity", b"popularity", "query", b"query", "rule", b"rule", "text", b"text"]) -> None: ...
 
 global___ScoreComponents = ScoreComponents
+
+@typing.final
+class Filter(google.protobuf.message.Message):
+    """Which products may be ranked. Every part that is set must hold."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: builtins.int
+    BRANDS_FIELD_NUMBER: builtins.int
+    PRICE_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    ONLY_AVAILABLE_FIELD_NUMBER: builtins.int
+    only_available: builtins.bool
+    """Leave out products that can't be had now."""
+    @property
+    def categories(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Category paths from the root, joined by ` > `: the product is in one of them or below it."""
+
+    @property
+    def brands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The product is of one of these brands."""
+
+    @property
+    def price(self) -> global___PriceRange:
+        """The product's price lies in this range."""
+
+    @property
+    def attributes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttributeFilter]:
+        """Each of these holds."""
+
+    def __init__(
+        self,
+        *,
+        categories: collections.abc.Iterable[builtins.str] | None = ...,
+        brands: collections.abc.Iterable[builtins.str] | None = ...,
+        price: global___PriceRange | None = ...,
+        attributes: collections.abc.Iterable[global___AttributeFilter] | None = ...,
+        only_available: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["price", b"price"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "brands", b"brands", "categories", b"categories", "only_available", b"only_available", "price", b"price"]) -> None: ...
+
+global___Filter = Filter
+
+@typing.final
+class PriceRange(google.protobuf.message.Message):
+    """A range of prices in the shop's currency, ends included."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MIN_FIELD_NUMBER: builtins.int
+    MAX_FIELD_NUMBER: builtins.int
+    ALLOW_UNPRICED_FIELD_NUMBER: builtins.int
+    min: builtins.float
+    """Lowest price; none if not set."""
+    max: builtins.float
+    """Highest price; none if not set."""
+    allow_unpriced: builtins.bool
+    """Let products without a price through as well."""
+    def __init__(
+        self,
+        *,
+        min: builtins.float | None = ...,
+        max: builtins.float | None = ...,
+        allow_unpriced: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "min", b"min"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max", b"_max", "_min", b"_min", "allow_unpriced", b"allow_unpriced", "max", b"max", "min", b"min"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max", b"_max"]) -> typing.Literal["max"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min", b"_min"]) -> typing.Literal["min"] | None: ...
+
+global___PriceRange = PriceRange
+
+@typing.final
+class AttributeFilter(google.protobuf.message.Message):
+    """A condition on an attribute."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """The attribute, such as `color`."""
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The product has one of these values."""
+
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        values: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "values", b"values"]) -> None: ...
+
+global___AttributeFilter = AttributeFilter
+
+@typing.final
+class Mix(google.protobuf.message.Message):
+    """How the list is put together out of well ranked products."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIVERSITY_FIELD_NUMBER: builtins.int
+    MAX_PER_BRAND_FIELD_NUMBER: builtins.int
+    MAX_PER_CATEGORY_FIELD_NUMBER: builtins.int
+    EXPLORATION_SHARE_FIELD_NUMBER: builtins.int
+    diversity: builtins.float
+    """From 0, the best by score alone, to 1, as unlike each other as can be (maximal marginal relevance); 0 if not set."""
+    max_per_brand: builtins.int
+    """Most results of one brand; no limit if not set."""
+    max_per_category: builtins.int
+    """Most results of one category, the deepest that a product is in; no limit if not set."""
+    exploration_share: builtins.float
+    """Share of the results, from 0 to 1, for products that few users have had yet; 0 if not set."""
+    def __init__(
+        self,
+        *,
+        diversity: builtins.float | None = ...,
+        max_per_brand: builtins.int | None = ...,
+        max_per_category: builtins.int | None = ...,
+        exploration_share: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_diversity", b"_diversity", "_exploration_share", b"_exploration_share", "_max_per_brand", b"_max_per_brand", "_max_per_category", b"_max_per_category", "diversity", b"diversity", "exploration_share", b"exploration_share", "max_per_brand", b"max_per_brand", "max_per_category", b"max_per_category"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_diversity", b"_diversity", "_exploration_share", b"_exploration_share", "_max_per_brand", b"_max_per_brand", "_max_per_category", b"_max_per_category", "diversity", b"diversity", "exploration_share", b"exploration_share", "max_per_brand", b"max_per_brand", "max_per_category", b"max_per_category"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_diversity", b"_diversity"]) -> typing.Literal["diversity"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_exploration_share", b"_exploration_share"]) -> typing.Literal["exploration_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_per_brand", b"_max_per_brand"]) -> typing.Literal["max_per_brand"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_per_category", b"_max_per_category"]) -> typing.Literal["max_per_category"] | None: ...
+
+global___Mix = Mix
 
 @typing.final
 class Reason(google.protobuf.message.Message):

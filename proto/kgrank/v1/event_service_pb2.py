@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kgrank.v1 import common_pb2 as kgrank_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkgrank/v1/event_service.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16kgrank/v1/common.proto\"\xae\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nproduct_id\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x06 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xb8\x01\n\x0c\x45ventOutcome\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.kgrank.v1.EventOutcome.Status\"f\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_WRITTEN\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x1a\n\x16STATUS_UNKNOWN_PRODUCT\x10\x03\"4\n\x11WriteEventRequest\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Event\">\n\x12WriteEventResponse\x12(\n\x07outcome\x18\x01 \x01(\x0b\x32\x17.kgrank.v1.EventOutcome\"6\n\x12WriteEventsRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.kgrank.v1.Event\"@\n\x13WriteEventsResponse\x12)\n\x08outcomes\x18\x01 \x03(\x0b\x32\x17.kgrank.v1.EventOutcome2\xa7\x01\n\x0c\x45ventService\x12I\n\nWriteEvent\x12\x1c.kgrank.v1.WriteEventRequest\x1a\x1d.kgrank.v1.WriteEventResponse\x12L\n\x0bWriteEvents\x12\x1d.kgrank.v1.WriteEventsRequest\x1a\x1e.kgrank.v1.WriteEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkgrank/v1/event_service.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16kgrank/v1/common.proto\"\xc9\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nproduct_id\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x19\n\x11\x61ttribution_token\x18\x07 \x01(\tB\x08\n\x06_value\"\xb8\x01\n\x0c\x45ventOutcome\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.kgrank.v1.EventOutcome.Status\"f\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_WRITTEN\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x1a\n\x16STATUS_UNKNOWN_PRODUCT\x10\x03\"4\n\x11WriteEventRequest\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Event\">\n\x12WriteEventResponse\x12(\n\x07outcome\x18\x01 \x01(\x0b\x32\x17.kgrank.v1.EventOutcome\"6\n\x12WriteEventsRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.kgrank.v1.Event\"@\n\x13WriteEventsResponse\x12)\n\x08outcomes\x18\x01 \x03(\x0b\x32\x17.kgrank.v1.EventOutcome\"6\n\x13IngestEventsRequest\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Event\"@\n\x14IngestEventsResponse\x12(\n\x07outcome\x18\x01 \x01(\x0b\x32\x17.kgrank.v1.EventOutcome2\xfc\x01\n\x0c\x45ventService\x12I\n\nWriteEvent\x12\x1c.kgrank.v1.WriteEventRequest\x1a\x1d.kgrank.v1.WriteEventResponse\x12L\n\x0bWriteEvents\x12\x1d.kgrank.v1.WriteEventsRequest\x1a\x1e.kgrank.v1.WriteEventsResponse\x12S\n\x0cIngestEvents\x12\x1e.kgrank.v1.IngestEventsRequest\x1a\x1f.kgrank.v1.IngestEventsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kgrank.v1.event_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT']._serialized_start=102
-  _globals['_EVENT']._serialized_end=276
-  _globals['_EVENTOUTCOME']._serialized_start=279
-  _globals['_EVENTOUTCOME']._serialized_end=463
-  _globals['_EVENTOUTCOME_STATUS']._serialized_start=361
-  _globals['_EVENTOUTCOME_STATUS']._serialized_end=463
-  _globals['_WRITEEVENTREQUEST']._serialized_start=465
-  _globals['_WRITEEVENTREQUEST']._serialized_end=517
-  _globals['_WRITEEVENTRESPONSE']._serialized_start=519
-  _globals['_WRITEEVENTRESPONSE']._serialized_end=581
-  _globals['_WRITEEVENTSREQUEST']._serialized_start=583
-  _globals['_WRITEEVENTSREQUEST']._serialized_end=637
-  _globals['_WRITEEVENTSRESPONSE']._serialized_start=639
-  _globals['_WRITEEVENTSRESPONSE']._serialized_end=703
-  _globals['_EVENTSERVICE']._serialized_start=706
-  _globals['_EVENTSERVICE']._serialized_end=873
+  _globals['_EVENT']._serialized_end=303
+  _globals['_EVENTOUTCOME']._serialized_start=306
+  _globals['_EVENTOUTCOME']._serialized_end=490
+  _globals['_EVENTOUTCOME_STATUS']._serialized_start=388
+  _globals['_EVENTOUTCOME_STATUS']._serialized_end=490
+  _globals['_WRITEEVENTREQUEST']._serialized_start=492
+  _globals['_WRITEEVENTREQUEST']._serialized_end=544
+  _globals['_WRITEEVENTRESPONSE']._serialized_start=546
+  _globals['_WRITEEVENTRESPONSE']._serialized_end=608
+  _globals['_WRITEEVENTSREQUEST']._serialized_start=610
+  _globals['_WRITEEVENTSREQUEST']._serialized_end=664
+  _globals['_WRITEEVENTSRESPONSE']._serialized_start=666
+  _globals['_WRITEEVENTSRESPONSE']._serialized_end=730
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=732
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=786
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=788
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=852
+  _globals['_EVENTSERVICE']._serialized_start=855
+  _globals['_EVENTSERVICE']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class Event(google.protobuf.message.Message):
     TYPE_FIELD_NUMBER: builtins.int
     AT_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
+    ATTRIBUTION_TOKEN_FIELD_NUMBER: builtins.int
     event_id: builtins.str
     """Makes a repeated call harmless: an id already written is acknowledged and not applied again. Made by the server
     where it is empty; such a call must not be repeated blindly.
@@ -45,6 +46,8 @@ class Event(google.protobuf.message.Message):
     """What happened; required."""
     value: builtins.float
     """Rating or quantity, where the type measures one."""
+    attribution_token: builtins.str
+    """`attribution_token` of the answer that led to it; empty if none did."""
     @property
     def at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When; the server's clock where it is not set. At most five minutes ahead of that clock."""
@@ -58,9 +61,10 @@ class Event(google.protobuf.message.Message):
         type: kgrank.v1.common_pb2.InteractionType.ValueType = ...,
         at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         value: builtins.float | None = ...,
+        attribution_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_value", b"_value", "at", b"at", "value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_value", b"_value", "at", b"at", "event_id", b"event_id", "product_id", b"product_id", "type", b"type", "user_id", b"user_id", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "at", b"at", "attribution_token", b"attribution_token", "event_id", b"event_id", "product_id", b"product_id", "type", b"type", "user_id", b"user_id", "value", b"value"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
 
 global___Event = Event
@@ -195,3 +199,45 @@ class WriteEventsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["outcomes", b"outcomes"]) -> None: ...
 
 global___WriteEventsResponse = WriteEventsResponse
+
+@typing.final
+class IngestEventsRequest(google.protobuf.message.Message):
+    """One event of a stream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    @property
+    def event(self) -> global___Event:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: global___Event | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event"]) -> None: ...
+
+global___IngestEventsRequest = IngestEventsRequest
+
+@typing.final
+class IngestEventsResponse(google.protobuf.message.Message):
+    """What became of one event of a stream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: builtins.int
+    @property
+    def outcome(self) -> global___EventOutcome:
+        """WRITTEN, DUPLICATE or UNKNOWN_PRODUCT."""
+
+    def __init__(
+        self,
+        *,
+        outcome: global___EventOutcome | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["outcome", b"outcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["outcome", b"outcome"]) -> None: ...
+
+global___IngestEventsResponse = IngestEventsResponse

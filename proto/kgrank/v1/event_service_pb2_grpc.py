@@ -45,6 +45,11 @@ class EventServiceStub(object):
                 request_serializer=kgrank_dot_v1_dot_event__service__pb2.WriteEventsRequest.SerializeToString,
                 response_deserializer=kgrank_dot_v1_dot_event__service__pb2.WriteEventsResponse.FromString,
                 _registered_method=True)
+        self.IngestEvents = channel.stream_stream(
+                '/kgrank.v1.EventService/IngestEvents',
+                request_serializer=kgrank_dot_v1_dot_event__service__pb2.IngestEventsRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_event__service__pb2.IngestEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -65,6 +70,13 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IngestEvents(self, request_iterator, context):
+        """Writes events as they come; each is acknowledged once it is on disk, in the stream's order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.WriteEvents,
                     request_deserializer=kgrank_dot_v1_dot_event__service__pb2.WriteEventsRequest.FromString,
                     response_serializer=kgrank_dot_v1_dot_event__service__pb2.WriteEventsResponse.SerializeToString,
+            ),
+            'IngestEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.IngestEvents,
+                    request_deserializer=kgrank_dot_v1_dot_event__service__pb2.IngestEventsRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_event__service__pb2.IngestEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class EventService(object):
             '/kgrank.v1.EventService/WriteEvents',
             kgrank_dot_v1_dot_event__service__pb2.WriteEventsRequest.SerializeToString,
             kgrank_dot_v1_dot_event__service__pb2.WriteEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IngestEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kgrank.v1.EventService/IngestEvents',
+            kgrank_dot_v1_dot_event__service__pb2.IngestEventsRequest.SerializeToString,
+            kgrank_dot_v1_dot_event__service__pb2.IngestEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,12 @@ class EventServiceStub:
     ]
     """Writes up to 1000 events; each has its own outcome. All are checked before any is written."""
 
+    IngestEvents: grpc.StreamStreamMultiCallable[
+        kgrank.v1.event_service_pb2.IngestEventsRequest,
+        kgrank.v1.event_service_pb2.IngestEventsResponse,
+    ]
+    """Writes events as they come; each is acknowledged once it is on disk, in the stream's order."""
+
 class EventServiceAsyncStub:
     """Takes interactions. An acknowledged event is on disk, changes the next answer, and reaches the graph once."""
 
@@ -47,6 +53,12 @@ class EventServiceAsyncStub:
         kgrank.v1.event_service_pb2.WriteEventsResponse,
     ]
     """Writes up to 1000 events; each has its own outcome. All are checked before any is written."""
+
+    IngestEvents: grpc.aio.StreamStreamMultiCallable[
+        kgrank.v1.event_service_pb2.IngestEventsRequest,
+        kgrank.v1.event_service_pb2.IngestEventsResponse,
+    ]
+    """Writes events as they come; each is acknowledged once it is on disk, in the stream's order."""
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
     """Takes interactions. An acknowledged event is on disk, changes the next answer, and reaches the graph once."""
@@ -66,5 +78,13 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kgrank.v1.event_service_pb2.WriteEventsResponse, collections.abc.Awaitable[kgrank.v1.event_service_pb2.WriteEventsResponse]]:
         """Writes up to 1000 events; each has its own outcome. All are checked before any is written."""
+
+    @abc.abstractmethod
+    def IngestEvents(
+        self,
+        request_iterator: _MaybeAsyncIterator[kgrank.v1.event_service_pb2.IngestEventsRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[kgrank.v1.event_service_pb2.IngestEventsResponse], collections.abc.AsyncIterator[kgrank.v1.event_service_pb2.IngestEventsResponse]]:
+        """Writes events as they come; each is acknowledged once it is on disk, in the stream's order."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

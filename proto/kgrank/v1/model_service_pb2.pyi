@@ -156,3 +156,161 @@ class ActivateModelResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
 
 global___ActivateModelResponse = ActivateModelResponse
+
+@typing.final
+class RollBackModelRequest(google.protobuf.message.Message):
+    """A request to go back to the model before."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RollBackModelRequest = RollBackModelRequest
+
+@typing.final
+class RollBackModelResponse(google.protobuf.message.Message):
+    """The model now in service."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    @property
+    def model(self) -> global___Model:
+        """The model."""
+
+    def __init__(
+        self,
+        *,
+        model: global___Model | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+
+global___RollBackModelResponse = RollBackModelResponse
+
+@typing.final
+class Traffic(google.protobuf.message.Message):
+    """Which models answer whom."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: builtins.int
+    SHARES_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
+    active: builtins.str
+    """The model in service: answers all users that no share takes. Output only."""
+    shadow: builtins.str
+    """A model that scores Recommend and Rank along, unseen: how it differs is measured and logged. Empty: none."""
+    @property
+    def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrafficShare]:
+        """Models on trial (A/B). A user stays with one model for as long as the shares stand."""
+
+    def __init__(
+        self,
+        *,
+        active: builtins.str = ...,
+        shares: collections.abc.Iterable[global___TrafficShare] | None = ...,
+        shadow: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "shadow", b"shadow", "shares", b"shares"]) -> None: ...
+
+global___Traffic = Traffic
+
+@typing.final
+class TrafficShare(google.protobuf.message.Message):
+    """A share of the users, chosen by a stable hash of their ids."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Resource name of the model."""
+    percent: builtins.float
+    """Percent of the users, above 0; all shares together at most 100."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        percent: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "percent", b"percent"]) -> None: ...
+
+global___TrafficShare = TrafficShare
+
+@typing.final
+class GetTrafficRequest(google.protobuf.message.Message):
+    """A request for the traffic."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___GetTrafficRequest = GetTrafficRequest
+
+@typing.final
+class GetTrafficResponse(google.protobuf.message.Message):
+    """The traffic as it is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRAFFIC_FIELD_NUMBER: builtins.int
+    @property
+    def traffic(self) -> global___Traffic:
+        """The traffic."""
+
+    def __init__(
+        self,
+        *,
+        traffic: global___Traffic | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["traffic", b"traffic"]) -> None: ...
+
+global___GetTrafficResponse = GetTrafficResponse
+
+@typing.final
+class SetTrafficRequest(google.protobuf.message.Message):
+    """A request to change the traffic."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRAFFIC_FIELD_NUMBER: builtins.int
+    @property
+    def traffic(self) -> global___Traffic:
+        """The whole new traffic; without shares and shadow every trial ends."""
+
+    def __init__(
+        self,
+        *,
+        traffic: global___Traffic | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["traffic", b"traffic"]) -> None: ...
+
+global___SetTrafficRequest = SetTrafficRequest
+
+@typing.final
+class SetTrafficResponse(google.protobuf.message.Message):
+    """The traffic as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRAFFIC_FIELD_NUMBER: builtins.int
+    @property
+    def traffic(self) -> global___Traffic:
+        """The traffic."""
+
+    def __init__(
+        self,
+        *,
+        traffic: global___Traffic | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["traffic", b"traffic"]) -> None: ...
+
+global___SetTrafficResponse = SetTrafficResponse

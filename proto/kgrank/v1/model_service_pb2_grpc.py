@@ -45,6 +45,21 @@ class ModelServiceStub(object):
                 request_serializer=kgrank_dot_v1_dot_model__service__pb2.ActivateModelRequest.SerializeToString,
                 response_deserializer=kgrank_dot_v1_dot_model__service__pb2.ActivateModelResponse.FromString,
                 _registered_method=True)
+        self.RollBackModel = channel.unary_unary(
+                '/kgrank.v1.ModelService/RollBackModel',
+                request_serializer=kgrank_dot_v1_dot_model__service__pb2.RollBackModelRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_model__service__pb2.RollBackModelResponse.FromString,
+                _registered_method=True)
+        self.GetTraffic = channel.unary_unary(
+                '/kgrank.v1.ModelService/GetTraffic',
+                request_serializer=kgrank_dot_v1_dot_model__service__pb2.GetTrafficRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_model__service__pb2.GetTrafficResponse.FromString,
+                _registered_method=True)
+        self.SetTraffic = channel.unary_unary(
+                '/kgrank.v1.ModelService/SetTraffic',
+                request_serializer=kgrank_dot_v1_dot_model__service__pb2.SetTrafficRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_model__service__pb2.SetTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -66,6 +81,27 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBackModel(self, request, context):
+        """Goes back to the model that was in service before. FAILED_PRECONDITION if there was none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTraffic(self, request, context):
+        """Tells which models answer whom.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTraffic(self, request, context):
+        """Gives a share of the users to other models, or lets a model score along unseen. Activating a model ends both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +114,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ActivateModel,
                     request_deserializer=kgrank_dot_v1_dot_model__service__pb2.ActivateModelRequest.FromString,
                     response_serializer=kgrank_dot_v1_dot_model__service__pb2.ActivateModelResponse.SerializeToString,
+            ),
+            'RollBackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackModel,
+                    request_deserializer=kgrank_dot_v1_dot_model__service__pb2.RollBackModelRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_model__service__pb2.RollBackModelResponse.SerializeToString,
+            ),
+            'GetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTraffic,
+                    request_deserializer=kgrank_dot_v1_dot_model__service__pb2.GetTrafficRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_model__service__pb2.GetTrafficResponse.SerializeToString,
+            ),
+            'SetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTraffic,
+                    request_deserializer=kgrank_dot_v1_dot_model__service__pb2.SetTrafficRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_model__service__pb2.SetTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +186,87 @@ class ModelService(object):
             '/kgrank.v1.ModelService/ActivateModel',
             kgrank_dot_v1_dot_model__service__pb2.ActivateModelRequest.SerializeToString,
             kgrank_dot_v1_dot_model__service__pb2.ActivateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kgrank.v1.ModelService/RollBackModel',
+            kgrank_dot_v1_dot_model__service__pb2.RollBackModelRequest.SerializeToString,
+            kgrank_dot_v1_dot_model__service__pb2.RollBackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kgrank.v1.ModelService/GetTraffic',
+            kgrank_dot_v1_dot_model__service__pb2.GetTrafficRequest.SerializeToString,
+            kgrank_dot_v1_dot_model__service__pb2.GetTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kgrank.v1.ModelService/SetTraffic',
+            kgrank_dot_v1_dot_model__service__pb2.SetTrafficRequest.SerializeToString,
+            kgrank_dot_v1_dot_model__service__pb2.SetTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

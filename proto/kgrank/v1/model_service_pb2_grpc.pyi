@@ -35,6 +35,24 @@ class ModelServiceStub:
     call is disturbed and a restart serves the same. FAILED_PRECONDITION if it does not fit, NOT_FOUND if it isn't there.
     """
 
+    RollBackModel: grpc.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.RollBackModelRequest,
+        kgrank.v1.model_service_pb2.RollBackModelResponse,
+    ]
+    """Goes back to the model that was in service before. FAILED_PRECONDITION if there was none."""
+
+    GetTraffic: grpc.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.GetTrafficRequest,
+        kgrank.v1.model_service_pb2.GetTrafficResponse,
+    ]
+    """Tells which models answer whom."""
+
+    SetTraffic: grpc.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.SetTrafficRequest,
+        kgrank.v1.model_service_pb2.SetTrafficResponse,
+    ]
+    """Gives a share of the users to other models, or lets a model score along unseen. Activating a model ends both."""
+
 class ModelServiceAsyncStub:
     """The trained models that the server can serve."""
 
@@ -51,6 +69,24 @@ class ModelServiceAsyncStub:
     """Loads a model beside the one in service, checks it against the catalogue, warms it, and swaps it in; no running
     call is disturbed and a restart serves the same. FAILED_PRECONDITION if it does not fit, NOT_FOUND if it isn't there.
     """
+
+    RollBackModel: grpc.aio.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.RollBackModelRequest,
+        kgrank.v1.model_service_pb2.RollBackModelResponse,
+    ]
+    """Goes back to the model that was in service before. FAILED_PRECONDITION if there was none."""
+
+    GetTraffic: grpc.aio.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.GetTrafficRequest,
+        kgrank.v1.model_service_pb2.GetTrafficResponse,
+    ]
+    """Tells which models answer whom."""
+
+    SetTraffic: grpc.aio.UnaryUnaryMultiCallable[
+        kgrank.v1.model_service_pb2.SetTrafficRequest,
+        kgrank.v1.model_service_pb2.SetTrafficResponse,
+    ]
+    """Gives a share of the users to other models, or lets a model score along unseen. Activating a model ends both."""
 
 class ModelServiceServicer(metaclass=abc.ABCMeta):
     """The trained models that the server can serve."""
@@ -72,5 +108,29 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         """Loads a model beside the one in service, checks it against the catalogue, warms it, and swaps it in; no running
         call is disturbed and a restart serves the same. FAILED_PRECONDITION if it does not fit, NOT_FOUND if it isn't there.
         """
+
+    @abc.abstractmethod
+    def RollBackModel(
+        self,
+        request: kgrank.v1.model_service_pb2.RollBackModelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kgrank.v1.model_service_pb2.RollBackModelResponse, collections.abc.Awaitable[kgrank.v1.model_service_pb2.RollBackModelResponse]]:
+        """Goes back to the model that was in service before. FAILED_PRECONDITION if there was none."""
+
+    @abc.abstractmethod
+    def GetTraffic(
+        self,
+        request: kgrank.v1.model_service_pb2.GetTrafficRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kgrank.v1.model_service_pb2.GetTrafficResponse, collections.abc.Awaitable[kgrank.v1.model_service_pb2.GetTrafficResponse]]:
+        """Tells which models answer whom."""
+
+    @abc.abstractmethod
+    def SetTraffic(
+        self,
+        request: kgrank.v1.model_service_pb2.SetTrafficRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kgrank.v1.model_service_pb2.SetTrafficResponse, collections.abc.Awaitable[kgrank.v1.model_service_pb2.SetTrafficResponse]]:
+        """Gives a share of the users to other models, or lets a model score along unseen. Activating a model ends both."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

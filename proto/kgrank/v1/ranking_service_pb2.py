@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kgrank.v1 import common_pb2 as kgrank_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkgrank/v1/ranking_service.proto\x12\tkgrank.v1\x1a\x16kgrank/v1/common.proto\"\xf6\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0c\x65xclude_seen\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x1b\n\x13\x65xclude_product_ids\x18\x04 \x03(\t\x12\x1b\n\x13\x61llowed_product_ids\x18\x05 \x03(\t\x12#\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x17\n\x0finclude_reasons\x18\x07 \x01(\x08\x12\x17\n\x0finclude_details\x18\x08 \x01(\x08\x42\x04\n\x02_kB\x0f\n\r_exclude_seen\"\xa8\x01\n\x11RecommendResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState\"\xa0\x01\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bproduct_ids\x18\x02 \x03(\t\x12\x0e\n\x01k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x17\n\x0finclude_reasons\x18\x05 \x01(\x08\x12\x17\n\x0finclude_details\x18\x06 \x01(\x08\x42\x04\n\x02_k\"\xa3\x01\n\x0cRankResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState\"\x91\x01\n\x16SimilarProductsRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x13\x65xclude_product_ids\x18\x03 \x03(\t\x12\x17\n\x0finclude_reasons\x18\x04 \x01(\x08\x12\x17\n\x0finclude_details\x18\x05 \x01(\x08\x42\x04\n\x02_k\"\x84\x01\n\x17SimilarProductsResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\"\x84\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12#\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x18\n\x0bmax_reasons\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_max_reasons\"\x98\x01\n\x0f\x45xplainResponse\x12!\n\x06result\x18\x01 \x01(\x0b\x32\x11.kgrank.v1.Result\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState2\xad\x02\n\x0eRankingService\x12\x46\n\tRecommend\x12\x1b.kgrank.v1.RecommendRequest\x1a\x1c.kgrank.v1.RecommendResponse\x12\x37\n\x04Rank\x12\x16.kgrank.v1.RankRequest\x1a\x17.kgrank.v1.RankResponse\x12X\n\x0fSimilarProducts\x12!.kgrank.v1.SimilarProductsRequest\x1a\".kgrank.v1.SimilarProductsResponse\x12@\n\x07\x45xplain\x12\x19.kgrank.v1.ExplainRequest\x1a\x1a.kgrank.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkgrank/v1/ranking_service.proto\x12\tkgrank.v1\x1a\x16kgrank/v1/common.proto\"\xcd\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0c\x65xclude_seen\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x1b\n\x13\x65xclude_product_ids\x18\x04 \x03(\t\x12\x1b\n\x13\x61llowed_product_ids\x18\x05 \x03(\t\x12#\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x17\n\x0finclude_reasons\x18\x07 \x01(\x08\x12\x17\n\x0finclude_details\x18\x08 \x01(\x08\x12!\n\x06\x66ilter\x18\t \x01(\x0b\x32\x11.kgrank.v1.Filter\x12\x1b\n\x03mix\x18\n \x01(\x0b\x32\x0e.kgrank.v1.Mix\x12\x15\n\rlanguage_code\x18\x0b \x01(\tB\x04\n\x02_kB\x0f\n\r_exclude_seen\"\xa8\x01\n\x11RecommendResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState\"\xb7\x01\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bproduct_ids\x18\x02 \x03(\t\x12\x0e\n\x01k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x17\n\x0finclude_reasons\x18\x05 \x01(\x08\x12\x17\n\x0finclude_details\x18\x06 \x01(\x08\x12\x15\n\rlanguage_code\x18\x07 \x01(\tB\x04\n\x02_k\"\xa3\x01\n\x0cRankResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState\"\x85\x02\n\x16SimilarProductsRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x13\x65xclude_product_ids\x18\x03 \x03(\t\x12\x17\n\x0finclude_reasons\x18\x04 \x01(\x08\x12\x17\n\x0finclude_details\x18\x05 \x01(\x08\x12\x1b\n\x13\x61llowed_product_ids\x18\x06 \x03(\t\x12!\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x11.kgrank.v1.Filter\x12\x1b\n\x03mix\x18\x08 \x01(\x0b\x32\x0e.kgrank.v1.Mix\x12\x15\n\rlanguage_code\x18\t \x01(\tB\x04\n\x02_k\"\x84\x01\n\x17SimilarProductsResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\"\xc0\x02\n\rSearchRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0e\n\x01k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12!\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x11.kgrank.v1.Filter\x12\x1b\n\x13\x65xclude_product_ids\x18\x05 \x03(\t\x12\x1b\n\x13\x61llowed_product_ids\x18\x06 \x03(\t\x12#\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x17\n\x0finclude_reasons\x18\x08 \x01(\x08\x12\x17\n\x0finclude_details\x18\t \x01(\x08\x12\x1b\n\x03mix\x18\n \x01(\x0b\x32\x0e.kgrank.v1.Mix\x12\x15\n\rlanguage_code\x18\x0b \x01(\t\x12\x11\n\tuntracked\x18\x0c \x01(\x08\x42\x04\n\x02_k\"\xbe\x01\n\x0eSearchResponse\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.kgrank.v1.Result\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x19\n\x11\x61ttribution_token\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState\x12\x17\n\x0f\x63orrected_query\x18\x06 \x01(\t\"W\n\x15\x42\x61tchRecommendRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.kgrank.v1.RecommendRequest\"\x8f\x01\n\x16\x42\x61tchRecommendResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.kgrank.v1.RecommendResponseH\x00\x12&\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x15.kgrank.v1.BatchErrorH\x00\x42\t\n\x07outcome\";\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9b\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12#\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x12.kgrank.v1.Context\x12\x18\n\x0bmax_reasons\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rlanguage_code\x18\x05 \x01(\tB\x0e\n\x0c_max_reasons\"\x98\x01\n\x0f\x45xplainResponse\x12!\n\x06result\x18\x01 \x01(\x0b\x32\x11.kgrank.v1.Result\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x13\n\x0bmissing_ids\x18\x04 \x03(\t\x12(\n\nuser_state\x18\x05 \x01(\x0e\x32\x14.kgrank.v1.UserState2\xc7\x03\n\x0eRankingService\x12\x46\n\tRecommend\x12\x1b.kgrank.v1.RecommendRequest\x1a\x1c.kgrank.v1.RecommendResponse\x12\x37\n\x04Rank\x12\x16.kgrank.v1.RankRequest\x1a\x17.kgrank.v1.RankResponse\x12X\n\x0fSimilarProducts\x12!.kgrank.v1.SimilarProductsRequest\x1a\".kgrank.v1.SimilarProductsResponse\x12=\n\x06Search\x12\x18.kgrank.v1.SearchRequest\x1a\x19.kgrank.v1.SearchResponse\x12@\n\x07\x45xplain\x12\x19.kgrank.v1.ExplainRequest\x1a\x1a.kgrank.v1.ExplainResponse\x12Y\n\x0e\x42\x61tchRecommend\x12 .kgrank.v1.BatchRecommendRequest\x1a!.kgrank.v1.BatchRecommendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kgrank.v1.ranking_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECOMMENDREQUEST']._serialized_start=71
-  _globals['_RECOMMENDREQUEST']._serialized_end=317
-  _globals['_RECOMMENDRESPONSE']._serialized_start=320
-  _globals['_RECOMMENDRESPONSE']._serialized_end=488
-  _globals['_RANKREQUEST']._serialized_start=491
-  _globals['_RANKREQUEST']._serialized_end=651
-  _globals['_RANKRESPONSE']._serialized_start=654
-  _globals['_RANKRESPONSE']._serialized_end=817
-  _globals['_SIMILARPRODUCTSREQUEST']._serialized_start=820
-  _globals['_SIMILARPRODUCTSREQUEST']._serialized_end=965
-  _globals['_SIMILARPRODUCTSRESPONSE']._serialized_start=968
-  _globals['_SIMILARPRODUCTSRESPONSE']._serialized_end=1100
-  _globals['_EXPLAINREQUEST']._serialized_start=1103
-  _globals['_EXPLAINREQUEST']._serialized_end=1235
-  _globals['_EXPLAINRESPONSE']._serialized_start=1238
-  _globals['_EXPLAINRESPONSE']._serialized_end=1390
-  _globals['_RANKINGSERVICE']._serialized_start=1393
-  _globals['_RANKINGSERVICE']._serialized_end=1694
+  _globals['_RECOMMENDREQUEST']._serialized_end=404
+  _globals['_RECOMMENDRESPONSE']._serialized_start=407
+  _globals['_RECOMMENDRESPONSE']._serialized_end=575
+  _globals['_RANKREQUEST']._serialized_start=578
+  _globals['_RANKREQUEST']._serialized_end=761
+  _globals['_RANKRESPONSE']._serialized_start=764
+  _globals['_RANKRESPONSE']._serialized_end=927
+  _globals['_SIMILARPRODUCTSREQUEST']._serialized_start=930
+  _globals['_SIMILARPRODUCTSREQUEST']._serialized_end=1191
+  _globals['_SIMILARPRODUCTSRESPONSE']._serialized_start=1194
+  _globals['_SIMILARPRODUCTSRESPONSE']._serialized_end=1326
+  _globals['_SEARCHREQUEST']._serialized_start=1329
+  _globals['_SEARCHREQUEST']._serialized_end=1649
+  _globals['_SEARCHRESPONSE']._serialized_start=1652
+  _globals['_SEARCHRESPONSE']._serialized_end=1842
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1844
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1931
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1934
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=2077
+  _globals['_BATCHERROR']._serialized_start=2079
+  _globals['_BATCHERROR']._serialized_end=2138
+  _globals['_EXPLAINREQUEST']._serialized_start=2141
+  _globals['_EXPLAINREQUEST']._serialized_end=2296
+  _globals['_EXPLAINRESPONSE']._serialized_start=2299
+  _globals['_EXPLAINRESPONSE']._serialized_end=2451
+  _globals['_RANKINGSERVICE']._serialized_start=2454
+  _globals['_RANKINGSERVICE']._serialized_end=2909
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,9 @@ class RecommendRequest(google.protobuf.message.Message):
     CONTEXT_FIELD_NUMBER: builtins.int
     INCLUDE_REASONS_FIELD_NUMBER: builtins.int
     INCLUDE_DETAILS_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: builtins.int
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     k: builtins.int
@@ -37,6 +40,8 @@ class RecommendRequest(google.protobuf.message.Message):
     """Give reasons with each result."""
     include_details: builtins.bool
     """Give title and brand with each result."""
+    language_code: builtins.str
+    """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Products to leave out."""
@@ -49,6 +54,14 @@ class RecommendRequest(google.protobuf.message.Message):
     def context(self) -> kgrank.v1.common_pb2.Context:
         """What is known besides the stored history."""
 
+    @property
+    def filter(self) -> kgrank.v1.common_pb2.Filter:
+        """Which products may be ranked."""
+
+    @property
+    def mix(self) -> kgrank.v1.common_pb2.Mix:
+        """How the list is put together."""
+
     def __init__(
         self,
         *,
@@ -60,9 +73,12 @@ class RecommendRequest(google.protobuf.message.Message):
         context: kgrank.v1.common_pb2.Context | None = ...,
         include_reasons: builtins.bool = ...,
         include_details: builtins.bool = ...,
+        filter: kgrank.v1.common_pb2.Filter | None = ...,
+        mix: kgrank.v1.common_pb2.Mix | None = ...,
+        language_code: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "context", b"context", "exclude_seen", b"exclude_seen", "k", b"k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "allowed_product_ids", b"allowed_product_ids", "context", b"context", "exclude_product_ids", b"exclude_product_ids", "exclude_seen", b"exclude_seen", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "user_id", b"user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "context", b"context", "exclude_seen", b"exclude_seen", "filter", b"filter", "k", b"k", "mix", b"mix"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "allowed_product_ids", b"allowed_product_ids", "context", b"context", "exclude_product_ids", b"exclude_product_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "language_code", b"language_code", "mix", b"mix", "user_id", b"user_id"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_exclude_seen", b"_exclude_seen"]) -> typing.Literal["exclude_seen"] | None: ...
     @typing.overload
@@ -120,6 +136,7 @@ class RankRequest(google.protobuf.message.Message):
     CONTEXT_FIELD_NUMBER: builtins.int
     INCLUDE_REASONS_FIELD_NUMBER: builtins.int
     INCLUDE_DETAILS_FIELD_NUMBER: builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: builtins.int
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     k: builtins.int
@@ -128,6 +145,8 @@ class RankRequest(google.protobuf.message.Message):
     """Give reasons with each result."""
     include_details: builtins.bool
     """Give title and brand with each result."""
+    language_code: builtins.str
+    """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The candidates, from 1 to the server's limit (10,000 unless set otherwise); one given twice is ranked once."""
@@ -145,9 +164,10 @@ class RankRequest(google.protobuf.message.Message):
         context: kgrank.v1.common_pb2.Context | None = ...,
         include_reasons: builtins.bool = ...,
         include_details: builtins.bool = ...,
+        language_code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_k", b"_k", "context", b"context", "k", b"k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_k", b"_k", "context", b"context", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "product_ids", b"product_ids", "user_id", b"user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_k", b"_k", "context", b"context", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "language_code", b"language_code", "product_ids", b"product_ids", "user_id", b"user_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_k", b"_k"]) -> typing.Literal["k"] | None: ...
 
 global___RankRequest = RankRequest
@@ -201,6 +221,10 @@ class SimilarProductsRequest(google.protobuf.message.Message):
     EXCLUDE_PRODUCT_IDS_FIELD_NUMBER: builtins.int
     INCLUDE_REASONS_FIELD_NUMBER: builtins.int
     INCLUDE_DETAILS_FIELD_NUMBER: builtins.int
+    ALLOWED_PRODUCT_IDS_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: builtins.int
     product_id: builtins.str
     """The product."""
     k: builtins.int
@@ -209,9 +233,23 @@ class SimilarProductsRequest(google.protobuf.message.Message):
     """Give reasons with each result: paths from the product asked about."""
     include_details: builtins.bool
     """Give title and brand with each result."""
+    language_code: builtins.str
+    """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Products to leave out besides the one asked about."""
+
+    @property
+    def allowed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """If any are given, only these products may be found."""
+
+    @property
+    def filter(self) -> kgrank.v1.common_pb2.Filter:
+        """Which products may be found."""
+
+    @property
+    def mix(self) -> kgrank.v1.common_pb2.Mix:
+        """How the list is put together."""
 
     def __init__(
         self,
@@ -221,9 +259,13 @@ class SimilarProductsRequest(google.protobuf.message.Message):
         exclude_product_ids: collections.abc.Iterable[builtins.str] | None = ...,
         include_reasons: builtins.bool = ...,
         include_details: builtins.bool = ...,
+        allowed_product_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        filter: kgrank.v1.common_pb2.Filter | None = ...,
+        mix: kgrank.v1.common_pb2.Mix | None = ...,
+        language_code: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_k", b"_k", "k", b"k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_k", b"_k", "exclude_product_ids", b"exclude_product_ids", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "product_id", b"product_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_k", b"_k", "filter", b"filter", "k", b"k", "mix", b"mix"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_k", b"_k", "allowed_product_ids", b"allowed_product_ids", "exclude_product_ids", b"exclude_product_ids", "filter", b"filter", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "language_code", b"language_code", "mix", b"mix", "product_id", b"product_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_k", b"_k"]) -> typing.Literal["k"] | None: ...
 
 global___SimilarProductsRequest = SimilarProductsRequest
@@ -263,6 +305,205 @@ class SimilarProductsResponse(google.protobuf.message.Message):
 global___SimilarProductsResponse = SimilarProductsResponse
 
 @typing.final
+class SearchRequest(google.protobuf.message.Message):
+    """A request for products that words describe."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    K_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    EXCLUDE_PRODUCT_IDS_FIELD_NUMBER: builtins.int
+    ALLOWED_PRODUCT_IDS_FIELD_NUMBER: builtins.int
+    CONTEXT_FIELD_NUMBER: builtins.int
+    INCLUDE_REASONS_FIELD_NUMBER: builtins.int
+    INCLUDE_DETAILS_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: builtins.int
+    UNTRACKED_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """The user; may be empty for an anonymous visitor."""
+    query: builtins.str
+    """What is looked for: 1 to 1000 bytes."""
+    k: builtins.int
+    """How many results, from 1 to the server's limit; 10 if not set."""
+    include_reasons: builtins.bool
+    """Give reasons with each result."""
+    include_details: builtins.bool
+    """Give title and brand with each result."""
+    language_code: builtins.str
+    """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
+    untracked: builtins.bool
+    """Do not store the search; one without a user is never stored."""
+    @property
+    def filter(self) -> kgrank.v1.common_pb2.Filter:
+        """Which products may be found."""
+
+    @property
+    def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Products to leave out."""
+
+    @property
+    def allowed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """If any are given, only these products may be found."""
+
+    @property
+    def context(self) -> kgrank.v1.common_pb2.Context:
+        """What is known besides the stored history."""
+
+    @property
+    def mix(self) -> kgrank.v1.common_pb2.Mix:
+        """How the list is put together."""
+
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        query: builtins.str = ...,
+        k: builtins.int | None = ...,
+        filter: kgrank.v1.common_pb2.Filter | None = ...,
+        exclude_product_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        allowed_product_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        context: kgrank.v1.common_pb2.Context | None = ...,
+        include_reasons: builtins.bool = ...,
+        include_details: builtins.bool = ...,
+        mix: kgrank.v1.common_pb2.Mix | None = ...,
+        language_code: builtins.str = ...,
+        untracked: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_k", b"_k", "context", b"context", "filter", b"filter", "k", b"k", "mix", b"mix"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_k", b"_k", "allowed_product_ids", b"allowed_product_ids", "context", b"context", "exclude_product_ids", b"exclude_product_ids", "filter", b"filter", "include_details", b"include_details", "include_reasons", b"include_reasons", "k", b"k", "language_code", b"language_code", "mix", b"mix", "query", b"query", "untracked", b"untracked", "user_id", b"user_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_k", b"_k"]) -> typing.Literal["k"] | None: ...
+
+global___SearchRequest = SearchRequest
+
+@typing.final
+class SearchResponse(google.protobuf.message.Message):
+    """What was found, best first."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ATTRIBUTION_TOKEN_FIELD_NUMBER: builtins.int
+    MISSING_IDS_FIELD_NUMBER: builtins.int
+    USER_STATE_FIELD_NUMBER: builtins.int
+    CORRECTED_QUERY_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """The model that computed this answer."""
+    attribution_token: builtins.str
+    """Names this answer, for attributing what follows from it."""
+    user_state: kgrank.v1.common_pb2.UserState.ValueType
+    """How the user was known."""
+    corrected_query: builtins.str
+    """The query as it was understood, where typing errors were mended; else empty."""
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[kgrank.v1.common_pb2.Result]:
+        """Fewer than k when no more products fit."""
+
+    @property
+    def missing_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Product ids of the request that the catalogue does not have."""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[kgrank.v1.common_pb2.Result] | None = ...,
+        model_version: builtins.str = ...,
+        attribution_token: builtins.str = ...,
+        missing_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        user_state: kgrank.v1.common_pb2.UserState.ValueType = ...,
+        corrected_query: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attribution_token", b"attribution_token", "corrected_query", b"corrected_query", "missing_ids", b"missing_ids", "model_version", b"model_version", "results", b"results", "user_state", b"user_state"]) -> None: ...
+
+global___SearchResponse = SearchResponse
+
+@typing.final
+class BatchRecommendRequest(google.protobuf.message.Message):
+    """One of many requests."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """Comes back with the answer; unique within the stream."""
+    @property
+    def request(self) -> global___RecommendRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        request: global___RecommendRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["request", b"request", "sequence", b"sequence"]) -> None: ...
+
+global___BatchRecommendRequest = BatchRecommendRequest
+
+@typing.final
+class BatchRecommendResponse(google.protobuf.message.Message):
+    """One of many answers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    RESPONSE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """Of the request that this answers."""
+    @property
+    def response(self) -> global___RecommendResponse:
+        """The answer."""
+
+    @property
+    def error(self) -> global___BatchError:
+        """Why there is none."""
+
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        response: global___RecommendResponse | None = ...,
+        error: global___BatchError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response", "sequence", b"sequence"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["response", "error"] | None: ...
+
+global___BatchRecommendResponse = BatchRecommendResponse
+
+@typing.final
+class BatchError(google.protobuf.message.Message):
+    """Why one of many requests has no answer: what a call of its own would have ended with."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    code: builtins.int
+    """The gRPC status code."""
+    message: builtins.str
+    """One sentence."""
+    reason: builtins.str
+    """The reason of the call's `google.rpc.ErrorInfo`."""
+    def __init__(
+        self,
+        *,
+        code: builtins.int = ...,
+        message: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]) -> None: ...
+
+global___BatchError = BatchError
+
+@typing.final
 class ExplainRequest(google.protobuf.message.Message):
     """A request for the reasons of one score."""
 
@@ -272,12 +513,15 @@ class ExplainRequest(google.protobuf.message.Message):
     PRODUCT_ID_FIELD_NUMBER: builtins.int
     CONTEXT_FIELD_NUMBER: builtins.int
     MAX_REASONS_FIELD_NUMBER: builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: builtins.int
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     product_id: builtins.str
     """The product."""
     max_reasons: builtins.int
     """Largest number of reasons, from 1 to 10; 3 if not set."""
+    language_code: builtins.str
+    """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def context(self) -> kgrank.v1.common_pb2.Context:
         """What is known besides the stored history."""
@@ -289,9 +533,10 @@ class ExplainRequest(google.protobuf.message.Message):
         product_id: builtins.str = ...,
         context: kgrank.v1.common_pb2.Context | None = ...,
         max_reasons: builtins.int | None = ...,
+        language_code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reasons", b"_max_reasons", "context", b"context", "max_reasons", b"max_reasons"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reasons", b"_max_reasons", "context", b"context", "max_reasons", b"max_reasons", "product_id", b"product_id", "user_id", b"user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reasons", b"_max_reasons", "context", b"context", "language_code", b"language_code", "max_reasons", b"max_reasons", "product_id", b"product_id", "user_id", b"user_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reasons", b"_max_reasons"]) -> typing.Literal["max_reasons"] | None: ...
 
 global___ExplainRequest = ExplainRequest

@@ -52,10 +52,20 @@ class RankingServiceStub(object):
                 request_serializer=kgrank_dot_v1_dot_ranking__service__pb2.SimilarProductsRequest.SerializeToString,
                 response_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.SimilarProductsResponse.FromString,
                 _registered_method=True)
+        self.Search = channel.unary_unary(
+                '/kgrank.v1.RankingService/Search',
+                request_serializer=kgrank_dot_v1_dot_ranking__service__pb2.SearchRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.SearchResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/kgrank.v1.RankingService/Explain',
                 request_serializer=kgrank_dot_v1_dot_ranking__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.BatchRecommend = channel.stream_stream(
+                '/kgrank.v1.RankingService/BatchRecommend',
+                request_serializer=kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendRequest.SerializeToString,
+                response_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendResponse.FromString,
                 _registered_method=True)
 
 
@@ -86,8 +96,22 @@ class RankingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Search(self, request, context):
+        """Finds products by words and meaning, and ranks them for the user. A search by a user is an event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Explains the score of one product for a user. NOT_FOUND if the product is unknown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRecommend(self, request_iterator, context):
+        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,10 +135,20 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     request_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.SimilarProductsRequest.FromString,
                     response_serializer=kgrank_dot_v1_dot_ranking__service__pb2.SimilarProductsResponse.SerializeToString,
             ),
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.SearchRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_ranking__service__pb2.SearchResponse.SerializeToString,
+            ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
                     request_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.ExplainRequest.FromString,
                     response_serializer=kgrank_dot_v1_dot_ranking__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'BatchRecommend': grpc.stream_stream_rpc_method_handler(
+                    servicer.BatchRecommend,
+                    request_deserializer=kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendRequest.FromString,
+                    response_serializer=kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -212,6 +246,33 @@ class RankingService(object):
             _registered_method=True)
 
     @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kgrank.v1.RankingService/Search',
+            kgrank_dot_v1_dot_ranking__service__pb2.SearchRequest.SerializeToString,
+            kgrank_dot_v1_dot_ranking__service__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Explain(request,
             target,
             options=(),
@@ -228,6 +289,33 @@ class RankingService(object):
             '/kgrank.v1.RankingService/Explain',
             kgrank_dot_v1_dot_ranking__service__pb2.ExplainRequest.SerializeToString,
             kgrank_dot_v1_dot_ranking__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRecommend(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kgrank.v1.RankingService/BatchRecommend',
+            kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendRequest.SerializeToString,
+            kgrank_dot_v1_dot_ranking__service__pb2.BatchRecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

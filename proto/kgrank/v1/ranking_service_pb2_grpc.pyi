@@ -42,11 +42,23 @@ class RankingServiceStub:
     ]
     """Finds the products most like one. NOT_FOUND if the product is unknown."""
 
+    Search: grpc.UnaryUnaryMultiCallable[
+        kgrank.v1.ranking_service_pb2.SearchRequest,
+        kgrank.v1.ranking_service_pb2.SearchResponse,
+    ]
+    """Finds products by words and meaning, and ranks them for the user. A search by a user is an event."""
+
     Explain: grpc.UnaryUnaryMultiCallable[
         kgrank.v1.ranking_service_pb2.ExplainRequest,
         kgrank.v1.ranking_service_pb2.ExplainResponse,
     ]
     """Explains the score of one product for a user. NOT_FOUND if the product is unknown."""
+
+    BatchRecommend: grpc.StreamStreamMultiCallable[
+        kgrank.v1.ranking_service_pb2.BatchRecommendRequest,
+        kgrank.v1.ranking_service_pb2.BatchRecommendResponse,
+    ]
+    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
 
 class RankingServiceAsyncStub:
     """Ranks products for a user.
@@ -72,11 +84,23 @@ class RankingServiceAsyncStub:
     ]
     """Finds the products most like one. NOT_FOUND if the product is unknown."""
 
+    Search: grpc.aio.UnaryUnaryMultiCallable[
+        kgrank.v1.ranking_service_pb2.SearchRequest,
+        kgrank.v1.ranking_service_pb2.SearchResponse,
+    ]
+    """Finds products by words and meaning, and ranks them for the user. A search by a user is an event."""
+
     Explain: grpc.aio.UnaryUnaryMultiCallable[
         kgrank.v1.ranking_service_pb2.ExplainRequest,
         kgrank.v1.ranking_service_pb2.ExplainResponse,
     ]
     """Explains the score of one product for a user. NOT_FOUND if the product is unknown."""
+
+    BatchRecommend: grpc.aio.StreamStreamMultiCallable[
+        kgrank.v1.ranking_service_pb2.BatchRecommendRequest,
+        kgrank.v1.ranking_service_pb2.BatchRecommendResponse,
+    ]
+    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
 
 class RankingServiceServicer(metaclass=abc.ABCMeta):
     """Ranks products for a user.
@@ -109,11 +133,27 @@ class RankingServiceServicer(metaclass=abc.ABCMeta):
         """Finds the products most like one. NOT_FOUND if the product is unknown."""
 
     @abc.abstractmethod
+    def Search(
+        self,
+        request: kgrank.v1.ranking_service_pb2.SearchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kgrank.v1.ranking_service_pb2.SearchResponse, collections.abc.Awaitable[kgrank.v1.ranking_service_pb2.SearchResponse]]:
+        """Finds products by words and meaning, and ranks them for the user. A search by a user is an event."""
+
+    @abc.abstractmethod
     def Explain(
         self,
         request: kgrank.v1.ranking_service_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> typing.Union[kgrank.v1.ranking_service_pb2.ExplainResponse, collections.abc.Awaitable[kgrank.v1.ranking_service_pb2.ExplainResponse]]:
         """Explains the score of one product for a user. NOT_FOUND if the product is unknown."""
+
+    @abc.abstractmethod
+    def BatchRecommend(
+        self,
+        request_iterator: _MaybeAsyncIterator[kgrank.v1.ranking_service_pb2.BatchRecommendRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[kgrank.v1.ranking_service_pb2.BatchRecommendResponse], collections.abc.AsyncIterator[kgrank.v1.ranking_service_pb2.BatchRecommendResponse]]:
+        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
 
 def add_RankingServiceServicer_to_server(servicer: RankingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
