@@ -29,7 +29,7 @@ from model.scoring import ScoringModel, UserVectors, full_scores
 _GROUP = 4
 _DEEPER = 4  # times as many candidates for users whose best are not proven
 _BLOCK_BYTES = 64 * 2**20
-_MOST_TOGETHER = 128
+_MOST_TOGETHER = 256
 _INT8 = 127.0
 _LOWEST = -(2**31)
 _LARGEST = 2**29  # of what is added, in units of the scan: it stands out, and no sum of it overflows
@@ -197,6 +197,9 @@ class ExhaustiveSearch:
 
 
 def _in_order(product_index: Int64s, score: Float32s) -> Found:
-    order = np.lexsort((product_index, -score), axis=1)
-    product_index, score = np.take_along_axis(product_index, order, 1), np.take_along_axis(score, order, 1)
+    """Return products that are sorted by score with equal scores in the order of their product index."""
+    tied = np.flatnonzero((score[:, 1:] == score[:, :-1]).any(1))
+    if len(tied):
+        order = np.lexsort((product_index[tied], -score[tied]), axis=1)
+        product_index[tied] = np.take_along_axis(product_index[tied], order, 1)
     return Found(np.where(np.isneginf(score), PADDING, product_index), score)
