@@ -23,6 +23,7 @@ from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.serving import Places, Serving
+from server.traffic import Traffic
 
 _log = structlog.get_logger(__name__)
 
@@ -138,19 +139,29 @@ class Server:
         return server
 
     async def _load(self) -> None:
-        """Put the active model into service; without one, wait for `ActivateModel`."""
-        version = await asyncio.to_thread(lambda: self._places.models.active)
-        if version is None:
+        """Put the models that were in service into service; without one, wait for `ActivateModel`."""
+        traffic = await asyncio.to_thread(lambda: self._places.models.traffic)
+        if traffic is None:
             _log.warning("no_model", folder=str(self._places.models.folder), remedy="train one and activate it")
             return
-        try:
-            await self._serving.activate(version, self._journal)
-        except KgrankError as error:
-            _log.error("model_refused", model_version=version, reason=error.problem, remedy=error.remedy)
-        except Exception:
-            _log.exception("model_failed", model_version=version)
-        else:
+        if await self._put_into_service(traffic.with_trials((), None)):
             await self._activated()
+            if traffic.versions != (traffic.active,):  # without its trials, the active model answers everybody
+                await self._put_into_service(traffic)
+
+    async def _put_into_service(self, traffic: Traffic) -> bool:
+        """Serve what was served before the start; return whether it is."""
+        try:
+            plain = traffic.with_trials((), None)
+            # What a caller has put into service meanwhile stays.
+            await self._serving.change_traffic(lambda now: traffic if now in (None, plain) else now, self._journal)
+        except KgrankError as error:
+            _log.error("model_refused", models=traffic.versions, reason=error.problem, remedy=error.remedy)
+            return False
+        except Exception:
+            _log.exception("model_failed", models=traffic.versions)
+            return False
+        return True
 
     async def _activated(self) -> None:
         await self._say(_SERVING)

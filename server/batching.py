@@ -54,6 +54,11 @@ class Batcher(Generic[Q, A]):
                 self._waiting.remove(place)
             raise
 
+    @property
+    def busy(self) -> bool:
+        """Whether items wait, or are being answered."""
+        return self._running is not None
+
     async def run(self, function: Callable[[], R]) -> R:
         """Run other work of the scoring thread, between batches; a cancelled caller's is not begun."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

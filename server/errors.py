@@ -4,6 +4,7 @@ Each has `google.rpc.Status` details: ErrorInfo always, BadRequest for refused f
 defect of ours becomes INTERNAL with an id that is in the log; never a trace, a path or a secret.
 """
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class ModelRefusedError(KgrankError):
     """A model does not fit the catalogue, or can't be read."""
 
 
+class NoModelBeforeError(KgrankError):
+    """There is no model to roll back to."""
+
+
 class OverloadedError(KgrankError):
     """Too many requests are waiting; refused before any work."""
 
@@ -70,6 +75,26 @@ class NotServingError(KgrankError):
     """No model is in service, or the server is leaving."""
 
 
+class UnauthenticatedError(KgrankError):
+    """The call has no credentials, or ones that aren't good."""
+
+
+class DeniedError(KgrankError):
+    """The caller lacks the role that the call needs."""
+
+
+class RateLimitedError(KgrankError):
+    """The caller has called too often; `retry_after_s` says when it may again."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("this caller has called too often", "Call more slowly, or ask an operator for a higher rate.")
+        self.retry_after_s = retry_after_s
+
+
+class AuditError(KgrankError):
+    """The audit log can't be written, so that the call was not carried out."""
+
+
 @dataclass(frozen=True)
 class _Status:
     code: grpc.StatusCode
@@ -82,10 +107,15 @@ _TABLE: dict[type[Exception], _Status] = {
     UnknownProductError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_PRODUCT"),
     UnknownModelError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
+    NoModelBeforeError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "NO_MODEL_BEFORE"),
     OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
     JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),
     JournalError: _Status(grpc.StatusCode.UNAVAILABLE, "JOURNAL_FAILED", 5),
     NotServingError: _Status(grpc.StatusCode.UNAVAILABLE, "NOT_SERVING", 1),
+    UnauthenticatedError: _Status(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    DeniedError: _Status(grpc.StatusCode.PERMISSION_DENIED, "MISSING_ROLE"),
+    RateLimitedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1),
+    AuditError: _Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_FAILED", 30),
     GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
 }
 _DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT")
@@ -117,7 +147,8 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         details.append(_bad_request(error.violations))
     if status.retry_after_s is not None:
         delay = Duration()
-        delay.FromMilliseconds(int(status.retry_after_s * 1000))
+        # An error that knows better than the table says so.
+        delay.FromMilliseconds(math.ceil(getattr(error, "retry_after_s", status.retry_after_s) * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:

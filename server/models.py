@@ -1,4 +1,4 @@
-"""The models in the artifacts folder, and which of them is in service."""
+"""The models in the artifacts folder, and which of them are in service."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from kg.errors import KgrankError
 from kg.snapshot import MANIFEST as SNAPSHOT_MANIFEST
 from model.artifact import Artifact, ArtifactManifest, load_artifact, read_manifest
 from server.errors import ModelRefusedError, UnknownModelError
+from server.traffic import Traffic, read_traffic
 
 ACTIVE = "ACTIVE"
 LATEST = "LATEST"
@@ -17,7 +18,7 @@ LATEST = "LATEST"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder of artifacts, each in a folder named by its model version; `ACTIVE` names the one in service.
+    """A folder of artifacts, each in a folder named by its model version; `ACTIVE` says which are in service.
 
     Args:
         folder: where the artifacts are.
@@ -60,22 +61,27 @@ class ModelFolder:
 
     @property
     def active(self) -> str | None:
-        """The version to start with: the chosen one, the one put into service last, the newest; None without any."""
-        if self.chosen is not None:
-            return self.chosen
-        pointer = self.folder / ACTIVE
-        if pointer.is_file():
-            named = pointer.read_text(encoding="utf-8").strip()
-            if (self.folder / named).is_dir():
-                return named
-        manifests = self.manifests()
-        return manifests[0].model_version if manifests else None
+        """The version to start with; None where there is no model."""
+        traffic = self.traffic
+        return None if traffic is None else traffic.active
 
-    def note_active(self, model_version: str) -> None:
-        """Remember the model in service, so that a restart serves the same."""
+    @property
+    def traffic(self) -> Traffic | None:
+        """What to start with: the chosen version, what was in service last, the newest; None without any model."""
+        if self.chosen is not None:
+            return Traffic(self.chosen)
+        pointer = self.folder / ACTIVE
+        noted = read_traffic(pointer.read_text(encoding="utf-8")) if pointer.is_file() else None
+        if noted is not None and (self.folder / noted.active).is_dir():
+            return noted
+        manifests = self.manifests()
+        return Traffic(manifests[0].model_version) if manifests else None
+
+    def note(self, traffic: Traffic) -> None:
+        """Remember what is in service, so that a restart serves the same; whole or not at all."""
         partial = self.folder / f".{ACTIVE}.{os.getpid()}"
         with partial.open("w", encoding="utf-8") as file:
-            file.write(model_version + "\n")
+            file.write(traffic.as_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.folder / ACTIVE)

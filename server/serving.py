@@ -1,4 +1,4 @@
-"""What is in service: one engine at a time, swapped in whole, and the events that change its answers."""
+"""What is in service: engines, swapped in whole, and the events that change their answers."""
 
 import asyncio
 import gc
@@ -25,8 +25,11 @@ from server.engine import Engine
 from server.errors import JournalError, ModelRefusedError, NotServingError
 from server.histories import Interaction, LiveHistories
 from server.journal import Journal, StoredEvent
+from server.lineup import Lineup
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
 from server.question import Question, Ranking
+from server.shadow import Comparison, Shadow
+from server.traffic import Traffic
 
 KEPT_MS = 24 * 3_600_000
 """How long an event stays in the journal at least: so long is its id known as a duplicate."""
@@ -53,7 +56,7 @@ class Places:
 
 
 class Serving:
-    """The engine in service. Its methods belong to the event loop's thread.
+    """The engines in service. Its methods belong to the event loop's thread.
 
     Args:
         settings: limits.
@@ -63,47 +66,61 @@ class Serving:
     def __init__(self, settings: ServeSettings, places: Places) -> None:
         self._settings = settings
         self._places = places
-        self._engine: Engine | None = None
-        self._activating = asyncio.Lock()
+        self._lineup: Lineup | None = None
+        self._shadow: Shadow | None = None
+        self._changing = asyncio.Lock()
         self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(_answer, max_batch=settings.max_batch)
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
         self._calls = Admission(settings.max_waiting)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
 
     @property
+    def lineup(self) -> Lineup:
+        """The engines in service.
+
+        Raises:
+            NotServingError: there are none yet.
+        """
+        if self._lineup is None:
+            raise NotServingError("no model is in service", "Wait for the start, or train one and activate it.")
+        return self._lineup
+
+    @property
     def engine(self) -> Engine:
-        """The engine in service.
+        """The active engine.
 
         Raises:
             NotServingError: there is none yet.
         """
-        if self._engine is None:
-            raise NotServingError("no model is in service", "Wait for the start, or train one and activate it.")
-        return self._engine
+        return self.lineup.active
 
     @property
     def active(self) -> str | None:
-        """The model version in service."""
-        return None if self._engine is None else self._engine.model_version
+        """The active model version."""
+        return None if self._lineup is None else self._lineup.traffic.active
 
     @contextmanager
-    def admitted(self, *, reasons: bool) -> Iterator[Engine]:
+    def admitted(self, *, reasons: bool, user_id: str = "") -> Iterator[Engine]:
         """Take a call in for the length of a `with` block, and yield the engine that serves all of it.
 
         Args:
             reasons: whether it asks for reasons, which take long: such calls get no more than half of the places.
+            user_id: whom it is for; empty: the active engine serves it.
 
         Raises:
             NotServingError: there is no engine yet.
             OverloadedError: too many calls are there; nothing was done.
         """
-        engine = self.engine
+        engine = self.lineup.engine_for(user_id)
         with self._calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
             yield engine
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
-        return await self._batcher.submit((engine, question))
+        ranking = await self._batcher.submit((engine, question))
+        if self._shadow is not None:
+            self._shadow.observe(engine, question, ranking)
+        return ranking
 
     async def similar(self, engine: Engine, product_index: int, k: int, excluded: Sequence[str]) -> Ranking:
         """Return the products most like one."""
@@ -119,50 +136,108 @@ class Serving:
 
     def apply(self, events: Sequence[StoredEvent]) -> None:
         """Let stored events change the next answers."""
-        if self._engine is not None:
-            extend(self._engine.histories, self._engine.snapshot, events)
+        if self._lineup is not None:
+            for histories, engine in self._lineup.histories():
+                extend(histories, engine.snapshot, events)
+
+    async def change_traffic(self, to: Callable[[Traffic | None], Traffic], journal: Journal) -> Lineup:
+        """Load the models that come into service beside those that are, and swap the line-up in whole.
+
+        Args:
+            to: returns the new traffic for that in service; None: nothing is.
+            journal: what was written meanwhile.
+
+        Raises:
+            UnknownModelError: there is no such model; the line-up stays.
+            ModelRefusedError: one is damaged, or does not fit any snapshot; the line-up stays.
+        """
+        async with self._changing:
+            began, before = time.monotonic(), self._lineup
+            traffic = to(None if before is None else before.traffic)
+            engines = {} if before is None else {v: each for v, each in before.engines.items() if v in traffic.versions}
+            for version in traffic.versions:
+                if version not in engines:
+                    beside = [*engines.values(), *(before.engines.values() if before else ())]
+                    engines[version] = await asyncio.to_thread(self._load, version, journal, beside)
+            lineup = Lineup(traffic, engines)
+            # What was written while engines were being built; from here on `apply` takes over.
+            for histories, engine in lineup.histories():
+                for event in journal.read(histories.applied, 1 << 30):
+                    extend(histories, engine.snapshot, [event])
+            await self._swap_in(lineup)
+            _log.info(
+                "models_in_service",
+                model_version=traffic.active,
+                trials={share.model_version: share.percent for share in traffic.shares},
+                shadow=traffic.shadow,
+                products=len(lineup.active.product_ids),
+                plan=str(lineup.active.index.plan),
+                seconds=round(time.monotonic() - began, 2),
+            )
+            return lineup
 
     async def activate(self, model_version: str, journal: Journal) -> Engine:
-        """Load a model beside the one in service, and swap it in.
+        """Load a model beside the one in service, and swap it in; every trial ends.
 
         Raises:
             UnknownModelError: there is no such model.
             ModelRefusedError: it is damaged, or does not fit any snapshot.
         """
-        async with self._activating:
-            began = time.monotonic()
-            engine = await asyncio.to_thread(self._load, model_version, journal)
-            # What was written while the engine was being built; from here on `apply` takes over.
-            for event in journal.read(engine.histories.applied, 1 << 30):
-                extend(engine.histories, engine.snapshot, [event])
-            self._engine = engine
-            # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
-            # without a collection, which would hold up every call, it goes when the last call that uses it has ended.
-            gc.freeze()
-            _log.info(
-                "model_in_service",
-                model_version=model_version,
-                products=len(engine.product_ids),
-                plan=str(engine.index.plan),
-                seconds=round(time.monotonic() - began, 2),
-            )
-            return engine
+
+        def activated(traffic: Traffic | None) -> Traffic:
+            return Traffic(model_version) if traffic is None else traffic.activated(model_version)
+
+        return (await self.change_traffic(activated, journal)).active
+
+    async def replace_engines(self, make: Callable[[Engine], Engine]) -> None:
+        """Replace every engine in service by what `make` returns for it, all at once.
+
+        Args:
+            make: called in another thread, once for each engine; an error leaves the line-up as it is.
+        """
+        async with self._changing:
+            if self._lineup is not None:
+                await self._swap_in(await asyncio.to_thread(self._lineup.mapped, make))
+
+    async def _swap_in(self, lineup: Lineup) -> None:
+        # An engine belongs to one thread: a shadow that comes into service must have left its own.
+        so_far = await self._end_shadow(lineup)
+        self._lineup = lineup
+        if lineup.shadow is not None:
+            self._shadow = Shadow(lineup.shadow, lambda: self._batcher.busy, so_far)
+        # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
+        # without a collection, which would hold up every call, it goes when the last call that uses it has ended.
+        gc.freeze()
+
+    async def _end_shadow(self, following: Lineup) -> Comparison | None:
+        """End the shadow; return how it has differed, if the same model goes on as one."""
+        shadow, self._shadow = self._shadow, None
+        if shadow is None:
+            return None
+        await shadow.close()
+        shadow.log()
+        goes_on = self._lineup is not None and self._lineup.traffic.shadow == following.traffic.shadow
+        return shadow.comparison if goes_on else None
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How the shadow has differed from what was served; None without one."""
+        return None if self._shadow is None else self._shadow.comparison
 
     def close(self) -> None:
         """Finish what is being worked on."""
         self._batcher.close()
         self._reasons.shutdown(wait=True)
 
-    def _load(self, model_version: str, journal: Journal) -> Engine:
+    def _load(self, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
+        """Load a model; it shares snapshot and histories with the engines beside it where these suit it."""
         artifact = self._places.models.load(model_version)
-        snapshot = self._snapshot(artifact)
+        snapshot = self._snapshot(artifact, beside)
         if artifact.manifest.snapshot_hash != snapshot.content_hash:
             artifact = self._refreshed(artifact, snapshot)
-        current = self._engine
-        if current is not None and current.snapshot is snapshot:
-            histories = current.histories
-        else:
-            histories = LiveHistories(snapshot, self._settings.history_limit)
+        shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
+        histories = shared or LiveHistories(snapshot, self._settings.history_limit)
+        if shared is None:
             oldest_ms = oldest_as_of_ms(self._places.snapshots)
             replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
         exclude_seen = not artifact.manifest.split.get("repeats", False)
@@ -184,13 +259,12 @@ class Serving:
             raise ModelRefusedError(error.problem, error.remedy) from error
         return replace(artifact, products=snapshot.products, scorer=scorer)
 
-    def _snapshot(self, artifact: Artifact) -> Snapshot:
+    def _snapshot(self, artifact: Artifact, beside: Sequence[Engine]) -> Snapshot:
         """Return the snapshot that suits a model: the named one, else the one it was trained on, else the latest."""
-        places, current = self._places, self._engine
-        if current is not None and (
-            places.snapshot is not None or current.snapshot.content_hash == artifact.manifest.snapshot_hash
-        ):
-            return current.snapshot
+        places = self._places
+        for engine in beside:
+            if places.snapshot is not None or engine.snapshot.content_hash == artifact.manifest.snapshot_hash:
+                return engine.snapshot
         folder = places.snapshot or snapshot_folder_for(places.snapshots, artifact.manifest)
         if folder is None:
             raise ModelRefusedError(

@@ -1,8 +1,9 @@
-"""ModelService: ListModels, ActivateModel."""
+"""ModelService: which models there are, which are in service, and for whom."""
 
 import asyncio
 import base64
 import binascii
+import math
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -12,23 +13,35 @@ from kg.errors import KgrankError
 from kgrank.v1.model_service_pb2 import (
     ActivateModelRequest,
     ActivateModelResponse,
+    GetTrafficRequest,
+    GetTrafficResponse,
     ListModelsRequest,
     ListModelsResponse,
     Model,
+    RollBackModelRequest,
+    RollBackModelResponse,
+    SetTrafficRequest,
+    SetTrafficResponse,
+    ShadowComparison,
+    TrafficShare,
 )
+from kgrank.v1.model_service_pb2 import Traffic as TrafficMessage
 from model.artifact import ArtifactManifest
 from server.contract import Checker
-from server.engine import Engine
+from server.errors import ModelRefusedError, NoModelBeforeError
 from server.journal import Journal
+from server.lineup import Lineup
 from server.models import ModelFolder
 from server.rpc import Context
 from server.serving import Serving
+from server.traffic import MOST_SHARES, Share, Traffic
 
 _log = structlog.get_logger(__name__)
 
 _PREFIX = "models/"
 _DEFAULT_PAGE = 20
 _LARGEST_PAGE = 100
+_ROUNDING = 1e-9
 
 
 class ModelService:
@@ -41,7 +54,7 @@ class ModelService:
         self._models = models
         self._journal = journal
         self._activated = activated
-        self._swaps: set[asyncio.Task[Engine]] = set()  # the loop itself keeps tasks weakly
+        self._swaps: set[asyncio.Task[Lineup]] = set()  # the loop itself keeps tasks weakly
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         """List a page of models."""
@@ -62,31 +75,68 @@ class ModelService:
     async def ActivateModel(self, request: ActivateModelRequest, context: Context) -> ActivateModelResponse:  # noqa: N802
         """Put a model into service."""
         check = Checker()
-        check.id("name", request.name)
-        version = request.name.removeprefix(_PREFIX)
-        if request.name and (version == request.name or not version or "/" in version):
-            check.refuse("name", f"is not a model's name; it must be {_PREFIX} and a model version")
+        version = _version(check, "name", request.name)
         check.finish()
+        lineup = await self._change(lambda now: Traffic(version) if now is None else now.activated(version))
+        return ActivateModelResponse(model=self._model(lineup.active.artifact.manifest))
+
+    async def RollBackModel(self, request: RollBackModelRequest, context: Context) -> RollBackModelResponse:  # noqa: N802
+        """Go back to the model before."""
+        lineup = await self._change(_rolled_back)
+        return RollBackModelResponse(model=self._model(lineup.active.artifact.manifest))
+
+    async def GetTraffic(self, request: GetTrafficRequest, context: Context) -> GetTrafficResponse:  # noqa: N802
+        """Tell which models answer whom."""
+        return GetTrafficResponse(traffic=self._traffic(self._serving.lineup.traffic))
+
+    async def SetTraffic(self, request: SetTrafficRequest, context: Context) -> SetTrafficResponse:  # noqa: N802
+        """Begin and end trials."""
+        active = self._serving.lineup.traffic.active  # without one there is nothing to try beside
+        shares, shadow = _trials(request.traffic, active)
+
+        def beside_active(now: Traffic | None) -> Traffic:
+            if now is None or now.active != active:
+                raise ModelRefusedError(
+                    "another model came into service meanwhile", "Look at GetTraffic, and try again."
+                )
+            return now.with_trials(shares, shadow)
+
+        lineup = await self._change(beside_active)
+        return SetTrafficResponse(traffic=self._traffic(lineup.traffic))
+
+    async def _change(self, to: Callable[[Traffic | None], Traffic]) -> Lineup:
         # Once begun, a swap is finished whether or not the caller waits for it.
-        swap = asyncio.create_task(self._swap(version))
+        swap = asyncio.create_task(self._swap(to))
         self._swaps.add(swap)
         swap.add_done_callback(self._swaps.discard)
-        engine = await asyncio.shield(swap)
-        return ActivateModelResponse(model=self._model(engine.artifact.manifest))
+        return await asyncio.shield(swap)
 
-    async def _swap(self, version: str) -> Engine:
+    async def _swap(self, to: Callable[[Traffic | None], Traffic]) -> Lineup:
         try:
-            engine = await self._serving.activate(version, self._journal)
+            lineup = await self._serving.change_traffic(to, self._journal)
         except KgrankError as error:
-            _log.warning("model_refused", model_version=version, reason=error.problem, remedy=error.remedy)
+            _log.warning("traffic_refused", reason=error.problem, remedy=error.remedy)
             raise
         await self._activated()
         try:
-            await asyncio.to_thread(self._models.note_active, version)
+            await asyncio.to_thread(self._models.note, lineup.traffic)
         except OSError as error:
             # It serves; only a restart would begin with another one.
-            _log.error("active_not_noted", model_version=version, reason=error.strerror or str(error))
-        return engine
+            _log.error("traffic_not_noted", active=lineup.traffic.active, reason=error.strerror or str(error))
+        return lineup
+
+    def _traffic(self, traffic: Traffic) -> TrafficMessage:
+        told = TrafficMessage(
+            active=_PREFIX + traffic.active,
+            shares=[TrafficShare(model=_PREFIX + each.model_version, percent=each.percent) for each in traffic.shares],
+            shadow=_PREFIX + traffic.shadow if traffic.shadow else "",
+        )
+        comparison = self._serving.comparison
+        if comparison is not None:
+            told.shadow_comparison.CopyFrom(
+                ShadowComparison(answers=comparison.answers, skipped=comparison.skipped, **comparison.means())
+            )
+        return told
 
     def _model(self, manifest: ArtifactManifest) -> Model:
         created = Timestamp()
@@ -100,6 +150,48 @@ class ModelService:
             snapshot_hash=manifest.snapshot_hash,
             metrics=numbers,
         )
+
+
+def _version(check: Checker, field: str, name: str) -> str:
+    """Return the model version that a resource name names, checked."""
+    check.id(field, name)
+    version = name.removeprefix(_PREFIX)
+    if name and (version == name or not version or "/" in version):
+        check.refuse(field, f"is not a model's name; it must be {_PREFIX} and a model version")
+    return version
+
+
+def _trials(traffic: TrafficMessage, active: str) -> tuple[tuple[Share, ...], str | None]:
+    """Return the shares and the shadow of new traffic, checked."""
+    check = Checker()
+    named = {active}
+    if len(traffic.shares) > MOST_SHARES:
+        check.refuse("traffic.shares", f"has {len(traffic.shares)}; at most {MOST_SHARES} are allowed")
+    shares = []
+    for position, each in enumerate(traffic.shares[:MOST_SHARES]):
+        field = f"traffic.shares[{position}]"
+        share = Share(_version(check, f"{field}.model", each.model), each.percent)
+        if not (math.isfinite(share.percent) and 0 < share.percent <= 100):
+            check.refuse(f"{field}.percent", f"is {share.percent}; it must be above 0 and at most 100")
+        if share.model_version in named:
+            check.refuse(f"{field}.model", "is in service already: as the active model, or by another share")
+        named.add(share.model_version)
+        shares.append(share)
+    together = sum(share.percent for share in shares)
+    if together > 100 + _ROUNDING:
+        check.refuse("traffic.shares", f"are {together:g} percent together; at most 100 are allowed")
+    shadow = _version(check, "traffic.shadow", traffic.shadow) if traffic.shadow else None
+    if shadow in named:
+        check.refuse("traffic.shadow", "is in service already: a shadow is a model that answers nobody")
+    check.finish()
+    return tuple(shares), shadow
+
+
+def _rolled_back(traffic: Traffic | None) -> Traffic:
+    before = traffic.rolled_back() if traffic is not None else None
+    if before is None:
+        raise NoModelBeforeError("no model was in service before this one", "ActivateModel puts another into service.")
+    return before
 
 
 def _order(manifest: ArtifactManifest) -> tuple[int, str]:

@@ -44,7 +44,7 @@ class RankingService:
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """Rank the whole catalogue."""
-        with self._serving.admitted(reasons=request.include_reasons) as engine:
+        with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = recommend_question(request, self._limits, _now_ms())
             ranking = await self._serving.answer(engine, question)
             reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
@@ -59,7 +59,7 @@ class RankingService:
 
     async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
         """Rank given candidates."""
-        with self._serving.admitted(reasons=request.include_reasons) as engine:
+        with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = rank_question(request, self._limits, _now_ms())
             ranking = await self._serving.answer(engine, question)
             reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
@@ -97,7 +97,7 @@ class RankingService:
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """Explain one score."""
-        with self._serving.admitted(reasons=True) as engine:
+        with self._serving.admitted(reasons=True, user_id=request.user_id) as engine:
             question, most = explain_question(request, _now_ms())
             product_index = _known(engine, request.product_id)
             ranking, place = await self._serving.placed(engine, question, product_index)

@@ -131,6 +131,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
     from server.models import ModelFolder
     from server.services.models import ModelService
     from server.serving import Places, Serving
+    from server.traffic import Traffic
 
     async def run() -> None:
         models, journal = ModelFolder(home / "artifacts"), Journal(home / "journal.db")
@@ -155,7 +156,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
         journal.close()
 
     asyncio.run(run())
-    assert (home / "artifacts" / "ACTIVE").read_text() == f"{shop.versions[0]}\n"
+    assert ModelFolder(home / "artifacts").traffic == Traffic(shop.versions[0])
 
 
 def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop: Shop) -> None:

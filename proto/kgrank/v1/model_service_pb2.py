@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkgrank/v1/model_service.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsnapshot_hash\x18\x05 \x01(\t\x12.\n\x07metrics\x18\x06 \x03(\x0b\x32\x1d.kgrank.v1.Model.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.kgrank.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x41\x63tivateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x15\x41\x63tivateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Model\"\x16\n\x14RollBackModelRequest\"8\n\x15RollBackModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Model\"R\n\x07Traffic\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\t\x12\'\n\x06shares\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.TrafficShare\x12\x0e\n\x06shadow\x18\x03 \x01(\t\".\n\x0cTrafficShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\x13\n\x11GetTrafficRequest\"9\n\x12GetTrafficResponse\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic\"8\n\x11SetTrafficRequest\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic\"9\n\x12SetTrafficResponse\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic2\x97\x03\n\x0cModelService\x12I\n\nListModels\x12\x1c.kgrank.v1.ListModelsRequest\x1a\x1d.kgrank.v1.ListModelsResponse\x12R\n\rActivateModel\x12\x1f.kgrank.v1.ActivateModelRequest\x1a .kgrank.v1.ActivateModelResponse\x12R\n\rRollBackModel\x12\x1f.kgrank.v1.RollBackModelRequest\x1a .kgrank.v1.RollBackModelResponse\x12I\n\nGetTraffic\x12\x1c.kgrank.v1.GetTrafficRequest\x1a\x1d.kgrank.v1.GetTrafficResponse\x12I\n\nSetTraffic\x12\x1c.kgrank.v1.SetTrafficRequest\x1a\x1d.kgrank.v1.SetTrafficResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkgrank/v1/model_service.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsnapshot_hash\x18\x05 \x01(\t\x12.\n\x07metrics\x18\x06 \x03(\x0b\x32\x1d.kgrank.v1.Model.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.kgrank.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x41\x63tivateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x15\x41\x63tivateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Model\"\x16\n\x14RollBackModelRequest\"8\n\x15RollBackModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.kgrank.v1.Model\"\x8a\x01\n\x07Traffic\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\t\x12\'\n\x06shares\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.TrafficShare\x12\x0e\n\x06shadow\x18\x03 \x01(\t\x12\x36\n\x11shadow_comparison\x18\x04 \x01(\x0b\x32\x1b.kgrank.v1.ShadowComparison\"\x8d\x01\n\x10ShadowComparison\x12\x0f\n\x07\x61nswers\x18\x01 \x01(\x03\x12\x0f\n\x07skipped\x18\x02 \x01(\x03\x12\x0f\n\x07overlap\x18\x03 \x01(\x01\x12\x18\n\x10rank_correlation\x18\x04 \x01(\x01\x12\x18\n\x10score_difference\x18\x05 \x01(\x01\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\".\n\x0cTrafficShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\x13\n\x11GetTrafficRequest\"9\n\x12GetTrafficResponse\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic\"8\n\x11SetTrafficRequest\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic\"9\n\x12SetTrafficResponse\x12#\n\x07traffic\x18\x01 \x01(\x0b\x32\x12.kgrank.v1.Traffic2\x97\x03\n\x0cModelService\x12I\n\nListModels\x12\x1c.kgrank.v1.ListModelsRequest\x1a\x1d.kgrank.v1.ListModelsResponse\x12R\n\rActivateModel\x12\x1f.kgrank.v1.ActivateModelRequest\x1a .kgrank.v1.ActivateModelResponse\x12R\n\rRollBackModel\x12\x1f.kgrank.v1.RollBackModelRequest\x1a .kgrank.v1.RollBackModelResponse\x12I\n\nGetTraffic\x12\x1c.kgrank.v1.GetTrafficRequest\x1a\x1d.kgrank.v1.GetTrafficResponse\x12I\n\nSetTraffic\x12\x1c.kgrank.v1.SetTrafficRequest\x1a\x1d.kgrank.v1.SetTrafficResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,18 +50,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLBACKMODELREQUEST']._serialized_end=567
   _globals['_ROLLBACKMODELRESPONSE']._serialized_start=569
   _globals['_ROLLBACKMODELRESPONSE']._serialized_end=625
-  _globals['_TRAFFIC']._serialized_start=627
-  _globals['_TRAFFIC']._serialized_end=709
-  _globals['_TRAFFICSHARE']._serialized_start=711
-  _globals['_TRAFFICSHARE']._serialized_end=757
-  _globals['_GETTRAFFICREQUEST']._serialized_start=759
-  _globals['_GETTRAFFICREQUEST']._serialized_end=778
-  _globals['_GETTRAFFICRESPONSE']._serialized_start=780
-  _globals['_GETTRAFFICRESPONSE']._serialized_end=837
-  _globals['_SETTRAFFICREQUEST']._serialized_start=839
-  _globals['_SETTRAFFICREQUEST']._serialized_end=895
-  _globals['_SETTRAFFICRESPONSE']._serialized_start=897
-  _globals['_SETTRAFFICRESPONSE']._serialized_end=954
-  _globals['_MODELSERVICE']._serialized_start=957
-  _globals['_MODELSERVICE']._serialized_end=1364
+  _globals['_TRAFFIC']._serialized_start=628
+  _globals['_TRAFFIC']._serialized_end=766
+  _globals['_SHADOWCOMPARISON']._serialized_start=769
+  _globals['_SHADOWCOMPARISON']._serialized_end=910
+  _globals['_TRAFFICSHARE']._serialized_start=912
+  _globals['_TRAFFICSHARE']._serialized_end=958
+  _globals['_GETTRAFFICREQUEST']._serialized_start=960
+  _globals['_GETTRAFFICREQUEST']._serialized_end=979
+  _globals['_GETTRAFFICRESPONSE']._serialized_start=981
+  _globals['_GETTRAFFICRESPONSE']._serialized_end=1038
+  _globals['_SETTRAFFICREQUEST']._serialized_start=1040
+  _globals['_SETTRAFFICREQUEST']._serialized_end=1096
+  _globals['_SETTRAFFICRESPONSE']._serialized_start=1098
+  _globals['_SETTRAFFICRESPONSE']._serialized_end=1155
+  _globals['_MODELSERVICE']._serialized_start=1158
+  _globals['_MODELSERVICE']._serialized_end=1565
 # @@protoc_insertion_point(module_scope)

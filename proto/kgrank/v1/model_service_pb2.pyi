@@ -199,6 +199,7 @@ class Traffic(google.protobuf.message.Message):
     ACTIVE_FIELD_NUMBER: builtins.int
     SHARES_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
+    SHADOW_COMPARISON_FIELD_NUMBER: builtins.int
     active: builtins.str
     """The model in service: answers all users that no share takes. Output only."""
     shadow: builtins.str
@@ -207,16 +208,60 @@ class Traffic(google.protobuf.message.Message):
     def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrafficShare]:
         """Models on trial (A/B). A user stays with one model for as long as the shares stand."""
 
+    @property
+    def shadow_comparison(self) -> global___ShadowComparison:
+        """How the shadow has differed from what was served, since it came or this server started. Output only."""
+
     def __init__(
         self,
         *,
         active: builtins.str = ...,
         shares: collections.abc.Iterable[global___TrafficShare] | None = ...,
         shadow: builtins.str = ...,
+        shadow_comparison: global___ShadowComparison | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["active", b"active", "shadow", b"shadow", "shares", b"shares"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["shadow_comparison", b"shadow_comparison"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "shadow", b"shadow", "shadow_comparison", b"shadow_comparison", "shares", b"shares"]) -> None: ...
 
 global___Traffic = Traffic
+
+@typing.final
+class ShadowComparison(google.protobuf.message.Message):
+    """How a shadow's answers differ from those that were served: means over the answers that were compared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    RANK_CORRELATION_FIELD_NUMBER: builtins.int
+    SCORE_DIFFERENCE_FIELD_NUMBER: builtins.int
+    LATENCY_MS_FIELD_NUMBER: builtins.int
+    answers: builtins.int
+    """Answers compared."""
+    skipped: builtins.int
+    """Answers that were not compared, because the server was busy with serving."""
+    overlap: builtins.float
+    """Share of the served products that the shadow's list of the same length has, too."""
+    rank_correlation: builtins.float
+    """Spearman's correlation between the served order and the order that the shadow gives the same products."""
+    score_difference: builtins.float
+    """The shadow's score of a served product less the score that was served."""
+    latency_ms: builtins.float
+    """Milliseconds that the shadow took for an answer."""
+    def __init__(
+        self,
+        *,
+        answers: builtins.int = ...,
+        skipped: builtins.int = ...,
+        overlap: builtins.float = ...,
+        rank_correlation: builtins.float = ...,
+        score_difference: builtins.float = ...,
+        latency_ms: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "latency_ms", b"latency_ms", "overlap", b"overlap", "rank_correlation", b"rank_correlation", "score_difference", b"score_difference", "skipped", b"skipped"]) -> None: ...
+
+global___ShadowComparison = ShadowComparison
 
 @typing.final
 class TrafficShare(google.protobuf.message.Message):
