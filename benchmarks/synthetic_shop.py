@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from kg.snapshot import Edges, Histories, Snapshot
+from kg.tables import ATTRIBUTES
 from kg.vocabulary import Vocabulary
 from model.artifact import save_artifact
 from model.config import ModelConfig, TrainConfig
@@ -142,6 +143,8 @@ def _catalogue(products: int, brand: npt.NDArray[np.int64], category: npt.NDArra
             "brand": [f"Brand {number}" for number in brand.tolist()],
             "category": [["All", f"Category {number}"] for number in category.tolist()],
             "price": pa.array([9.99] * products),
+            "available": pa.array([True] * products),
+            "attributes": pa.array([[]] * products, ATTRIBUTES),
             "text": titles,
         }
     )

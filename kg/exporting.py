@@ -67,7 +67,7 @@ def _blocks(keys: list[list[str]], size: int) -> Iterator[list[list[str]]]:
 
 
 def _products(graph: "Graph", progress: Progress) -> pa.Table:
-    columns = ["id", "title", "description", "brand", "category", "price", "attribute_keys", "attribute_values"]
+    columns = ["id", *PRODUCTS.names[1:-1], "attribute_keys", "attribute_values"]
     return _nodes(graph, schema.PRODUCT, PRODUCTS, columns, progress)
 
 

@@ -51,15 +51,7 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
     facts = _facts(edges, pa.concat_arrays([of_products, outside]))
     kinds, ids = kinds_and_ids(outside)
     nodes = pa.table({"kind": kinds, "id": ids, "name": names_of(kinds, ids)})
-    catalogue = pa.table(
-        {
-            "title": _column(products_table, "title"),
-            "brand": _column(products_table, "brand"),
-            "category": _column(products_table, "category"),
-            "price": _column(products_table, "price"),
-            "text": pa.array([product_text(row) for row in products_table.to_pylist()], pa.string()),
-        }
-    )
+    catalogue = catalogue_of(products_table)
     return Snapshot(
         users=users,
         products=products,
@@ -69,6 +61,18 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
         facts=facts,
         as_of_ms=as_of_ms,
         content_hash=_content_hash(users, products, catalogue, nodes, histories, facts),
+    )
+
+
+def catalogue_of(products: pa.Table) -> pa.Table:
+    """Return what a snapshot keeps of its products, in their order."""
+    return pa.table(
+        {
+            **{name: _column(products, name) for name in ("title", "brand", "category", "price")},
+            "available": pc.fill_null(_column(products, "available"), True),
+            "attributes": _column(products, "attributes"),
+            "text": pa.array([product_text(row) for row in products.to_pylist()], pa.string()),
+        }
     )
 
 

@@ -110,7 +110,7 @@ def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: s
 _PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
 SET p.title = row.title, p.description = row.description, p.brand = row.brand, p.category = row.category,
-    p.price = row.price, p.attribute_keys = [pair IN row.attributes | pair[0]],
+    p.price = row.price, p.available = row.available, p.attribute_keys = [pair IN row.attributes | pair[0]],
     p.attribute_values = [pair IN row.attributes | pair[1]]
 """
 BARE_PRODUCTS = """

@@ -68,6 +68,7 @@ PRODUCT = Node(
         Property("brand", "STRING", "may be empty"),
         Property("category", "LIST<STRING>", "path from the root to the leaf, may be empty"),
         Property("price", "FLOAT", "in the shop's currency; absent if unknown"),
+        Property("available", "BOOLEAN", "whether it can be had now; absent if nobody said"),
         *_ATTRIBUTES,
         Property("embedding", "VECTOR", "the active model's vector, after `kgrank publish`"),
         Property("embedding_next", "VECTOR", "only while `kgrank publish` runs: the next model's"),
@@ -125,8 +126,25 @@ JOURNAL = Node(
     (Property("name", "STRING", "the writer's name"), Property("offset", "INTEGER", "the last event that is here")),
     "how far a server's event journal has reached the graph",
 )
+COMMIT_SEQUENCE = Node(
+    "CommitSequence",
+    ("name",),
+    (Property("name", "STRING", "`commits`"), Property("number", "INTEGER", "of the last commit")),
+    "orders everything written online",
+)
+CHANGE = Node(
+    "Change",
+    ("commit", "kind", "key"),
+    (
+        Property("commit", "INTEGER", "the commit's number"),
+        Property("kind", "STRING", "what was changed: `product`, `rule`, ..."),
+        Property("key", "STRING", "which one"),
+        Property("at", "INTEGER", "ms since the epoch"),
+    ),
+    "what a commit changed; servers follow these, and 30 days later they go",
+)
 
-NODES = (USER, PRODUCT, BRAND, CATEGORY, ATTRIBUTE, QUERY, ENTITY, MODEL_VERSION, JOURNAL)
+NODES = (USER, PRODUCT, BRAND, CATEGORY, ATTRIBUTE, QUERY, ENTITY, MODEL_VERSION, JOURNAL, COMMIT_SEQUENCE, CHANGE)
 NODE_OF_KIND = {node.kind: node for node in NODES if node.kind}
 
 _EVENT = (
@@ -134,6 +152,7 @@ _EVENT = (
     Property("at", "INTEGER", "ms since the epoch, UTC"),
     Property("value", "FLOAT", "rating, quantity, dwell time; absent if there is none"),
     Property("position", "INTEGER", "orders interactions of equal time"),
+    Property("commit", "INTEGER", "the commit that wrote it; absent if it was loaded from files"),
 )
 _FROM_CATALOGUE = (
     Property("from_catalogue", "BOOLEAN", "true where the products or users table says so, false where a fact does"),
@@ -226,6 +245,14 @@ def constraints() -> list[str]:
         if each.unique
     ]
     return statements
+
+
+def indexes() -> list[str]:
+    """Return the Cypher statements that make the indexes by which commits are followed."""
+    return ["CREATE INDEX change_commit IF NOT EXISTS FOR (n:Change) ON (n.commit)"] + [
+        f"CREATE INDEX {each.type.lower()}_commit IF NOT EXISTS FOR ()-[r:{each.type}]-() ON (r.commit)"
+        for each in INTERACTIONS
+    ]
 
 
 def vector_index(dimensions: int | None = None) -> str:

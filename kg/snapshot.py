@@ -26,7 +26,7 @@ import pyarrow as pa
 from kg.errors import SnapshotError
 from kg.vocabulary import Vocabulary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -101,8 +101,8 @@ class Snapshot:
     Args:
         users: user ids, index order (sorted by id).
         products: product ids, index order (sorted by id).
-        catalogue: one row per product, in index order: `title`, `brand`, `category` (list), `price`, `text`;
-            `text` is what a language model reads.
+        catalogue: one row per product, in index order: `title`, `brand`, `category` (list), `price`, `available`
+            (never null), `attributes` (map), `text`; `text` is what a language model reads.
         nodes: one row per other node, sorted: `kind` (`brand`, `category`, `attribute` or an entity kind), `id`,
             `name`.
         histories: interactions by user.

@@ -11,6 +11,7 @@
 | products | `product_id`, `title`, `description`, `brand` | string | all but the id may be empty |
 | | `category` | list of string | path from the root to the leaf, may be empty |
 | | `price` | float64, may be null | in the shop's currency |
+| | `available` | bool, may be null | whether it can be had now; null is taken as true |
 | | `attributes` | map string to string | further key-value pairs |
 | facts | `head`, `relation`, `tail` | string | relation is `[A-Z][A-Z0-9_]*` |
 | | `head_kind`, `tail_kind` | string | `product` where the id is in the catalogue's space, else any lower-case kind |
@@ -65,6 +66,7 @@ PRODUCTS = pa.schema(
         pa.field("brand", pa.string(), nullable=False),
         pa.field("category", pa.list_(pa.string()), nullable=False),
         pa.field("price", pa.float64()),
+        pa.field("available", pa.bool_()),
         pa.field("attributes", ATTRIBUTES, nullable=False),
     ]
 )

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from kg.casting.arrays import Cast, Mask, plain
 from kg.casting.nested import as_text, to_attributes, to_path
-from kg.casting.scalars import is_text, to_float, to_int, to_string
+from kg.casting.scalars import is_text, to_bool, to_float, to_int, to_string
 from kg.casting.times import TimeUnit, carries_unit, to_time_ms
 
 __all__ = ["Cast", "Mask", "TimeUnit", "as_text", "carries_unit", "cast", "is_text", "texts", "to_time_ms"]
@@ -19,6 +19,8 @@ def cast(column: pa.ChunkedArray | pa.Array, target: pa.DataType) -> Cast:
         return to_int(array)
     if pa.types.is_floating(target):
         return to_float(array, target)
+    if pa.types.is_boolean(target):
+        return to_bool(array)
     if pa.types.is_list(target):
         return to_path(array)
     return to_attributes(array)

@@ -8,6 +8,8 @@ from kg.casting.arrays import Cast, Mask, all_bad, nowhere, true, valid, where
 INTEGER = r"^[+-]?[0-9]{1,18}(\.0*)?$"
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _MISSING = pa.array(["nan", "null", "none", "na", "n/a"])
+_YES = pa.array(["true", "t", "yes", "y", "1", "in stock", "instock", "available"])
+_NO = pa.array(["false", "f", "no", "n", "0", "out of stock", "outofstock", "unavailable"])
 _INT64_END = 2.0**63
 
 
@@ -55,6 +57,17 @@ def to_float(array: pa.Array, target: pa.DataType) -> Cast:
     good = true(pc.match_substring_regex(text, NUMBER))
     digits = pc.replace_substring_regex(where(text, good), r"^\+", "")
     return Cast(digits.cast(pa.float64()).cast(target, safe=False), valid(text) & ~good & ~_missing(text))
+
+
+def to_bool(array: pa.Array) -> Cast:
+    """Cast truth values: booleans, 0 and 1, and the words for them (`true`, `yes`, `in stock` and their opposites)."""
+    if pa.types.is_boolean(array.type):
+        return Cast(array, nowhere(array))
+    text = to_string(array)
+    word = pc.utf8_lower(blank_is_null(text.values))
+    yes, no = (true(pc.is_in(word, value_set=words)) for words in (_YES, _NO))
+    unread = valid(word) & ~yes & ~no & ~_missing(word)
+    return Cast(where(pa.array(yes), yes | no), unread | text.bad, text.rule if text.bad.any() else "type")
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -11,7 +11,15 @@ def tables(**rows: list[dict[str, Any]]) -> Tables:
     """Return canonical tables from rows; columns that a row leaves out get a neutral value."""
     neutral: dict[str, dict[str, Any]] = {
         "interactions": {"type": "purchase", "at_ms": 0, "value": None, "position": 0},
-        "products": {"title": "", "description": "", "brand": "", "category": [], "price": None, "attributes": []},
+        "products": {
+            "title": "",
+            "description": "",
+            "brand": "",
+            "category": [],
+            "price": None,
+            "available": None,
+            "attributes": [],
+        },
         "facts": {"head_kind": "product", "tail_kind": "product"},
         "users": {"attributes": []},
     }
@@ -48,7 +56,7 @@ SMALL = tables(
             "attributes": [("roast", "dark"), ("weight", "1 kg")],
         },
         {"product_id": "cup", "title": "Cup", "description": "of clay", "category": ["Coffee", "Cups"]},
-        {"product_id": "tea", "brand": "Northwind", "category": ["Tea"], "price": 4.0},
+        {"product_id": "tea", "brand": "Northwind", "category": ["Tea"], "price": 4.0, "available": False},
     ],
     users=[{"user_id": "ann", "attributes": [("age", "35-54")]}, {"user_id": "silent"}],
     interactions=[

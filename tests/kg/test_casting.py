@@ -143,3 +143,14 @@ def test_attributes_that_are_no_object_are_bad() -> None:
     found = cast(pa.array(["[1]", "{", '"x"', '{"a": "\\ud800"}']), ATTRIBUTES)
     assert found.bad.all()
     assert cast(pa.array([1, 2]), ATTRIBUTES).bad.all()
+
+
+def test_availability_is_read_from_booleans_numbers_and_words() -> None:
+    column = pa.array(["true", "No", " in stock ", "OUT OF STOCK", "1", "0", "", None, "n/a", "perhaps"])
+    found = cast(column, pa.bool_())
+    assert found.values.to_pylist() == [True, False, True, False, True, False, None, None, None, None]
+    assert found.bad.nonzero()[0].tolist() == [9]
+    numbers = cast(pa.array([1.0, 0.0, None, 2.0]), pa.bool_())
+    assert numbers.values.to_pylist() == [True, False, None, None]
+    assert numbers.bad.tolist() == [False, False, False, True]
+    assert cast(pa.array([True, None]), pa.bool_()).values.to_pylist() == [True, None]

@@ -148,3 +148,14 @@ def test_where_keeps_users_and_drops_rows() -> None:
     late = histories.where(histories.at_ms >= 20)
     assert late.offsets.tolist() == [0, 0, 2, 3]
     assert late.users_of_rows().tolist() == [1, 1, 2]
+
+
+def test_availability_and_attributes_are_columns_and_what_nobody_said_is_available() -> None:
+    rows = [
+        product("a", available=False, attributes={"colour": "red"}),
+        product("b", available=None),
+        product("c", available=True),
+    ]
+    catalogue = freeze(tables([], rows)).catalogue
+    assert catalogue["available"].to_pylist() == [False, True, True]
+    assert catalogue["attributes"].to_pylist() == [[("colour", "red")], [], []]

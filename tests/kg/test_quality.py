@@ -172,6 +172,7 @@ def test_missing_optional_columns_take_their_defaults() -> None:
             "brand": "",
             "category": [],
             "price": None,
+            "available": None,
             "attributes": [],
         }
     ]

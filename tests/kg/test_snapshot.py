@@ -64,11 +64,11 @@ def test_a_missing_file_is_named(saved: Path) -> None:
 def test_another_schema_version_is_refused(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 0}))
-    with pytest.raises(SnapshotError, match="schema version 0; this kgrank reads 1"):
+    with pytest.raises(SnapshotError, match="schema version 0; this kgrank reads 2"):
         Snapshot.open(saved)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])
 def test_a_damaged_manifest_is_refused(saved: Path, text: str) -> None:
     (saved / "manifest.json").write_text(text)
     with pytest.raises(SnapshotError, match="is damaged"):

@@ -98,6 +98,7 @@ def test_every_layout_gives_the_same_tables(year: int, suffix: str, tmp_path: Pa
         "brand": "Leaf",
         "category": ["Food", "Tea"],
         "price": 12.5,
+        "available": None,
     }
     assert attributes == ({"color": "Green", "main_category": "Grocery"} if year == 2023 else {})
     assert (other["title"], other["price"], other["category"]) == ("", None, ["Food"])

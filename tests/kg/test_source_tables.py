@@ -44,6 +44,7 @@ def canonical_tables(draw: st.DrawFn) -> Tables:
                     "brand": _texts,
                     "category": st.lists(_names, max_size=3),
                     "price": st.none() | st.floats(0, 1e6),
+                    "available": st.none() | st.booleans(),
                     "attributes": _attributes,
                 }
             ),

@@ -229,6 +229,7 @@ def any_tables(draw: st.DrawFn) -> Tables:
                 "brand": draw(TEXT),
                 "category": draw(st.lists(NAME, max_size=3)),
                 "price": draw(st.none() | st.floats(0, 1e9)),
+                "available": draw(st.none() | st.booleans()),
                 "attributes": draw(ATTRIBUTES),
             }
             for each in products

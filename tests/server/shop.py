@@ -73,6 +73,7 @@ def tables(product_count: int = PRODUCT_COUNT, prefix: str = "product") -> Table
             "brand": [BRANDS[number % len(BRANDS)] for number in range(product_count)],
             "category": [["Things", f"Kind {number % 7}"] for number in range(product_count)],
             "price": [float(number) for number in range(product_count)],
+            "available": [None if number % 5 else number % 10 == 0 for number in range(product_count)],
             "attributes": [[("colour", "red" if number % 2 else "blue")] for number in range(product_count)],
         },
         schema=PRODUCTS,
