@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
+from kg.commits import ChangeKind, Commit
 from kg.loading import BARE_PRODUCTS, EVENT_COLUMNS, known_event, lists_of_rows
 from kg.tables import InteractionType
 
@@ -40,11 +41,18 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
         text += (
             f"CALL (j) {{ UNWIND $rows{place} AS row MATCH (p:Product {{id: row[1]}}) "
             f"USING INDEX SEEK p:Product(id) OPTIONAL {known_event(type_)} WITH row, p WHERE old IS NULL "
-            "MERGE (u:User {id: row[0]}) "
-            f"CREATE (u)-[:{type_} {{event_id: row[2], at: row[3], value: row[4], position: row[5]}}]->(p) }} "
+            f"MERGE (u:User {{id: row[0]}}) CREATE (u)-[:{type_} "
+            "{event_id: row[2], at: row[3], value: row[4], position: row[5], commit: $commit}]->(p) } "
         )
-    result = graph.write(text, products, **parameters)
-    return result.changes.get("relationships_created", 0)
+
+    def work(commit: Commit) -> int:
+        result = commit.run(text, products, commit=commit.number, **parameters)
+        created = result.changes.get("relationships_created", 0)
+        if created:
+            commit.note(ChangeKind.EVENTS, journal)
+        return created
+
+    return graph.commit(work)
 
 
 def journal_offset(graph: "Graph", journal: str) -> int:

@@ -3,22 +3,25 @@
 Everything else (`kg.loading`, `kg.exporting`, recipes, publishing) goes through `Graph.read` and `Graph.write`.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from kg.appending import append_events, journal_offset
+from kg.commits import Change, Commit, CommittedEvent, Work, changes_since, events_since, last_commit
 from kg.config import GraphSettings
 from kg.embedded import embedded
 from kg.errors import GraphAuthError, GraphError, GraphUnavailableError, MissingExtraError
 from kg.exporting import export
 from kg.loading import LoadReport, load
 from kg.progress import SILENT, Progress
-from kg.schema import constraints
+from kg.schema import constraints, indexes
 from kg.tables import Tables
 
 try:
@@ -30,7 +33,11 @@ except ModuleNotFoundError as missing:
         f"the package {missing.name!r} is not installed; the graph needs it", "Install it: pip install 'kgrank[graph]'"
     ) from missing
 
+T = TypeVar("T")
+
 _CONNECT_TIMEOUT_S = 10.0
+_COMMIT_RETRIES_S = 5.0
+_RETRY_AFTER_S = 0.05
 _SCHEMES = {f"{name}{security}" for name in ("bolt", "neo4j") for security in ("", "+s", "+ssc")}
 
 
@@ -134,8 +141,8 @@ class Graph:
             yield graph
 
     def ensure_schema(self) -> None:
-        """Make every constraint that is not there yet, and wait until their indexes answer."""
-        for statement in constraints():
+        """Make every constraint and index that is not there yet, and wait until the indexes answer."""
+        for statement in (*constraints(), *indexes()):
             self.write(statement)
         self.write("CALL db.awaitIndexes(300)")
 
@@ -171,6 +178,53 @@ class Graph:
             run = session.execute_write if write else session.execute_read
             return run(_run, cypher, parameters or {})
 
+    def commit(self, work: Work[T], *, patience_s: float = _COMMIT_RETRIES_S) -> T:
+        """Run a numbered transaction (see `kg.commits`), and return what its work returns.
+
+        Args:
+            work: what it does; run again, in a new transaction, where the store asks for that (a deadlock, say).
+            patience_s: how long it is tried again. A store that is away is told at once: a caller waits.
+
+        Raises:
+            GraphUnavailableError: the store does not answer; where it went away during the commit itself, the work may
+                have been done.
+            GraphError: the store refused it, or it was in the way of others for too long; nothing was done.
+        """
+        deadline = time.monotonic() + patience_s
+        stale = True  # a pooled connection may be one to a store that has restarted since
+        with _our_errors(self.place), self._driver.session(database=self._database) as session:
+            while True:
+                try:
+                    with session.begin_transaction() as transaction:
+                        commit = Commit(partial(_run, transaction))
+                        done = work(commit)
+                        commit.finish()
+                        transaction.commit()
+                        return done
+                except (neo4j.exceptions.IncompleteCommit, neo4j.exceptions.DatabaseUnavailable):
+                    raise
+                except (neo4j.exceptions.ServiceUnavailable, neo4j.exceptions.SessionExpired):
+                    if not stale:
+                        raise
+                    stale = False
+                except neo4j.exceptions.TransientError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_RETRY_AFTER_S)
+
+    @property
+    def last_commit(self) -> int:
+        """The number of the last commit, 0 if there was none."""
+        return last_commit(self)
+
+    def changes_since(self, after: int, limit: int = 1_000) -> list[Change]:
+        """Return what commits above `after` changed, in order (see `kg.commits`)."""
+        return changes_since(self, after, limit)
+
+    def events_since(self, after: int, until: int | None = None) -> Iterator[list[CommittedEvent]]:
+        """Yield the interactions that commits above `after`, and up to `until`, wrote (see `kg.commits`)."""
+        return events_since(self, after, until)
+
     def load(self, tables: Tables, progress: Progress = SILENT) -> LoadReport:
         """Put canonical tables into the graph; what is there already stays as it is (see `kg.loading`)."""
         return load(self, tables, progress)
@@ -188,7 +242,7 @@ class Graph:
         return journal_offset(self, journal)
 
 
-def _run(transaction: neo4j.ManagedTransaction, cypher: str, parameters: dict[str, Any]) -> Result:
+def _run(transaction: neo4j.ManagedTransaction | neo4j.Transaction, cypher: str, parameters: dict[str, Any]) -> Result:
     result = transaction.run(cypher, parameters)
     columns = list(result.keys())
     rows = [list(record) for record in result]

@@ -1,0 +1,190 @@
+"""The one sequence that orders everything written online: commits, what each changed, and how others follow.
+
+A commit is a transaction that first takes the lock on `(:CommitSequence)` and adds 1 to its number. So commits become
+visible in the order of their numbers, and whoever has seen number n has seen everything up to n. What a commit changed
+is found by its number: interactions carry it, everything else leaves a `(:Change {commit, kind, key})`.
+
+    def work(commit: Commit) -> None:
+        commit.run("MATCH (p:Product {id: $id}) SET p.price = $price", id="beans-001", price=4.5)
+        commit.note(ChangeKind.PRODUCT, "beans-001")
+
+    graph.commit(work)
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from kg import schema
+from kg.tables import InteractionType
+
+if TYPE_CHECKING:
+    from kg.store import Graph, Result
+
+T = TypeVar("T")
+
+CHANGES_KEPT_MS = 30 * 24 * 3_600_000
+"""How long a `Change` stays: a server that starts from an older snapshot needs a new one."""
+
+_EVENTS_AT_ONCE = 20_000
+_CHANGES_AT_ONCE = 1_000
+
+_TAKE = """
+MERGE (s:CommitSequence {name: 'commits'})
+SET s.locked = true  // takes the lock before the number is read: without it, two commits could read the same one
+WITH s SET s.number = coalesce(s.number, 0) + 1
+REMOVE s.locked
+RETURN s.number
+"""
+_NOTE = """
+UNWIND $rows AS row
+CREATE (:Change {commit: $commit, kind: row[0], key: row[1], at: $at})
+"""
+
+
+class ChangeKind(StrEnum):
+    """What a commit changed; `key` of the change names which one."""
+
+    EVENTS = "events"
+    """Interactions were added; the key is the name of the journal that they came from."""
+    PRODUCT = "product"
+    """A product was added or changed; the key is its id."""
+    PRODUCT_DELETED = "product_deleted"
+    """A product was taken out of the catalogue; the key is its id."""
+    FACTS = "facts"
+    """Facts of a product were added or removed; the key is its id."""
+    RULE = "rule"
+    """A rule was added, changed or removed; the key is its id."""
+    MODEL = "model"
+    """Which models answer whom was changed; the key is the model version, or empty."""
+    USER_ERASED = "user_erased"
+    """A user was erased; the key is the hash of its id (`kg.erasure.user_key`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that a commit changed, and when, in milliseconds since the epoch by the writer's clock."""
+
+    commit: int
+    kind: ChangeKind
+    key: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedEvent:
+    """An interaction that was written online, with the commit that wrote it; `value` is None where it has none."""
+
+    commit: int
+    event_id: str
+    user_id: str
+    product_id: str
+    type: InteractionType
+    at_ms: int
+    value: float | None
+
+
+class _Run(Protocol):
+    def __call__(self, cypher: str, parameters: dict[str, Any]) -> "Result": ...
+
+
+class Commit:
+    """A transaction that has its number: everything in it is seen together, after all smaller numbers.
+
+    Args:
+        run: runs a query inside the transaction.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._noted: dict[tuple[ChangeKind, str], None] = {}
+        self.number = int(run(_TAKE, {}).rows[0][0])
+
+    def run(self, cypher: str, rows: Any = None, **parameters: Any) -> "Result":
+        """Run a query inside the transaction; `$rows` and the other parameters as in `Graph.write`."""
+        return self._run(cypher, parameters if rows is None else {**parameters, "rows": rows})
+
+    def note(self, kind: ChangeKind, key: str) -> None:
+        """Tell the other servers, and this one, that something was changed."""
+        self._noted[kind, key] = None
+
+    def finish(self) -> None:
+        """Write what was noted; `Graph.commit` calls it."""
+        if self._noted:
+            rows = [[str(kind), key] for kind, key in self._noted]
+            self.run(_NOTE, rows, commit=self.number, at=time.time_ns() // 1_000_000)
+
+
+Work = Callable[[Commit], T]
+"""What a commit does. It may run more than once, each time in a new transaction: it must have no other effect."""
+
+
+def last_commit(graph: "Graph") -> int:
+    """Return the number of the last commit, 0 if there was none."""
+    rows = graph.read("MATCH (s:CommitSequence {name: 'commits'}) RETURN s.number")
+    return int(rows[0][0]) if rows else 0
+
+
+def changes_since(graph: "Graph", after: int, limit: int = _CHANGES_AT_ONCE) -> list[Change]:
+    """Return the changes of commits above `after`, in order: at least `limit` if there are so many, whole commits."""
+    rows = graph.read(
+        "MATCH (c:Change) WHERE c.commit > $after WITH c.commit AS number ORDER BY number LIMIT $limit "
+        "WITH max(number) AS last MATCH (c:Change) WHERE c.commit > $after AND c.commit <= last "
+        "RETURN c.commit, c.kind, c.key, c.at ORDER BY c.commit",
+        after=after,
+        limit=limit,
+    )
+    return [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows]
+
+
+def oldest_change(graph: "Graph") -> int | None:
+    """Return the commit of the oldest change that is still known; None where none is."""
+    rows = graph.read("MATCH (c:Change) WHERE c.commit > 0 RETURN c.commit ORDER BY c.commit LIMIT 1")
+    return int(rows[0][0]) if rows else None
+
+
+def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterator[list[CommittedEvent]]:
+    """Yield the interactions of commits above `after`, and up to `until` if given, in blocks.
+
+    They are in the order of commits within a type, not across types: who needs that sorts them by time.
+    """
+    for relationship in schema.INTERACTIONS:
+        kind = relationship.interaction
+        assert kind is not None  # for mypy: every one of INTERACTIONS has one
+        last, more = after, True
+        while more:
+            rows = _events(graph, relationship.type, last, until)
+            more = len(rows) == _EVENTS_AT_ONCE
+            if more and rows[0][0] < rows[-1][0]:
+                # The last commit may go on beyond this block.
+                rows = [row for row in rows if row[0] < rows[-1][0]]
+            if rows:
+                last = rows[-1][0]
+                yield [
+                    CommittedEvent(commit, event_id, user_id, product_id, kind, at_ms, value)
+                    for commit, event_id, user_id, product_id, at_ms, value in rows
+                ]
+
+
+def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[list[Any]]:
+    return graph.read(
+        f"MATCH (u)-[r:{type_}]->(p) WHERE r.commit > $after AND r.commit <= $until "
+        "WITH u, r, p ORDER BY r.commit LIMIT $limit "
+        "RETURN r.commit, r.event_id, u.id, p.id, r.at, r.value",
+        after=after,
+        until=(1 << 62) if until is None else until,
+        limit=_EVENTS_AT_ONCE,
+    )
+
+
+def forget_old_changes(graph: "Graph", now_ms: int) -> int:
+    """Remove the changes that are older than `CHANGES_KEPT_MS`, some at a time; return how many."""
+    result = graph.write(
+        "MATCH (c:Change) WHERE c.commit > 0 WITH c ORDER BY c.commit LIMIT $limit "
+        "WITH c WHERE c.at < $before DELETE c",
+        limit=10 * _CHANGES_AT_ONCE,
+        before=now_ms - CHANGES_KEPT_MS,
+    )
+    return result.changes.get("nodes_deleted", 0)

@@ -1,0 +1,110 @@
+"""The commit sequence against a real Neo4j: numbers without gaps in what is visible, and what each commit changed."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kg import commits
+from kg.commits import ChangeKind, Commit
+from kg.errors import GraphError
+from kg.store import Graph
+from tests.kg.small_tables import event, tables
+
+pytestmark = pytest.mark.neo4j
+
+
+def put(graph: Graph, product_id: str) -> int:
+    def work(commit: Commit) -> int:
+        commit.run("MERGE (p:Product {id: $id}) SET p.title = 'new'", id=product_id)
+        commit.note(ChangeKind.PRODUCT, product_id)
+        commit.note(ChangeKind.PRODUCT, product_id)
+        return commit.number
+
+    return graph.commit(work)
+
+
+def test_commits_are_numbered_and_tell_what_they_changed(graph: Graph) -> None:
+    assert graph.last_commit == 0
+    assert [put(graph, each) for each in ("a", "b")] == [1, 2]
+    assert graph.last_commit == 2
+    changes = graph.changes_since(0)
+    assert [(each.commit, each.kind, each.key) for each in changes] == [
+        (1, ChangeKind.PRODUCT, "a"),
+        (2, ChangeKind.PRODUCT, "b"),
+    ]
+    assert [each.key for each in graph.changes_since(1)] == ["b"]
+    assert [each.key for each in graph.changes_since(0, limit=1)] == ["a"]
+
+
+def test_a_commit_that_fails_leaves_nothing_and_no_number(graph: Graph) -> None:
+    def work(commit: Commit) -> None:
+        commit.run("CREATE (:Product {id: 'half'})")
+        commit.note(ChangeKind.PRODUCT, "half")
+        commit.run("this is no Cypher")
+
+    with pytest.raises(GraphError):
+        graph.commit(work)
+    assert graph.last_commit == 0
+    assert graph.changes_since(0) == []
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[0]]
+
+
+def test_whoever_sees_a_number_sees_every_commit_up_to_it(graph: Graph) -> None:
+    done = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def watch() -> None:
+        while not done.is_set():
+            last = graph.last_commit
+            seen.append((last, len({each.commit for each in graph.changes_since(0) if each.commit <= last})))
+
+    with ThreadPoolExecutor(5) as pool:
+        watching = pool.submit(watch)
+        numbers = list(pool.map(lambda number: put(graph, f"p{number}"), range(40)))
+        done.set()
+        watching.result(30)
+    assert sorted(numbers) == list(range(1, 41))
+    assert seen
+    assert all(last == count for last, count in seen)
+
+
+def test_events_are_found_by_their_commit_and_those_of_files_are_not(graph: Graph) -> None:
+    first = [event("e1", "ann", "a", value=2.0), event("e2", "bob", "a", type="view", at_ms=5)]
+    graph.load(tables(products=[{"product_id": "a"}], interactions=[event("file", "ann", "a")]))
+    graph.append_events(tables(interactions=first).interactions, "server-1", 2)
+    graph.append_events(tables(interactions=[event("e3", "ann", "a")]).interactions, "server-2", 1)
+    graph.append_events(tables(interactions=[event("e3", "ann", "a")]).interactions, "server-1", 3)  # has it already
+    found = sorted((each for block in graph.events_since(0) for each in block), key=lambda each: each.event_id)
+    assert [(each.event_id, each.user_id, each.commit) for each in found] == [
+        ("e1", "ann", 1),
+        ("e2", "bob", 1),
+        ("e3", "ann", 2),
+    ]
+    assert [each.value for each in found][:1] == [2.0]
+    assert [each.event_id for block in graph.events_since(1) for each in block] == ["e3"]
+    assert {each.event_id for block in graph.events_since(0, 1) for each in block} == {"e1", "e2"}
+    assert [(each.kind, each.key) for each in graph.changes_since(0)] == [
+        (ChangeKind.EVENTS, "server-1"),
+        (ChangeKind.EVENTS, "server-2"),
+    ]
+
+
+def test_blocks_of_events_lose_none_at_their_seams(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "_EVENTS_AT_ONCE", 5)
+    for number in range(6):
+        rows = [event(f"{number}-{each}", "u", "a") for each in range(number % 4 + 1)]
+        graph.append_events(tables(interactions=rows).interactions, "server-1", number + 1)
+    found = [each.event_id for block in graph.events_since(0) for each in block]
+    assert len(found) == len(set(found)) == 1 + 2 + 3 + 4 + 1 + 2
+
+
+def test_old_changes_go_and_the_number_stays(graph: Graph) -> None:
+    put(graph, "a")
+    now_ms = time.time_ns() // 1_000_000
+    assert commits.forget_old_changes(graph, now_ms) == 0
+    assert commits.oldest_change(graph) == 1
+    assert commits.forget_old_changes(graph, now_ms + commits.CHANGES_KEPT_MS + 60_000) == 1
+    assert commits.oldest_change(graph) is None
+    assert graph.last_commit == 1
