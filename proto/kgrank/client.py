@@ -11,7 +11,7 @@ contract's.
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -34,6 +34,7 @@ _SERVICE_CONFIG = {
                 {"service": "kgrank.v1.RankingService"},
                 {"service": "kgrank.v1.EventService"},
                 {"service": "kgrank.v1.ModelService", "method": "ListModels"},
+                {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
             ],
             # An event carries an id, so that a second delivery changes nothing; see `write_events`.
             "retryPolicy": {
@@ -209,6 +210,24 @@ class Client:
         """Put a model (`models/...`) into service; returns once it serves."""
         request = model_service_pb2.ActivateModelRequest(name=name)
         return self._call(self._models.ActivateModel, request, timeout_s).model
+
+    def roll_back_model(self, *, timeout_s: float = 120.0) -> model_service_pb2.Model:
+        """Go back to the model that was in service before; returns once it serves."""
+        return self._call(self._models.RollBackModel, model_service_pb2.RollBackModelRequest(), timeout_s).model
+
+    def get_traffic(self) -> model_service_pb2.Traffic:
+        """Return which models answer whom."""
+        return self._call(self._models.GetTraffic, model_service_pb2.GetTrafficRequest()).traffic
+
+    def set_traffic(
+        self, shares: Mapping[str, float], *, shadow: str = "", timeout_s: float = 120.0
+    ) -> model_service_pb2.Traffic:
+        """Give percents of the users to models on trial, and let one score along unseen; nothing ends all trials."""
+        told = [model_service_pb2.TrafficShare(model=model, percent=percent) for model, percent in shares.items()]
+        traffic = model_service_pb2.Traffic(shares=told, shadow=shadow)
+        return self._call(
+            self._models.SetTraffic, model_service_pb2.SetTrafficRequest(traffic=traffic), timeout_s
+        ).traffic
 
     def _call(
         self,

@@ -46,6 +46,7 @@ COMMANDS = (
     "score",
     "publish",
     "serve",
+    "models",
     "recommend",
     "explain",
     "config",
