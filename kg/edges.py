@@ -41,9 +41,9 @@ def edges_of(products: pa.Table, facts: pa.Table) -> EdgeList:
     )
 
 
-def node_keys(kind: str, ids: pa.Array) -> pa.Array:
-    """Return the keys of nodes of one kind."""
-    return pc.binary_join_element_wise(pa.scalar(kind), ids, _SEPARATOR)
+def node_keys(kind: str | pa.Array, ids: pa.Array) -> pa.Array:
+    """Return the keys of nodes, all of one kind or each of its own."""
+    return pc.binary_join_element_wise(pa.scalar(kind) if isinstance(kind, str) else kind, ids, _SEPARATOR)
 
 
 def kinds_and_ids(keys: pa.Array) -> tuple[pa.Array, pa.Array]:

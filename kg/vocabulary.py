@@ -16,10 +16,14 @@ class Vocabulary:
 
     Args:
         ids: the ids in index order, a string array without nulls; may be memory-mapped.
+
+    An id can be taken out without moving the others (`changed`): it keeps its index, by which `id` still finds it, but
+    nobody finds the index by the id.
     """
 
     def __init__(self, ids: pa.Array | Sequence[str]) -> None:
         self.array: pa.Array = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+        self._taken_out: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.array)
@@ -31,9 +35,42 @@ class Vocabulary:
     def _index_of(self) -> dict[str, int]:
         return {outside_id: index for index, outside_id in enumerate(self.array.to_pylist())}
 
+    @property
+    def taken_out(self) -> npt.NDArray[np.int64]:
+        """The indices of ids that were taken out, ascending."""
+        return np.sort(np.fromiter(self._taken_out.values(), np.int64))
+
+    def changed(self, put_in: Sequence[str], taken_out: Iterable[str]) -> "Vocabulary":
+        """Return the vocabulary with some ids put in and others taken out, every index as it is.
+
+        Args:
+            put_in: new ones are appended in this order; one that was taken out before gets its index back.
+            taken_out: unknown ones are passed over.
+        """
+        index_of, out = dict(self._index_of), dict(self._taken_out)
+        fresh: list[str] = []
+        for outside_id in put_in:
+            if outside_id in out:
+                index_of[outside_id] = out.pop(outside_id)
+            elif outside_id not in index_of:
+                index_of[outside_id] = len(self) + len(fresh)
+                fresh.append(outside_id)
+        for outside_id in taken_out:
+            if outside_id in index_of:
+                out[outside_id] = index_of.pop(outside_id)
+        array = pa.concat_arrays([self.array, pa.array(fresh, pa.string())]) if fresh else self.array
+        made = Vocabulary(array)
+        made._taken_out = out
+        made.__dict__["_index_of"] = index_of
+        return made
+
     def index(self, outside_id: str) -> int:
         """Return the index of an id, `MISSING` if it has none."""
         return self._index_of.get(outside_id, MISSING)
+
+    def place(self, outside_id: str) -> int:
+        """Return the index of an id, also of one that was taken out; `MISSING` if it never had one."""
+        return self._index_of.get(outside_id, self._taken_out.get(outside_id, MISSING))
 
     def indices(self, outside_ids: Iterable[str]) -> npt.NDArray[np.int32]:
         """Return the index of each id `[N]`, `MISSING` where it has none."""
