@@ -20,13 +20,15 @@ __all__ = ["ATTRIBUTE", "CATEGORY_SEPARATOR", "PRODUCT", "freeze", "product_text
 _DESCRIPTION_CHARS = 300
 
 
-def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
+def freeze(tables: Tables, *, as_of_ms: int | None = None, commit: int = 0) -> Snapshot:
     """Build a snapshot of clean tables.
 
     Args:
         tables: checked tables: every interaction's product is in `products`, event ids are unique.
         as_of_ms: leave out every interaction later than this; the snapshot's own `as_of_ms` is the time of the last
             one that stays.
+        commit: the graph's last commit before the tables were read; 0 where they come from elsewhere, or where
+            `as_of_ms` leaves out what earlier commits wrote: a server then looks at every commit.
 
     Returns:
         The snapshot. Products and users without interactions are in it; a fact's end that is of kind `product` but not
@@ -61,6 +63,7 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None) -> Snapshot:
         facts=facts,
         as_of_ms=as_of_ms,
         content_hash=_content_hash(users, products, catalogue, nodes, histories, facts),
+        commit=commit,
     )
 
 

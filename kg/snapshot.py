@@ -92,6 +92,7 @@ class SnapshotManifest:
     counts: dict[str, int]
     relations: list[str]
     files: dict[str, str]
+    commit: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Snapshot:
         facts: edges by relation, over node indices.
         as_of_ms: the time of the last interaction.
         content_hash: a blake2b digest over everything above, stable across exports of the same graph.
+        commit: everything that commits up to this number changed is in it (`kg.commits`); of later ones, maybe some.
     """
 
     users: Vocabulary
@@ -119,6 +121,7 @@ class Snapshot:
     facts: Mapping[str, Edges]
     as_of_ms: int
     content_hash: str
+    commit: int = 0
 
     @property
     def node_count(self) -> int:
@@ -181,6 +184,7 @@ class Snapshot:
             counts=self.counts,
             relations=list(self.facts),
             files={path.name: _digest(path) for path in sorted(folder.iterdir())},
+            commit=self.commit,
         )
         with (folder / MANIFEST).open("w", encoding="utf-8") as text_file:
             json.dump(asdict(manifest), text_file, indent=2, ensure_ascii=False)
@@ -226,6 +230,7 @@ class Snapshot:
             facts=facts,
             as_of_ms=manifest.as_of_ms,
             content_hash=manifest.content_hash,
+            commit=manifest.commit,
         )
 
 

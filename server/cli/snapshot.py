@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from time import time_ns
 from typing import Annotated
 
 import typer
@@ -45,8 +46,9 @@ def make_snapshot(
         Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
         console.meter("exporting", row_count(graph)) as meter,
     ):
+        commit = graph.last_commit  # read first: what is committed meanwhile may be in the tables, or not
         tables = graph.export(as_of_ms, meter)
-    snapshot = freeze(tables, as_of_ms=as_of_ms)
+    snapshot = freeze(tables, as_of_ms=as_of_ms, commit=0 if _is_past(as_of_ms) else commit)
     folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
     try:
         known = folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
@@ -75,6 +77,10 @@ def make_snapshot(
         return
     rows = [(what, f"{count:,}") for what, count in snapshot.counts.items()]
     console.emit_table(f"snapshot {name}{' (unchanged)' if known else ''}", ("what", "count"), rows)
+
+
+def _is_past(moment_ms: int | None) -> bool:
+    return moment_ms is not None and moment_ms < time_ns() // 1_000_000
 
 
 def _put_aside(folder: Path, error: SnapshotError) -> None:
