@@ -14,8 +14,8 @@ class Admission:
     """
 
     def __init__(self, places: int) -> None:
-        self._places = places
-        self._taken = 0
+        self.places = places
+        self.taken = 0
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -24,10 +24,10 @@ class Admission:
         Raises:
             OverloadedError: there is none; try again later.
         """
-        if self._taken >= self._places:
-            raise OverloadedError(f"{self._taken} requests are waiting", "Try again a little later.")
-        self._taken += 1
+        if self.taken >= self.places:
+            raise OverloadedError(f"{self.taken} requests are waiting", "Try again a little later.")
+        self.taken += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self.taken -= 1

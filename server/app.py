@@ -14,16 +14,25 @@ from grpc_reflection.v1alpha import reflection
 
 from kg.errors import KgrankError
 from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2
+from server.access.audit import Audit
+from server.access.exposure import refuse_exposure
+from server.access.gate import Gate
+from server.access.tls import credentials
 from server.config import ServeSettings
 from server.contract import Limits
 from server.drain import Drain, EventStore
 from server.journal import Journal, StoredEvent
-from server.rpc import service_handler
+from server.rpc import Front, service_handler
 from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.serving import Places, Serving
 from server.traffic import Traffic
+from server.watch.answers import AnswerWatch
+from server.watch.metrics import Gauges, Metrics
+from server.watch.state import State
+from server.watch.traces import Traces
+from server.watch.web import Web
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +42,10 @@ MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
+_HANDSHAKE_MS = 10_000
+_KEEPALIVE_MS = 60_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+_REFRESHED_EVERY_S = 1.0
 
 
 class PortTakenError(KgrankError):
@@ -53,18 +66,24 @@ class Server:
 
     Raises:
         JournalError: the journal can't be opened.
+        ConfigError: the settings would let others listen in or call in, or a file that they name can't be used.
     """
 
     def __init__(self, settings: ServeSettings, places: Places, journal_file: Path, connect: Connect | None) -> None:
+        refuse_exposure(settings)
         self._settings = settings
         self._places = places
+        self._credentials = credentials(settings.tls)
+        self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
         self._journal = Journal(journal_file, self._committed)
         self._drain = None if connect is None else Drain(self._journal, connect)
         self._serving = Serving(settings, places)
+        self._web = self._watch()
         self._health = health.aio.HealthServicer()
         self._server = self._make()
         self._loading: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen, say NOT_SERVING, and begin to load the model; return the port.
@@ -78,7 +97,13 @@ class Server:
         if self._drain is not None:
             self._drain.start()
         self._loading = asyncio.create_task(self._load())
+        self._refreshing = asyncio.create_task(self._refresh())
         return port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of metrics and probes; None where there is none."""
+        return None if self._web is None else self._web.port
 
     def _listen(self) -> int:
         address = f"{self._settings.host}:{self._settings.port}"
@@ -88,6 +113,8 @@ class Server:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(place)
+            if self._credentials is not None:
+                return self._server.add_secure_port(address, self._credentials)
             return self._server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
             raise PortTakenError(
@@ -111,19 +138,28 @@ class Server:
         await self._health.enter_graceful_shutdown()
         if self._loading is not None:
             self._loading.cancel()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         await self._server.stop(self._settings.drain_s)
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
         if self._drain is not None:
             await asyncio.to_thread(self._drain.close, self._settings.drain_s)
+        await asyncio.to_thread(self._close_front)
         _log.info("stopped")
 
     def _make(self) -> grpc.aio.Server:
         server = grpc.aio.server(
+            maximum_concurrent_rpcs=self._settings.max_calls,
             options=[
                 ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not shared
                 ("grpc.max_receive_message_length", _MOST_BYTES),
-            ]
+                ("grpc.max_concurrent_streams", self._settings.max_streams),
+                # Who opens a connection and says nothing, or has gone without a word, does not keep it.
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ],
         )
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
@@ -131,12 +167,43 @@ class Server:
             EVENTS: EventService(self._serving, self._journal),
             MODELS: ModelService(self._serving, self._places.models, self._journal, self._activated),
         }
-        server.add_generic_rpc_handlers(tuple(service_handler(*each) for each in servicers.items()))
+        server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._settings.reflection:
+        if self._reflects():
             names = [service.full_name for service in servicers]
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return server
+
+    def _reflects(self) -> bool:
+        """Return whether gRPC reflection is answered: to anybody, as it has no gate."""
+        if self._settings.reflection is not None:
+            return self._settings.reflection
+        return not self._settings.production and not self._settings.access.required
+
+    def _watch(self) -> Web | None:
+        """Begin to tell of this server over HTTP, where that is wanted."""
+        metrics = self._front.metrics
+        if metrics is None:
+            return None
+        answers = AnswerWatch(metrics)
+        self._serving.observer = answers
+        state = State(self._serving, self._journal, answers, self._settings.tls.certificate_file)
+        metrics.registry.register(Gauges(state))
+        return Web(self._settings.watch, metrics.registry, lambda: self._serving.active is not None)
+
+    async def _refresh(self) -> None:
+        """Take up new tokens and keys as their files change."""
+        while True:
+            await asyncio.sleep(_REFRESHED_EVERY_S)
+            await asyncio.to_thread(self._front.gate.refresh)
+
+    def _close_front(self) -> None:
+        if self._web is not None:
+            self._web.close()
+        if self._front.traces is not None:
+            self._front.traces.close()
+        if self._front.audit is not None:
+            self._front.audit.close()
 
     async def _load(self) -> None:
         """Put the models that were in service into service; without one, wait for `ActivateModel`."""
@@ -177,6 +244,17 @@ class Server:
         self._loop.call_soon_threadsafe(self._serving.apply, events)
         if self._drain is not None:
             self._drain.wake()
+
+
+def _front(settings: ServeSettings) -> Front:
+    """Return what stands before the services."""
+    return Front(
+        gate=Gate(settings.access),
+        audit=None if settings.access.audit_file is None else Audit(settings.access.audit_file),
+        metrics=None if settings.watch.metrics_port is None else Metrics(),
+        traces=Traces.open(settings.watch),
+        log_calls=settings.watch.log_calls,
+    )
 
 
 async def serve(server: Server, on_ready: Callable[[int, str | None], None]) -> None:

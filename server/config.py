@@ -23,6 +23,8 @@ from kg.config import GraphSettings
 from kg.errors import ConfigError
 from model.config import FinetuneConfig, ModelConfig, TrackingConfig, TrainConfig
 from model.splits import SplitConfig
+from server.access.config import AccessSettings, TlsSettings
+from server.watch.config import WatchSettings
 
 CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
 DEFAULT_CONFIG_FILE = Path("kgrank.toml")
@@ -49,7 +51,22 @@ class ServeSettings(BaseModel):
     )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
-    reflection: bool = Field(True, description="answer gRPC reflection")
+    reflection: bool | None = Field(
+        None, description="answer gRPC reflection; unset: unless `production` or `access.required` is set"
+    )
+    production: bool = Field(
+        False,
+        description="refuse to start without TLS and required callers; no reflection unless asked for",
+    )
+    insecure_anywhere: bool = Field(
+        False,
+        description="listen beyond loopback without TLS, for whoever is on the network to read and change",
+    )
+    max_streams: int = Field(256, ge=1, le=100_000, description="calls at once on one connection, streams among them")
+    max_calls: int = Field(8192, ge=1, le=1_000_000, description="calls at once in all, unfinished requests among them")
+    tls: TlsSettings = TlsSettings()
+    access: AccessSettings = AccessSettings()
+    watch: WatchSettings = WatchSettings()
 
 
 class Settings(BaseSettings):
@@ -99,6 +116,16 @@ class Settings(BaseSettings):
     def journal_file(self) -> Path:
         """The server's event journal."""
         return self.home / "journal.db"
+
+    @property
+    def tokens_file(self) -> Path:
+        """The hashed tokens of callers."""
+        return self.serve.access.tokens_file or self.home / "tokens.json"
+
+    @property
+    def audit_file(self) -> Path:
+        """The server's record of what was done by whom."""
+        return self.serve.access.audit_file or self.home / "audit.jsonl"
 
     @property
     def cache_folder(self) -> Path:

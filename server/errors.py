@@ -130,9 +130,18 @@ class Failure:
     details: bytes
 
 
+def status_code(error: Exception) -> grpc.StatusCode:
+    """Return the status that an error ends a call in."""
+    return _status(error).code
+
+
+def _status(error: Exception) -> _Status:
+    return next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _DEFECT)
+
+
 def failure(error: Exception, *, method: str, request_id: str) -> Failure:
     """Return what a caller is told of an error; a defect is logged with its trace, under an id that the caller gets."""
-    status = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _DEFECT)
+    status = _status(error)
     metadata = {"request_id": request_id} if request_id else {}
     if status is _DEFECT:
         error_id = secrets.token_hex(8)

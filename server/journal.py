@@ -162,6 +162,14 @@ class Journal:
         with self._connection() as connection:
             return int(connection.execute("SELECT drained FROM journal").fetchone()[0])
 
+    def undrained(self) -> tuple[int, int | None]:
+        """Return how many events the graph is not known to have, and when the oldest of them came (ms)."""
+        with self._connection() as connection:
+            found = connection.execute(
+                "SELECT count(*), min(received_ms) FROM event WHERE offset > (SELECT drained FROM journal)"
+            ).fetchone()
+        return int(found[0]), found[1]
+
     def note_drained(self, offset: int) -> None:
         """Remember that the graph has everything up to an offset."""
         with self._connection() as connection:

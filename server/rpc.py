@@ -1,100 +1,228 @@
-"""Services to gRPC: every method decodes its request, answers, and turns errors into statuses in one place."""
+"""Services to gRPC: one place that every call goes through, from its bytes to its answer or its error.
+
+A call passes the gate (who calls, may they, not too often), is decoded, is recorded where the audit log wants it, is
+answered by its service, and is counted; whatever it ends in becomes a status in one place. Nothing of a request is
+parsed before its caller is let in.
+"""
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from server.errors import DETAILS_KEY, InvalidRequestError, Violation, failure
+from server.access.audit import Audit
+from server.access.config import AccessSettings
+from server.access.gate import Caller, Gate
+from server.access.roles import need_of
+from server.errors import (
+    DETAILS_KEY,
+    AuditError,
+    Failure,
+    InvalidRequestError,
+    RateLimitedError,
+    Violation,
+    failure,
+    status_code,
+)
+from server.watch.metrics import MethodMetrics, Metrics
+from server.watch.traces import Traces
 
 REQUEST_ID_KEY = "x-request-id"
 _MOST_REQUEST_ID = 128
+_OK = grpc.StatusCode.OK
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_log = structlog.get_logger(__name__)
 
-def service_handler(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+
+@dataclass(frozen=True)
+class Front:
+    """What stands before all services; by default the gate alone, open to anybody."""
+
+    gate: Gate = field(default_factory=lambda: Gate(AccessSettings()))
+    audit: Audit | None = None
+    metrics: Metrics | None = None
+    traces: Traces | None = None
+    log_calls: bool = False
+
+
+def service_handler(service: ServiceDescriptor, servicer: object, front: Front) -> grpc.GenericRpcHandler:
     """Return a handler for all methods of a service.
 
     Args:
         service: the service, as the contract has it.
         servicer: has a method for each RPC, by the RPC's name: `async (request, context) -> response`, where the
             response is a stream an async generator of responses, where the request is one an async iterator of them.
+        front: what a call passes first.
     """
     methods = {
-        method.name: _method_handler(method, getattr(servicer, method.name))
+        method.name: _Method(method, getattr(servicer, method.name), front).handler()
         for method in service.methods
         if hasattr(servicer, method.name)
     }
     return grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _method_handler(
-    method: MethodDescriptor, answer: Callable[[Any, Context], Any]
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    request_class = message_factory.GetMessageClass(method.input_type)
-    name = method.full_name
+class _Method:
+    """One method of a service; `one` and `many` are gRPC's handlers of its calls."""
 
-    def decode(serialised: bytes) -> Message | None:
-        # gRPC would report a deserialiser that raises as a failure of the server.
+    def __init__(self, method: MethodDescriptor, answer: Callable[[Any, Context], Any], front: Front) -> None:
+        self._method = method
+        self._name = method.full_name
+        self._request_class = message_factory.GetMessageClass(method.input_type)
+        self._need = need_of(method.full_name)
+        self._front = front
+        self._gate = front.gate
+        self._audit = front.audit if self._need.audited else None
+        self._metrics: MethodMetrics | None = None if front.metrics is None else front.metrics.method(self._name)
+        self._answer = answer
+        if front.traces is not None:
+            self._answer = front.traces.traced(self._name, answer, stream=method.server_streaming)
+
+    def handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Return the handler that gRPC takes; it gets the bytes of requests as they came."""
+        if self._method.server_streaming:
+            kind = (
+                grpc.stream_stream_rpc_method_handler
+                if self._method.client_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return kind(self.many, response_serializer=_serialise)
+        return grpc.unary_unary_rpc_method_handler(self.one, response_serializer=_serialise)
+
+    async def one(self, serialised: bytes, context: Context) -> Message:
+        """Answer a call with one response."""
+        began_s = time.perf_counter()
+        code, caller = _OK, None
         try:
-            return request_class.FromString(serialised)
-        except DecodeError:
-            return None
-
-    def decoded(request: Message | None) -> Message:
-        if request is None:
-            raise InvalidRequestError([Violation("", f"the bytes are not a {method.input_type.full_name}")])
-        return request
-
-    async def decoded_stream(requests: AsyncIterator[Message | None]) -> AsyncIterator[Message]:
-        async for request in requests:
-            yield decoded(request)
-
-    async def call(request: Message | None, context: Context) -> Message:
-        async with _aborting(name, context):
-            response: Message = await answer(decoded(request), context)
+            caller = self._gate.let_in(self._need, context)
+            request = self._decoded(serialised)
+            if self._audit is None:
+                response: Message = await self._answer(request, context)
+            else:
+                async with self._recorded(self._audit, caller, request, context):
+                    response = await self._answer(request, context)
             return response
+        except asyncio.CancelledError:
+            code = _cancelled(context)
+            raise
+        except Exception as error:
+            told = self._told(error, context)
+            code = told.code
+            await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+        finally:
+            self._ended(code, time.perf_counter() - began_s, caller, context)
         raise AssertionError("abort raises")
 
-    async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
-        async with _aborting(name, context):
-            async for response in answer(
-                decoded_stream(request) if method.client_streaming else decoded(request), context
-            ):
-                yield response
+    async def many(self, request: Any, context: Context) -> AsyncIterator[Message]:
+        """Answer a call with a stream of responses."""
+        code, caller = _OK, None
+        try:
+            caller = self._gate.let_in(self._need, context)
+            if self._method.client_streaming:
+                asked: Any = self._decoded_stream(request, caller, context)
+            else:
+                asked = self._decoded(request)
+            async with nullcontext() if self._audit is None else self._recorded(self._audit, caller, asked, context):
+                async for response in self._answer(asked, context):
+                    yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            code = _cancelled(context)
+            raise
+        except Exception as error:
+            told = self._told(error, context)
+            code = told.code
+            await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+        finally:
+            self._ended(code, None, caller, context)
 
-    if method.server_streaming:
-        kind = (
-            grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
-        )
-        return kind(stream, request_deserializer=decode, response_serializer=_serialise)
-    return grpc.unary_unary_rpc_method_handler(call, request_deserializer=decode, response_serializer=_serialise)
+    def _decoded(self, serialised: bytes) -> Message:
+        try:
+            return self._request_class.FromString(serialised)
+        except DecodeError:
+            what = f"the bytes are not a {self._method.input_type.full_name}"
+            raise InvalidRequestError([Violation("", what)]) from None
+
+    async def _decoded_stream(
+        self, requests: AsyncIterator[bytes], caller: Caller, context: Context
+    ) -> AsyncIterator[Message]:
+        """Yield a stream's requests; a caller over its rate is slowed down instead of refused."""
+        first = True
+        async for serialised in requests:
+            while not first:  # the call itself was counted for the first one
+                try:
+                    self._gate.take(caller, context)
+                    break
+                except RateLimitedError as error:
+                    await asyncio.sleep(error.retry_after_s)
+            first = False
+            if self._metrics is not None:
+                self._metrics.message()
+            yield self._decoded(serialised)
+
+    @asynccontextmanager
+    async def _recorded(self, audit: Audit, caller: Caller, request: Message, context: Context) -> AsyncIterator[None]:
+        """Record what is about to be done, before it is, and afterwards what became of it."""
+        told = {
+            "call_id": secrets.token_hex(8),
+            "caller": caller.name,
+            "method": self._name,
+            "request_id": request_id(context),
+        }
+        await asyncio.to_thread(audit.write, **told, state="begun", about=audit.about(request))
+        code = grpc.StatusCode.CANCELLED
+        try:
+            yield
+            code = _OK
+        except Exception as error:
+            code = status_code(error)
+            raise
+        finally:
+            try:  # also where the caller has gone away
+                await asyncio.shield(asyncio.to_thread(audit.write, **told, state="ended", code=code.name))
+            except AuditError as error:  # that it would be done is on record
+                _log.error("audit_end_not_recorded", call_id=told["call_id"], reason=error.problem)
+
+    def _told(self, error: Exception, context: Context) -> Failure:
+        return failure(error, method=self._name, request_id=request_id(context) or secrets.token_hex(8))
+
+    def _ended(self, code: grpc.StatusCode, seconds: float | None, caller: Caller | None, context: Context) -> None:
+        if self._metrics is not None:
+            self._metrics.ended(code, seconds)
+        if self._front.log_calls:
+            _log.info(
+                "call",
+                method=self._name,
+                code=code.name,
+                ms=None if seconds is None else round(seconds * 1000, 2),
+                caller=caller.name if caller is not None else "",
+                request_id=request_id(context),
+            )
 
 
-@asynccontextmanager
-async def _aborting(method: str, context: Context) -> AsyncIterator[None]:
-    """End a call with the status of the error that its body raises."""
-    try:
-        yield
-    except (asyncio.CancelledError, GeneratorExit):
-        raise
-    except Exception as error:
-        told = failure(error, method=method, request_id=_request_id(context))
-        await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+def _cancelled(context: Context) -> grpc.StatusCode:
+    """Return why a call was cancelled: gRPC cancels those whose deadline has passed as well."""
+    remaining_s = context.time_remaining()
+    late = remaining_s is not None and remaining_s <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 def _serialise(response: Message) -> bytes:
     return response.SerializeToString()
 
 
-def _request_id(context: Context) -> str:
+def request_id(context: Context) -> str:
     """Return the caller's request id, if it sent one that may stand in a log."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and value.isascii() and value.isprintable():

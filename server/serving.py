@@ -44,6 +44,9 @@ _REASON_THREADS = 2  # paths are Python: more threads would only take turns
 
 R = TypeVar("R")
 
+Observer = Callable[[Sequence[tuple[Engine, Question]], Sequence[Ranking]], None]
+"""Hears of every batch that was answered, in the thread that scores."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -69,10 +72,16 @@ class Serving:
         self._lineup: Lineup | None = None
         self._shadow: Shadow | None = None
         self._changing = asyncio.Lock()
-        self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(_answer, max_batch=settings.max_batch)
+        self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(self._answer, max_batch=settings.max_batch)
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
-        self._calls = Admission(settings.max_waiting)
+        self.observer: Observer | None = None
+        self.calls = Admission(settings.max_waiting)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
+
+    @property
+    def present(self) -> Lineup | None:
+        """The engines in service, None while there are none."""
+        return self._lineup
 
     @property
     def lineup(self) -> Lineup:
@@ -112,7 +121,7 @@ class Serving:
             OverloadedError: too many calls are there; nothing was done.
         """
         engine = self.lineup.engine_for(user_id)
-        with self._calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
+        with self.calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
             yield engine
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
@@ -224,6 +233,16 @@ class Serving:
         """How the shadow has differed from what was served; None without one."""
         return None if self._shadow is None else self._shadow.comparison
 
+    def _answer(self, items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:
+        """Answer a batch, in the thread that scores."""
+        rankings = answer_batch(items)
+        if self.observer is not None:
+            try:
+                self.observer(items, rankings)
+            except Exception:  # no caller should go without an answer for it
+                _log.exception("observer_failed")
+        return rankings
+
     def close(self) -> None:
         """Finish what is being worked on."""
         self._batcher.close()
@@ -277,7 +296,7 @@ class Serving:
             raise ModelRefusedError(error.problem, error.remedy) from error
 
 
-def _answer(items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:
+def answer_batch(items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:
     """Answer a batch; around a swap it has questions to both engines."""
     engines = {id(engine): engine for engine, _ in items}
     if len(engines) == 1:

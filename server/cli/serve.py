@@ -48,7 +48,10 @@ def serve(
         ) from error
     settings = settings_of(context)
     changed = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
+    # What is found at home unless the settings name another place.
+    at_home = {"tokens_file": settings.tokens_file, "audit_file": settings.audit_file}
+    access = settings.serve.access.model_copy(update=at_home)
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
     _log_to_stderr()
     torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2))
     asyncio.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, json))

@@ -1,0 +1,109 @@
+"""The record of what callers did that can't be undone or that others feel: one JSON line each, on disk before the call.
+
+A line names the caller, the call, and what it was about, but no person: user ids stand there as keyed hashes (HMAC with
+a key of its own beside the file), so that whoever holds the key can ask whether a given user was erased, and nobody can
+read ids out of it.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+from collections.abc import Sized
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+
+from kg.errors import ConfigError
+from server.errors import AuditError
+
+_MOST_IDS = 20
+_PERSONAL = "user_id"
+_TOLD = ("name", "product_ids", "rule_id")
+"""Fields of requests that stand in the record as they are, wherever they are: none of them is of a person."""
+
+
+class Audit:
+    """An append-only file. Its methods may be called from any thread, and wait for the disk.
+
+    Args:
+        path: the file; made, with its key, where it is missing.
+
+    Raises:
+        ConfigError: it can't be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._key = _key(path.with_name(path.name + ".key"))
+            # O_APPEND: lines of several processes stand one after the other.
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"the audit log {path} can't be opened: {error.strerror}", "Check access.audit_file and its disk."
+            ) from error
+        self._lock = threading.Lock()
+
+    def write(self, *, call_id: str, caller: str, method: str, request_id: str, **more: Any) -> None:
+        """Append a line.
+
+        Raises:
+            AuditError: it can't be written.
+        """
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "call_id": call_id,
+            "caller": caller,
+            "method": method,
+            "request_id": request_id,
+            **more,
+        }
+        try:
+            with self._lock:
+                os.write(self._file, (json.dumps(line) + "\n").encode())
+                os.fsync(self._file)
+        except OSError as error:
+            raise AuditError(
+                "the audit log can't be written; nothing was done", "The server's disk may be full; try again later."
+            ) from error
+
+    def about(self, request: Message) -> dict[str, Any]:
+        """Return what a request is about, with no person's id in the clear."""
+        told: dict[str, Any] = {}
+        for field, value in request.ListFields():
+            if field.name == _PERSONAL:
+                told["user"] = self.pseudonym(value)
+            elif field.name in _TOLD:
+                told[field.name] = value if isinstance(value, str) else list(value[:_MOST_IDS])
+            if isinstance(value, Message):
+                told |= self.about(value)
+            elif not isinstance(value, str) and isinstance(value, Sized):
+                told["count"] = len(value)
+        return told
+
+    def pseudonym(self, user_id: str) -> str:
+        """Return the name under which a user stands in the record."""
+        return hmac.new(self._key, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _key(path: Path) -> bytes:
+    """Return the key of a file, which is made where it is missing."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    made = secrets.token_hex(32).encode()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(made)
+        file.flush()
+        os.fsync(file.fileno())
+    return made

@@ -1,0 +1,194 @@
+"""The gate: who calls, may they, and not too often. Every call of the contract passes it before any work."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from kg.errors import ConfigError
+from server.access import tokens
+from server.access.config import AccessSettings
+from server.access.limits import Rates
+from server.access.roles import Need, Role
+from server.access.tokens import TokenRecord
+from server.access.web_tokens import WebCaller, WebTokens
+from server.errors import DeniedError, RateLimitedError, UnauthenticatedError
+
+AUTHORIZATION = "authorization"
+_BEARER = "bearer "
+_COMMON_NAME = "x509_common_name"
+_MOST_REMEMBERED = 10_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Context(Protocol):
+    """What the gate needs of a call's `grpc.aio.ServicerContext`."""
+
+    def invocation_metadata(self) -> Any:
+        """Return what the caller sent beside the request, as pairs; may be None."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what the connection's certificate says."""
+
+    def peer(self) -> str:
+        """Return the caller's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who calls: a name for logs and limits, roles, and a rate where it has one of its own."""
+
+    name: str
+    roles: frozenset[Role]
+    calls_per_s: float | None = None
+
+
+ANYBODY = Caller("", frozenset(Role))
+"""Every caller, where none has to say who it is."""
+
+
+class Gate:
+    """Lets callers in. `let_in` belongs to the event loop's thread.
+
+    Args:
+        settings: who may call, and how often.
+
+    Raises:
+        ConfigError: tokens or keys can't be read.
+    """
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self._settings = settings
+        self._rates = Rates(settings.calls_per_s, settings.burst_s)
+        self._tokens: dict[str, TokenRecord] = {}
+        self._stamp: tuple[int, int] | None = None
+        self._web = WebTokens(settings.jwt) if settings.jwt.key_file is not None else None
+        self._web_stamp = _stamp(settings.jwt.key_file)
+        self._web_callers: OrderedDict[bytes, WebCaller] = OrderedDict()
+        self._certificate_roles = frozenset(settings.certificate_roles)
+        self._open = not settings.required and not settings.calls_per_s
+        if settings.required:
+            self._read_tokens()
+            if not self._tokens and self._web is None and not self._certificate_roles:
+                _log.warning("no_caller_known", remedy="make a token: kgrank token create NAME --role read")
+
+    def let_in(self, need: Need, context: Context) -> Caller:
+        """Return who calls.
+
+        Raises:
+            UnauthenticatedError: the call has no credentials, or ones that aren't good.
+            DeniedError: the caller lacks the role.
+            RateLimitedError: the caller has called too often.
+        """
+        if self._open:
+            return ANYBODY
+        caller = self._caller(context) if self._settings.required else ANYBODY
+        if need.role not in caller.roles and Role.ADMIN not in caller.roles:
+            raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
+        self.take(caller, context)
+        return caller
+
+    def take(self, caller: Caller, context: Context) -> None:
+        """Count one more call of a caller.
+
+        Raises:
+            RateLimitedError: it has called too often.
+        """
+        name = caller.name or f"peer {_address(context.peer())}"
+        wait_s = self._rates.take(name, caller.calls_per_s)
+        if wait_s:
+            raise RateLimitedError(wait_s)
+
+    def refresh(self) -> None:
+        """Take up changed tokens and keys; what can't be read leaves the ones before in force."""
+        if not self._settings.required:
+            return
+        try:
+            self._read_tokens()
+        except ConfigError as error:
+            _log.error("tokens_not_read", reason=error.problem, remedy=error.remedy)
+        stamp = _stamp(self._settings.jwt.key_file)
+        if self._web is not None and stamp is not None and stamp != self._web_stamp:
+            self._web_stamp = stamp
+            try:
+                self._web = WebTokens(self._settings.jwt)
+                self._web_callers.clear()
+            except ConfigError as error:
+                _log.error("web_token_keys_not_read", reason=error.problem, remedy=error.remedy)
+
+    def _caller(self, context: Context) -> Caller:
+        credential = _credential(context)
+        if credential is not None:
+            return self._of_token(credential)
+        if self._certificate_roles:
+            for name in context.auth_context().get(_COMMON_NAME, ()):
+                return Caller(f"certificate {_printable(name.decode(errors='replace'))}", self._certificate_roles)
+        raise UnauthenticatedError("the call has no token", "Send `authorization: Bearer TOKEN`.")
+
+    def _of_token(self, credential: str) -> Caller:
+        record = tokens.check(self._tokens, credential)
+        if record is not None:
+            return Caller(record.name, frozenset(record.roles), record.calls_per_s)
+        web = self._of_web_token(credential) if self._web is not None else None
+        if web is not None:
+            return Caller(_printable(web.name), web.roles)
+        raise UnauthenticatedError("the token is not good", "It may have been revoked or have expired: get a new one.")
+
+    def _of_web_token(self, credential: str) -> WebCaller | None:
+        """Check a JSON Web Token; one that was good is good until it expires or the keys change."""
+        assert self._web is not None  # for mypy
+        name = sha256(credential.encode("utf-8", "replace")).digest()
+        known = self._web_callers.get(name)
+        if known is not None and time.time() < known.expires_s:
+            return known
+        self._web_callers.pop(name, None)
+        checked = self._web.check(credential)
+        if checked is not None:
+            self._web_callers[name] = checked
+            if len(self._web_callers) > _MOST_REMEMBERED:
+                self._web_callers.popitem(last=False)
+        return checked
+
+    def _read_tokens(self) -> None:
+        path = self._settings.tokens_file
+        stamp = _stamp(path)
+        if path is None or (stamp == self._stamp and stamp is not None):
+            return
+        records = {record.token_id: record for record in tokens.read(path)}
+        if stamp is not None and path.stat().st_mode & 0o007:
+            _log.warning("tokens_open_to_all", file=str(path), remedy="chmod 600 it")
+        self._tokens, self._stamp = records, stamp
+
+
+def _credential(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == AUTHORIZATION and isinstance(value, str):
+            return value[len(_BEARER) :].strip() if value[: len(_BEARER)].lower() == _BEARER else ""
+    return None
+
+
+def _printable(name: str) -> str:
+    """Return a name that may stand in a log: as it is, or a hash of it."""
+    if 0 < len(name) <= tokens.MAX_NAME * 2 and name.isascii() and name.isprintable():
+        return name
+    return sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _address(peer: str) -> str:
+    """Return a peer's address without its port, which is another one for each connection."""
+    return peer.rpartition(":")[0]
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Return what changes with a file's contents; None where it is missing."""
+    try:
+        stat = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if stat is None else (stat.st_mtime_ns, stat.st_ino)

@@ -1,0 +1,107 @@
+"""Encryption: the server's certificate, and the callers' where mutual TLS is asked for, followed as files change."""
+
+import ssl
+import threading
+from pathlib import Path
+
+import grpc
+import structlog
+
+from kg.errors import ConfigError
+from server.access.config import TlsSettings
+
+_log = structlog.get_logger(__name__)
+
+
+def credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
+    """Return credentials that take up new files at the next handshake; None where there is no certificate.
+
+    A renewed certificate that can't be used is logged, and the one before stays.
+
+    Raises:
+        ConfigError: a file is missing, can't be read, or does not fit the others.
+    """
+    if settings.certificate_file is None:
+        if settings.key_file is not None or settings.client_ca_file is not None:
+            raise ConfigError("serve.tls has no certificate_file", "Set certificate_file and key_file, or neither.")
+        return None
+    if settings.key_file is None:
+        raise ConfigError("serve.tls.certificate_file is set but key_file is not", "Set the certificate's key.")
+    files = _Files(settings.certificate_file, settings.key_file, settings.client_ca_file)
+    return grpc.dynamic_ssl_server_credentials(
+        files.read(),
+        files.current,  # type: ignore[arg-type]  # None is documented as "no change"; the stubs don't know
+        require_client_authentication=settings.client_ca_file is not None,
+    )
+
+
+class _Files:
+    """The files of a certificate; `current` is asked at each handshake, by threads of gRPC's own."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._lock = threading.Lock()
+        self._stamp = self._stamps()
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """Return what the files say now.
+
+        Raises:
+            ConfigError: they can't be used.
+        """
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate, self._key, password="")  # never ask a terminal
+            ca = None
+            if self._client_ca is not None:
+                context.load_verify_locations(self._client_ca)
+                ca = self._client_ca.read_bytes()
+            return grpc.ssl_server_certificate_configuration(
+                [(self._key.read_bytes(), self._certificate.read_bytes())], ca
+            )
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
+            raise ConfigError(
+                f"the certificate {self._certificate} with its key {self._key} can't be used: {reason}",
+                "Give PEM files that belong together, the key without a password, readable by the server.",
+            ) from error
+
+    def current(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the files' new contents, None while they are the same."""
+        with self._lock:
+            stamp = self._stamps()
+            if stamp == self._stamp:
+                return None
+            try:
+                made = self.read()
+            except ConfigError as error:
+                if stamp is not None:
+                    self._stamp = stamp
+                    _log.error("certificate_not_renewed", reason=error.problem, remedy=error.remedy)
+                return None
+            self._stamp = stamp
+            _log.info("certificate_renewed")
+            return made
+
+    def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
+        """Return what changes with the files' contents; None while one is missing, as it may be during a change."""
+        files = [self._certificate, self._key, *([] if self._client_ca is None else [self._client_ca])]
+        try:
+            stats = [path.stat() for path in files]
+        except OSError:
+            return None
+        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+def expires_s(certificate: Path) -> float:
+    """Return when a PEM certificate ends, in seconds since the epoch.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the certificate {certificate} can't be read", "Give a PEM certificate.") from error

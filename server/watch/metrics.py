@@ -1,0 +1,101 @@
+"""Prometheus metrics of a server: calls, batches, answers, and what is looked up at each scrape."""
+
+from collections.abc import Callable, Iterable
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.2, 0.5, 1, 2, 5, 30)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The metrics of one server. Counting is safe from any thread.
+
+    Metric names start with `kgrank_`; no label has an id of a user, product or caller, so that their number is bounded.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._calls = Counter("kgrank_calls", "Calls that have ended.", ["method", "code"], registry=self.registry)
+        self._seconds = Histogram(
+            "kgrank_call_seconds",
+            "Time from a call's request to its answer, of calls without streams.",
+            ["method"],
+            buckets=_CALL_SECONDS,
+            registry=self.registry,
+        )
+        self._messages = Counter(
+            "kgrank_stream_messages", "Requests that came in streams.", ["method"], registry=self.registry
+        )
+        self._batches = Histogram(
+            "kgrank_batch_size", "Requests scored together.", buckets=_BATCH_SIZES, registry=self.registry
+        )
+        self._answers = Counter(
+            "kgrank_answers", "Rankings, by how the user was known.", ["user_state"], registry=self.registry
+        )
+
+    def method(self, name: str) -> "MethodMetrics":
+        """Return what counts the calls of a method, by its full name."""
+        return MethodMetrics(
+            lambda code: self._calls.labels(name, code), self._seconds.labels(name), self._messages.labels(name)
+        )
+
+    def batch(self, size: int) -> None:
+        """Count a batch of requests that were scored together."""
+        self._batches.observe(size)
+
+    def answers(self, user_state: str, count: int) -> None:
+        """Count rankings for users who were known in one way."""
+        self._answers.labels(user_state).inc(count)
+
+
+class MethodMetrics:
+    """Counts the calls of one method."""
+
+    def __init__(self, calls: Callable[[str], Counter], seconds: Histogram, messages: Counter) -> None:
+        self._make, self._seconds, self._messages = calls, seconds, messages
+        self._calls: dict[grpc.StatusCode, Counter] = {}
+
+    def ended(self, code: grpc.StatusCode, seconds: float | None) -> None:
+        """Count a call that has ended; `seconds` is None for streams, which last as long as their callers want."""
+        counter = self._calls.get(code)
+        if counter is None:
+            counter = self._calls[code] = self._make(code.name)
+        counter.inc()
+        if seconds is not None:
+            self._seconds.observe(seconds)
+
+    def message(self) -> None:
+        """Count a request of a stream."""
+        self._messages.inc()
+
+
+class Gauges(Collector):
+    """Metrics that are looked up when they are scraped.
+
+    Args:
+        read: yields name, help, and values by label; a value that isn't known is left out.
+    """
+
+    def __init__(self, read: Callable[[], Iterable["Reading"]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the registry need not look anything up when this is registered."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Look the values up."""
+        for name, text, label, values in self._read():
+            family = GaugeMetricFamily(f"kgrank_{name}", text, labels=[label] if label else [])
+            for key, value in values.items():
+                family.add_metric([key] if label else [], value)
+            yield family
+
+
+Reading = tuple[str, str, str, dict[str, float]]
+"""Name, help, label (empty for none), values by the label's value (by "" without a label)."""

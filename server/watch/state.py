@@ -1,0 +1,59 @@
+"""What is looked up of a server at each scrape: queues, the journal's lag, the models in service, its certificate."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kg.errors import KgrankError
+from server.access.tls import expires_s
+from server.journal import Journal
+from server.serving import Serving
+from server.watch.answers import AnswerWatch
+from server.watch.metrics import Reading
+
+
+class State:
+    """Reads the gauges of one server; called by the threads that answer scrapes.
+
+    Args:
+        serving: what is in service.
+        journal: the event journal.
+        answers: what was seen of the answers.
+        certificate: the server's certificate file, if it has one.
+    """
+
+    def __init__(self, serving: Serving, journal: Journal, answers: AnswerWatch, certificate: Path | None) -> None:
+        self._serving, self._journal, self._answers, self._certificate = serving, journal, answers, certificate
+
+    def __call__(self) -> Iterator[Reading]:
+        """Yield the values of now."""
+        calls = self._serving.calls
+        yield "calls_admitted", "Ranking calls that are worked on or wait for it.", "", {"": calls.taken}
+        yield "calls_admitted_limit", "Ranking calls at once before new ones are refused.", "", {"": calls.places}
+        waiting, oldest_ms = self._journal.undrained()
+        age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+        yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
+        yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
+        yield from self._models()
+        if self._answers.coverage is not None:
+            text = "Share of the catalogue that was in the latest answers."
+            yield "coverage_ratio", text, "", {"": self._answers.coverage}
+        text = "Population stability index of best scores now against those of the training's users."
+        yield "score_drift", text, "model_version", self._answers.drift
+        if self._certificate is not None:
+            try:
+                ends_s = expires_s(self._certificate)
+            except KgrankError:
+                return  # it is being replaced
+            yield "certificate_expiry_timestamp_seconds", "When the server's certificate ends.", "", {"": ends_s}
+
+    def _models(self) -> Iterator[Reading]:
+        lineup = self._serving.present
+        versions = {} if lineup is None else dict.fromkeys(lineup.traffic.versions, 0.0) | {lineup.traffic.active: 1.0}
+        yield "model_active", "1 for the model in service, 0 for those on trial.", "model_version", versions
+        yield "ready", "Whether a model is in service.", "", {"": float(lineup is not None)}
+        if lineup is not None:
+            snapshot = lineup.active.snapshot
+            age_s = time.time() - snapshot.as_of_ms / 1000
+            yield "snapshot_age_seconds", "Time since the last moment that the snapshot knows.", "", {"": age_s}
+            yield "catalogue_products", "Products that can be ranked.", "", {"": len(lineup.active.product_ids)}

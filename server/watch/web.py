@@ -1,0 +1,77 @@
+"""Metrics and probes over plain HTTP, on a port of their own: `/metrics`, `/livez` and `/readyz`.
+
+Probes are here besides gRPC's health service because Kubernetes' own gRPC probe speaks no TLS.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from kg.errors import KgrankError
+from server.watch.config import WatchSettings
+
+_IDLE_S = 10
+
+
+class MetricsPortTakenError(KgrankError):
+    """The address of the metrics can't be listened on."""
+
+
+class Web:
+    """Answers scrapes and probes, in threads of its own.
+
+    Args:
+        settings: the address.
+        registry: what `/metrics` tells.
+        ready: whether `/readyz` is told that calls may come.
+
+    Raises:
+        MetricsPortTakenError: the address can't be listened on.
+    """
+
+    def __init__(self, settings: WatchSettings, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+        metrics = make_wsgi_app(registry)
+
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            path = environ["PATH_INFO"]
+            if path == "/metrics":
+                told: Iterable[bytes] = metrics(environ, start_response)
+                return told
+            status = {"/livez": "200 OK", "/readyz": "200 OK" if ready() else "503 Service Unavailable"}
+            start_response(status.get(path, "404 Not Found"), [("Content-Type", "text/plain")])
+            return [status.get(path, "404 Not Found").encode() + b"\n"]
+
+        try:
+            self._server = make_server(
+                settings.metrics_host, settings.metrics_port or 0, app, ThreadingWSGIServer, handler_class=_Handler
+            )
+        except OSError as error:
+            raise MetricsPortTakenError(
+                f"the metrics can't be listened for on {settings.metrics_host}:{settings.metrics_port}: "
+                f"{error.strerror or error}",
+                "Set serve.watch.metrics_port to another port, or to 0 for a free one.",
+            ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _IDLE_S  # a client that says nothing does not keep its thread
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a scrape is no event."""
