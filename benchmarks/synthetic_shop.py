@@ -86,7 +86,7 @@ def _artifact(
         statistics,
         Blend(graph=1.0, text=1.5, history=1.0, popularity=0.3),
     )
-    product_graph = ProductGraph(len(keys), keys, [""] * len(keys), {"HAS_BRAND": relation})
+    product_graph = ProductGraph(len(keys), keys, [""] * len(keys), {"HAS_BRAND": relation}, nothing)
     trained = Trained(model, kernel, product_graph, [], 0, 0.0)
     save_artifact(folder, snapshot, Split(SplitConfig(), *[None] * 3), trained, TrainConfig())  # type: ignore[arg-type]  # only the configuration is stored
 

@@ -45,6 +45,13 @@ class Neighbours:
         added.sort_indices()
         return added
 
+    def with_more(self, products: int) -> "Neighbours":
+        """Return the same with further products, which have no neighbours."""
+        data, indices, indptr = self.weights.data, self.weights.indices, self.weights.indptr
+        offsets = np.concatenate([indptr, np.full(products, indptr[-1], indptr.dtype)])
+        count = self.weights.shape[0] + products
+        return Neighbours(sparse.csr_matrix((data, indices, offsets), (count, count)), self.config)
+
     def moved(self, place: npt.NDArray[np.int64], product_count: int) -> "Neighbours":
         """Return the same over another catalogue.
 

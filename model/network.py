@@ -10,7 +10,7 @@ Users are never parameters. Product texts enter twice: here through W, and besid
 the score (model.scorer).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -68,18 +68,32 @@ class RankingNetwork(nn.Module):
             identity_index: `[N]` row of the id embedding of each node, -1 for one that has none.
             relations: the edges over the N nodes, in the order of `relation_names`.
         """
-        identity = self.identity(identity_index.clamp(min=0))
-        half = self.training and computes_in_bf16(text.device)
-        with torch.autocast(text.device.type, torch.bfloat16, enabled=half):
-            fused = self.fusion(text, identity, identity_index >= 0)
-        hidden = self.dropout(fused.float())
-        propagate_once = self._propagation(half=half)
         share = self.layer_logit.softmax(0)
-        total = share[0] * hidden
+        states = self.layers(text, identity_index, relations)
+        total = share[0] * next(states)
+        for layer, hidden in enumerate(states, 1):
+            total = total + share[layer] * hidden
+        return F.normalize(total, dim=1)
+
+    def layers(self, text: Tensor, identity_index: Tensor, relations: tuple[Relation, ...]) -> Iterator[Tensor]:
+        """Yield the states of all nodes `[N, d]` before, between and after the rounds of propagation; see `nodes`."""
+        hidden = self.fused(text, identity_index)
+        yield hidden
+        propagate_once = self._propagation(half=self._half(text))
         for layer in range(self.config.layers):
             hidden = propagate_once(hidden, F.softplus(self.relation_logit[layer]), relations)
-            total = total + share[layer + 1] * hidden
-        return F.normalize(total, dim=1)
+            yield hidden
+
+    def fused(self, text: Tensor, identity_index: Tensor) -> Tensor:
+        """Return what nodes are by themselves `[N, d]`: text and id, before any propagation; see `nodes`."""
+        identity = self.identity(identity_index.clamp(min=0))
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=self._half(text)):
+            fused = self.fusion(text, identity, identity_index >= 0)
+        hidden: Tensor = self.dropout(fused.float())
+        return hidden
+
+    def _half(self, text: Tensor) -> bool:
+        return self.training and computes_in_bf16(text.device)
 
     def _propagation(self, *, half: bool) -> Callable[[Tensor, Tensor, tuple[Relation, ...]], Tensor]:
         if self.config.propagation == "fused":

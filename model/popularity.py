@@ -22,6 +22,13 @@ class ProductStatistics:
     popularity: npt.NDArray[np.float32]
     rebuy: npt.NDArray[np.float32]
 
+    def with_more(self, products: int) -> "ProductStatistics":
+        """Return the statistics with those of further products, which nobody has had."""
+        nobody = np.full(products, np.log(2), np.float32)
+        return ProductStatistics(
+            np.concatenate([self.popularity, np.zeros(products, np.float32)]), np.concatenate([self.rebuy, nobody])
+        )
+
 
 def product_statistics(
     histories: Histories, now_ms: int, half_life_days: float, product_count: int

@@ -6,6 +6,7 @@ A node that only one edge touches links nothing and is left out with its edge: c
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -24,12 +25,14 @@ class ProductGraph:
         keys: the id of every node across snapshots, `[N]`: its kind and its id.
         texts: what a language model reads of every node, `[N]`.
         relations: relation name to its edges.
+        linked: the snapshot's node index of each linking node, `[N - P]`.
     """
 
     product_count: int
     keys: Vocabulary
     texts: list[str]
     relations: dict[str, Relation]
+    linked: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -75,6 +78,7 @@ def product_graph(snapshot: Snapshot, histories: Histories, config: ModelConfig)
         keys=Vocabulary([f"product\t{product_id}" for product_id in snapshot.products.array.to_pylist()] + node_keys),
         texts=snapshot.catalogue["text"].to_pylist() + nodes["name"].to_pylist(),
         relations=relations,
+        linked=linked,
     )
 
 
