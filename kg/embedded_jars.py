@@ -53,6 +53,21 @@ def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
             return list(pool.map(_fetch, artifacts, [jar.sha256 for jar in locked]))
 
 
+def absent_jars() -> tuple[int, int]:
+    """Return how many jars of the locked Neo4j are not on this machine, and how many there are; fetch none."""
+    from jgo.env import LockFile
+
+    context = _context()
+    cached = [
+        context.project(jar.groupId, jar.artifactId)
+        .at_version(jar.version)
+        .artifact(jar.classifier or "", jar.packaging)
+        .cached_path
+        for jar in LockFile.load(LOCK_FILE).dependencies
+    ]
+    return sum(not path.is_file() for path in cached), len(cached)
+
+
 @contextmanager
 def _alone_in(cache: Path) -> Iterator[None]:
     """Let one process at a time check and fetch: a jar that another one is still writing looks damaged."""

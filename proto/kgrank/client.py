@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from kgrank.channel import Credentials, open_channel
 from kgrank.errors import decode
 from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2
 from kgrank.v1.event_service_pb2_grpc import EventServiceStub
@@ -85,17 +86,19 @@ class Client:
     Args:
         target: `host:port`; by default `KGRANK_TARGET`, else `localhost:50051`.
         timeout_s: deadline of each call, retries included.
+        credentials: token and certificates; by default those that the environment names (`kgrank.channel`).
 
     Every method raises a `kgrank.errors.CallError`: `InvalidRequestError` names the refused fields,
     `ServerUnavailableError` says that nobody answers.
     """
 
-    def __init__(self, target: str | None = None, *, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, target: str | None = None, *, timeout_s: float = 5.0, credentials: Credentials | None = None
+    ) -> None:
         self.target = target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            self.target, options=[("grpc.service_config", json.dumps(_SERVICE_CONFIG))]
-        )
+        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG))]
+        self._channel = open_channel(self.target, credentials or Credentials.of(), options)
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)

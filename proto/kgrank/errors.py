@@ -61,6 +61,14 @@ class RefusedError(CallError):
     """FAILED_PRECONDITION: the request is sound, but things are not in a state to grant it."""
 
 
+class UnauthenticatedError(CallError):
+    """UNAUTHENTICATED: the server wants to know who calls, and the token or certificate is none that it knows."""
+
+
+class DeniedError(CallError):
+    """PERMISSION_DENIED: the server knows the caller, who lacks the role that this call needs."""
+
+
 class OverloadedError(CallError):
     """RESOURCE_EXHAUSTED: refused before any work; `retry_after_s` says when to try again."""
 
@@ -81,6 +89,8 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: DeniedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,

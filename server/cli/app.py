@@ -47,6 +47,8 @@ COMMANDS = (
     "publish",
     "serve",
     "models",
+    "token",
+    "doctor",
     "recommend",
     "explain",
     "config",

@@ -1,0 +1,142 @@
+"""A channel to the service: in the clear or over TLS, with the caller's token where it has one.
+
+By default everything comes from the environment, so that no secret stands in a command line:
+
+    KGRANK_TOKEN, KGRANK_TOKEN_FILE           the caller's token, or a file that holds it
+    KGRANK_CA_FILE                            TLS, with a server that these PEM certificates vouch for
+    KGRANK_TLS=true                           TLS, with a server that the machine's own certificates vouch for
+    KGRANK_CERTIFICATE_FILE, KGRANK_KEY_FILE  the caller's own certificate, for mutual TLS
+"""
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How a caller shows who it is, and how it knows the server.
+
+    Args:
+        token: the caller's token; it never goes out in the clear but to this very machine.
+        tls: whether to encrypt; so does any of the certificates below.
+        ca: PEM certificates that vouch for the server; None: the machine's own.
+        certificate: the caller's own PEM certificate, for mutual TLS.
+        key: its PEM key.
+    """
+
+    token: str = ""
+    tls: bool = False
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials(token={'(set, not shown)' if self.token else None}, tls={self.encrypted})"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether these need TLS."""
+        return self.tls or self.ca is not None or self.certificate is not None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] = os.environ) -> "Credentials":
+        """Return the credentials that the environment names.
+
+        Raises:
+            OSError: a file that it names can't be read.
+        """
+        token = environment.get("KGRANK_TOKEN", "")
+        if not token and environment.get("KGRANK_TOKEN_FILE"):
+            token = Path(environment["KGRANK_TOKEN_FILE"]).read_text(encoding="utf-8").strip()
+
+        def contents(name: str) -> bytes | None:
+            return Path(environment[name]).read_bytes() if environment.get(name) else None
+
+        return cls(
+            token=token,
+            tls=environment.get("KGRANK_TLS", "").lower() in ("1", "true", "yes"),
+            ca=contents("KGRANK_CA_FILE"),
+            certificate=contents("KGRANK_CERTIFICATE_FILE"),
+            key=contents("KGRANK_KEY_FILE"),
+        )
+
+
+def open_channel(target: str, credentials: Credentials, options: list[tuple[str, Any]]) -> grpc.Channel:
+    """Return a channel that sends the caller's token with every call.
+
+    Raises:
+        ValueError: a token would go to another machine in the clear.
+    """
+    if credentials.encrypted:
+        secure = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
+        channel = grpc.secure_channel(target, secure, options=options)
+    elif credentials.token and not _is_this_machine(target):
+        raise ValueError(f"the token would go to {target} in the clear: set KGRANK_CA_FILE or KGRANK_TLS=true")
+    else:
+        channel = grpc.insecure_channel(target, options=options)
+    return grpc.intercept_channel(channel, _Bearer(credentials.token)) if credentials.token else channel
+
+
+def _is_this_machine(target: str) -> bool:
+    host = target.removeprefix("dns:").lstrip("/").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return target.startswith("unix:")
+
+
+class _Details(NamedTuple):
+    """What gRPC takes for `ClientCallDetails`."""
+
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: Any
+    compression: Any
+
+
+class _Bearer(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Adds `authorization: Bearer TOKEN` to every call."""
+
+    def __init__(self, token: str) -> None:
+        self._pair = ("authorization", f"Bearer {token}")
+
+    def _sent(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        metadata = [*(details.metadata or ()), self._pair]
+        told = _Details(
+            details.method,
+            details.timeout,
+            metadata,
+            details.credentials,
+            getattr(details, "wait_for_ready", None),
+            getattr(details, "compression", None),
+        )
+        return continuation(told, request)
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Send a call."""
+        return self._sent(continuation, client_call_details, request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Send a call that is answered by a stream."""
+        return self._sent(continuation, client_call_details, request)
+
+    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        """Send a stream that is answered once."""
+        return self._sent(continuation, client_call_details, request_iterator)
+
+    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        """Send a stream that is answered by a stream."""
+        return self._sent(continuation, client_call_details, request_iterator)

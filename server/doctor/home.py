@@ -1,0 +1,62 @@
+"""Is there room, may we write, and can nobody read who should not?"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.doctor.findings import Finding, ok, problem, warning
+
+if TYPE_CHECKING:
+    from server.config import Settings
+
+_LEAST_FREE = 256 << 20
+_LITTLE_FREE = 2 << 30
+_LITTLE_SHARE = 0.05
+
+
+def check_home(settings: "Settings") -> Iterator[Finding]:
+    """Look at the home folder's disk and permissions."""
+    home = settings.home.resolve()
+    place = next(folder for folder in (home, *home.parents) if folder.is_dir())
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield problem("home", f"{place} can't be written by this user", "Mend its owner, or set KGRANK_HOME.")
+    elif place != home:
+        yield warning("home", f"{home} does not exist yet", "`kgrank load` or `kgrank demo` makes it.")
+    else:
+        yield ok("home", f"{home} can be written")
+    yield _disk(place)
+    yield from _private(settings)
+
+
+def _disk(place: Path) -> Finding:
+    usage = shutil.disk_usage(place)
+    free = f"{usage.free / (1 << 30):.1f} GiB of {place}'s disk are free"
+    if usage.free < _LEAST_FREE:
+        return problem("disk", free, "Free some space: events are refused on a full disk.")
+    if usage.free < _LITTLE_FREE or usage.free < _LITTLE_SHARE * usage.total:
+        return warning("disk", free, "Free some space before it is full; old snapshots and artifacts are folders.")
+    return ok("disk", free)
+
+
+def _private(settings: "Settings") -> Iterator[Finding]:
+    """Look at files that hold secrets or what people did."""
+    access = settings.serve.access
+    secret = [settings.tokens_file, settings.audit_file, settings.serve.tls.key_file, settings.graph.password_file]
+    secret += [settings.audit_file.with_name(settings.audit_file.name + ".key"), settings.journal_file]
+    there = [path for path in secret if path is not None and path.is_file()]
+    # A group may share what a deployment mounts; the world may not.
+    open_to_all = [path for path in there if path.stat().st_mode & 0o007]
+    for path in open_to_all:
+        yield warning("permissions", f"everybody on this machine can read {path}", f"chmod o-rwx {path}")
+    if there and not open_to_all:
+        yield ok("permissions", "secrets are readable by their owner alone")
+    if access.required and access.jwt.key_file is None and not access.certificate_roles:
+        from server.access.tokens import read
+
+        count = len(read(settings.tokens_file))
+        if not count:
+            yield problem(
+                "permissions", f"callers need tokens, and {settings.tokens_file} has none", "kgrank token create NAME"
+            )

