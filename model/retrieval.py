@@ -23,12 +23,17 @@ JUDGED_AT = (10, 100)
 EXACT_BELOW = 8192
 """Smaller catalogues are scanned in float32: that takes no longer."""
 
+MOST_FRESH = 0.01
+"""The share of the products that may stand beside the scan, each scored exactly, before it is made anew."""
+
+_LEAST_FRESH = 256
 _DIMENSIONS = (64, 96, 128, 192, 256)
 _OVERSAMPLING = (1, 2, 4)
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,18 @@ class ProductIndex:
 
     Args:
         matrix: `[P, D]` float32, the products.
-        scan: over the same products.
+        scan: over the same products, or over those that were there when it was made.
         plan: how the scan was made.
+        fresh: products that are not in the scan, or otherwise; they are scored exactly.
     """
 
-    def __init__(self, matrix: Float32s, scan: Scan, plan: Plan) -> None:
+    def __init__(self, matrix: Float32s, scan: Scan, plan: Plan, fresh: Int64s | None = None) -> None:
         self.matrix = matrix
         self.plan = plan
         self._scan = scan
+        self._fresh = np.empty(0, np.int64) if fresh is None else fresh
+        self._stale = np.zeros(len(matrix), np.bool_)
+        self._stale[self._fresh] = True
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -102,26 +111,44 @@ class ProductIndex:
                     return cls(matrix, scan, Plan(dimensions, enough))
         return cls(matrix, Scan(matrix), EXACT)
 
-    def search(self, users: UserVectors, excluded: Sequence[Int64s], k: int) -> Found:
+    def search(self, users: UserVectors, excluded: Sequence[Int64s], k: int, allowed: Bools | None = None) -> Found:
         """Return the k best products of each user; all products where there are fewer.
 
         Args:
             users: B user vectors, with what is added.
             excluded: the product indices that each user may not get `[B][X]`; an empty list excludes nothing.
             k: results for each.
+            allowed: `[P]` the products that any user may get; None: all.
         """
         k, depth = min(k, len(self)), min(2 * k + 30, len(self))
-        found, deep = self._among_nearest(users, excluded, k, depth)
+        if allowed is not None:
+            count = int(np.count_nonzero(allowed))
+            if count <= EXACT_BELOW:
+                return self._of_few(users, excluded, k, np.flatnonzero(allowed))
+            depth = min(depth * len(self) // count, len(self))
+        found, deep = self._among_nearest(users, excluded, k, depth, allowed)
         rest = np.flatnonzero(~deep)
         while len(rest) and depth < len(self):
             depth = min(4 * depth, len(self))
             left_out = [excluded[row] for row in rest.tolist()] if excluded else []
-            deeper, deep = self._among_nearest(users.take(rest), left_out, k, depth)
+            deeper, deep = self._among_nearest(users.take(rest), left_out, k, depth, allowed)
             found.product_index[rest], found.score[rest] = deeper.product_index, deeper.score
             rest = rest[~deep]
         return found
 
-    def nearest(self, vectors: Float32s, k: int, depth: int) -> tuple[Int64s, Float32s]:
+    def with_products(self, matrix: Float32s, other: Int64s) -> "ProductIndex":
+        """Return an index of a changed catalogue, at the price of what has changed.
+
+        Args:
+            matrix: `[P', D]`, P' at least P.
+            other: products that are new or have another vector, ascending.
+        """
+        fresh = np.union1d(self._fresh, other)
+        if self.plan is EXACT or len(fresh) > max(_LEAST_FRESH, MOST_FRESH * len(matrix)):
+            return ProductIndex(matrix, self._scan.of(matrix), self.plan)
+        return ProductIndex(matrix, self._scan, self.plan, fresh)
+
+    def nearest(self, vectors: Float32s, k: int, depth: int) -> tuple[Int64s, Float32s, Float32s]:
         """Return the products of largest inner product with each vector, and that inner product.
 
         Args:
@@ -130,22 +157,49 @@ class ProductIndex:
             depth: how many are returned, best first.
 
         Returns:
-            `[B, depth]` both.
+            `[B, depth]` both, and `[B]`, what no other product's inner product is above.
         """
-        return self._scan.nearest(vectors, depth, min(self.plan.candidates(k, depth), len(self)))
+        scanned = len(self._scan)
+        reached = min(depth, scanned)
+        candidates = min(self.plan.candidates(k, reached), scanned)
+        product_index, inner_product = self._scan.nearest(vectors, reached, candidates)
+        bound = inner_product[:, -1]
+        if not len(self._fresh):
+            return product_index, inner_product, bound
+        inner_product = np.where(self._stale[product_index], np.float32(-np.inf), inner_product)
+        beside = vectors @ self.matrix[self._fresh].T
+        best, score = _best(
+            np.hstack([product_index, np.broadcast_to(self._fresh, beside.shape)]),
+            np.hstack([inner_product, beside]),
+            depth,
+        )
+        return best, score, np.maximum(bound, score[:, -1])
+
+    def _of_few(self, users: UserVectors, excluded: Sequence[Int64s], k: int, products: Int64s) -> Found:
+        """Rank a few products, all of them exactly."""
+        inner_product = users.vectors.numpy() @ self.matrix[products].T
+        product_index = np.broadcast_to(products, inner_product.shape)
+        _, added = _sparse_part(users, excluded, len(self)).look_up(product_index)
+        best, score = _best(product_index, inner_product + added, k)
+        lacking = ((0, 0), (0, k - score.shape[1]))
+        return Found(np.pad(best, lacking), np.pad(score, lacking, constant_values=-np.inf))
 
     def _among_nearest(
-        self, users: UserVectors, excluded: Sequence[Int64s], k: int, depth: int
-    ) -> tuple[Found, npt.NDArray[np.bool_]]:
+        self, users: UserVectors, excluded: Sequence[Int64s], k: int, depth: int, allowed: Bools | None
+    ) -> tuple[Found, Bools]:
         """Rank the `depth` nearest of each user, and the products of the sparse part.
 
         Also returns for which users `[B]` that is deep enough: where many of the nearest are left out, or sink for
         having been had, one further away could be among the best (the threshold algorithm of Fagin et al. 2003).
         """
         vectors = users.vectors.numpy()
-        product_index, inner_product = self.nearest(vectors, k, depth)
+        product_index, inner_product, bound = self.nearest(vectors, k, depth)
         sparse = _sparse_part(users, excluded, len(self))
+        if allowed is not None:
+            sparse.score[~allowed[sparse.product_index]] = -np.inf
         place, added = sparse.look_up(product_index)
+        if allowed is not None:
+            added[~allowed[product_index]] = -np.inf
         best, score = _best(product_index, inner_product + added, k)
         # Of the sparse part's other products, those that the largest inner product would lift up to the k-th.
         enters = sparse.score + inner_product[sparse.row, 0] > score[sparse.row, -1]
@@ -158,7 +212,7 @@ class ProductIndex:
             more_index = np.zeros(more.shape, np.int64)
             more_index[row, column] = index
             best, score = _best(np.hstack([best, more_index]), np.hstack([score, more]), k)
-        return Found(best, score), score[:, -1] >= inner_product[:, -1]
+        return Found(best, score), score[:, -1] >= bound
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kg.snapshot import Histories
-from model.retrieval import ProductIndex
+from model.retrieval import EXACT_BELOW, ProductIndex
 from model.scoring import UserVectors
 
 
@@ -116,3 +117,44 @@ def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
     gain = np.array([1000.0], np.float32)
     repeated = UserVectors(vector, np.array([0, 1]), np.array([4321], np.int32), gain, gain)
     assert index.search(repeated, [np.empty(0, np.int64)], 3).product_index[0, 0] == 4321
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    changed=st.integers(0, 120),
+    new=st.integers(0, 120),
+    steps=st.integers(1, 3),
+    k=st.sampled_from([1, 10, 100]),
+    seed=st.integers(0, 1000),
+)
+def test_products_that_come_or_change_are_found_without_a_new_scan(
+    changed: int, new: int, steps: int, k: int, seed: int
+) -> None:
+    index, matrix = scanned()
+    generator = np.random.default_rng(seed)
+    for step in range(steps):
+        come = products(new, matrix.shape[1], seed + step)
+        other = generator.choice(len(matrix), changed, replace=False)
+        matrix = np.concatenate([matrix, come])
+        matrix[other] = 3 * products(changed, matrix.shape[1], seed + 10 + step)
+        index = index.with_products(matrix, np.union1d(other, np.arange(len(matrix) - new, len(matrix))))
+    asked = users(4, matrix.shape[1], len(matrix), seed)
+    excluded = [generator.choice(len(matrix), 20, replace=False) for _ in range(4)]
+    found = index.search(asked, excluded, k)
+    truth = np.argsort(-oracle(matrix, asked, excluded), axis=1)[:, :k]
+    assert np.mean([np.isin(truth[row], found.product_index[row]).mean() for row in range(4)]) >= 0.95
+    assert all(len(set(row.tolist())) == k for row in found.product_index)
+
+
+@cache
+def scanned() -> tuple[ProductIndex, np.ndarray]:
+    """Return an index with a coarse scan, and its products."""
+    matrix = products(EXACT_BELOW, 48)
+    return index_of(matrix, users(256, 48, EXACT_BELOW, 1)), matrix
+
+
+def test_a_scan_is_made_anew_once_much_has_changed() -> None:
+    index, matrix = scanned()
+    much = np.arange(len(matrix) // 10)
+    assert index.with_products(matrix, much[:5])._scan is index._scan
+    assert index.with_products(matrix, much)._scan is not index._scan
