@@ -12,7 +12,7 @@ is found by its number: interactions carry it, everything else leaves a `(:Chang
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHANGES_KEPT_MS = 30 * 24 * 3_600_000
-"""How long a `Change` stays: a server that starts from an older snapshot needs a new one."""
+"""How long a `Change` stays; a server can't follow from a snapshot that is older."""
 
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
+
+_KIND_OF_TYPE = {type_.type: kind for kind, type_ in schema.RELATIONSHIP_OF.items() if kind is not None}
 
 _TAKE = """
 MERGE (s:CommitSequence {name: 'commits'})
@@ -168,6 +170,40 @@ def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterat
                 ]
 
 
+def events_of(graph: "Graph", numbers: Sequence[int]) -> list[CommittedEvent]:
+    """Return the interactions that some commits wrote, by commit."""
+    if not numbers:
+        return []
+    branches = " UNION ALL ".join(
+        f"WITH number MATCH (u)-[r:{each.type} {{commit: number}}]->(p) USING INDEX SEEK r:{each.type}(commit) "
+        "RETURN type(r) AS type, r.event_id AS event_id, u.id AS user, p.id AS product, r.at AS at, r.value AS value"
+        for each in schema.INTERACTIONS
+    )
+    rows = graph.read(
+        f"UNWIND $numbers AS number CALL {{ {branches} }} "
+        "RETURN number, event_id, user, product, type, at, value ORDER BY number",
+        numbers=list(numbers),
+    )
+    return [
+        CommittedEvent(commit, event_id, user_id, product_id, _KIND_OF_TYPE[type_], at_ms, value)
+        for commit, event_id, user_id, product_id, type_, at_ms, value in rows
+    ]
+
+
+def advance(graph: "Graph", least: int) -> int:
+    """Make sure that the next commit's number is above `least`; return the last number now.
+
+    A graph that was restored from a backup would else give numbers again that servers and snapshots have seen already.
+    """
+    rows = graph.write(
+        "MERGE (s:CommitSequence {name: 'commits'}) SET s.locked = true "
+        "WITH s, coalesce(s.number, 0) AS now SET s.number = CASE WHEN now < $least THEN $least ELSE now END "
+        "REMOVE s.locked RETURN s.number",
+        least=least,
+    ).rows
+    return int(rows[0][0])
+
+
 def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[list[Any]]:
     return graph.read(
         f"MATCH (u)-[r:{type_}]->(p) WHERE r.commit > $after AND r.commit <= $until "
@@ -179,12 +215,12 @@ def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[l
     )
 
 
-def forget_old_changes(graph: "Graph", now_ms: int) -> int:
-    """Remove the changes that are older than `CHANGES_KEPT_MS`, some at a time; return how many."""
+def forget_old_changes(graph: "Graph", before_ms: int) -> int:
+    """Remove the changes before a moment, some at a time; return how many."""
     result = graph.write(
         "MATCH (c:Change) WHERE c.commit > 0 WITH c ORDER BY c.commit LIMIT $limit "
         "WITH c WHERE c.at < $before DELETE c",
         limit=10 * _CHANGES_AT_ONCE,
-        before=now_ms - CHANGES_KEPT_MS,
+        before=before_ms,
     )
     return result.changes.get("nodes_deleted", 0)

@@ -14,7 +14,19 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from kg.appending import append_events, journal_offset
-from kg.commits import Change, Commit, CommittedEvent, Work, changes_since, events_since, last_commit
+from kg.commits import (
+    CHANGES_KEPT_MS,
+    Change,
+    Commit,
+    CommittedEvent,
+    Work,
+    advance,
+    changes_since,
+    events_of,
+    events_since,
+    forget_old_changes,
+    last_commit,
+)
 from kg.config import GraphSettings
 from kg.embedded import embedded
 from kg.errors import GraphAuthError, GraphError, GraphUnavailableError, MissingExtraError
@@ -224,6 +236,18 @@ class Graph:
     def events_since(self, after: int, until: int | None = None) -> Iterator[list[CommittedEvent]]:
         """Yield the interactions that commits above `after`, and up to `until`, wrote (see `kg.commits`)."""
         return events_since(self, after, until)
+
+    def events_of(self, numbers: Sequence[int]) -> list[CommittedEvent]:
+        """Return the interactions that some commits wrote (see `kg.commits`)."""
+        return events_of(self, numbers)
+
+    def forget_old_changes(self) -> int:
+        """Remove changes of more than `CHANGES_KEPT_MS` ago, some at a time; return how many."""
+        return forget_old_changes(self, time.time_ns() // 1_000_000 - CHANGES_KEPT_MS)
+
+    def advance_commits(self, least: int) -> int:
+        """Make sure that the next commit's number is above `least`; return the last number now."""
+        return advance(self, least)
 
     def load(self, tables: Tables, progress: Progress = SILENT) -> LoadReport:
         """Put canonical tables into the graph; what is there already stays as it is (see `kg.loading`)."""

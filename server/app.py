@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
@@ -20,8 +21,11 @@ from server.access.gate import Gate
 from server.access.tls import credentials
 from server.config import ServeSettings
 from server.contract import Limits
-from server.drain import Drain, EventStore
+from server.drain import Drain
+from server.follow import Follower
+from server.graph_link import GraphLink
 from server.journal import Journal, StoredEvent
+from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.services.events import EventService
 from server.services.models import ModelService
@@ -33,6 +37,9 @@ from server.watch.metrics import Gauges, Metrics
 from server.watch.state import State
 from server.watch.traces import Traces
 from server.watch.web import Web
+
+if TYPE_CHECKING:
+    from kg.store import Graph
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +59,7 @@ class PortTakenError(KgrankError):
     """The address can't be listened on."""
 
 
-Connect = Callable[[], AbstractContextManager[EventStore]]
+Connect = Callable[[], AbstractContextManager["Graph"]]
 
 
 class Server:
@@ -62,7 +69,7 @@ class Server:
         settings: address and limits.
         places: where models and snapshots are.
         journal_file: the event journal.
-        connect: opens the graph that events drain to; None leaves them in the journal.
+        connect: opens the graph that events drain to and that is followed; None leaves events in the journal.
 
     Raises:
         JournalError: the journal can't be opened.
@@ -77,8 +84,11 @@ class Server:
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
         self._journal = Journal(journal_file, self._committed)
-        self._drain = None if connect is None else Drain(self._journal, connect)
         self._serving = Serving(settings, places)
+        self._memory = Memory(self._serving.histories, self._journal)
+        self._link = GraphLink(connect, self._graph_opened)
+        self._drain = Drain(self._journal, self._link.graph)
+        self._follower = Follower(self._link, self._memory, self._journal.name)
         self._web = self._watch()
         self._health = health.aio.HealthServicer()
         self._server = self._make()
@@ -94,7 +104,8 @@ class Server:
         await self._say(_NOT_SERVING)
         port = self._listen()
         await self._server.start()
-        if self._drain is not None:
+        self._link.start()
+        if self._link.configured:
             self._drain.start()
         self._loading = asyncio.create_task(self._load())
         self._refreshing = asyncio.create_task(self._refresh())
@@ -141,10 +152,11 @@ class Server:
         if self._refreshing is not None:
             self._refreshing.cancel()
         await self._server.stop(self._settings.drain_s)
+        await self._follower.stop()
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
-        if self._drain is not None:
-            await asyncio.to_thread(self._drain.close, self._settings.drain_s)
+        await asyncio.to_thread(self._drain.close, self._settings.drain_s)
+        await asyncio.to_thread(self._link.close)
         await asyncio.to_thread(self._close_front)
         _log.info("stopped")
 
@@ -231,6 +243,7 @@ class Server:
         return True
 
     async def _activated(self) -> None:
+        self._follower.start(self._serving.engine.snapshot.commit)
         await self._say(_SERVING)
 
     async def _say(self, status: int) -> None:
@@ -241,9 +254,13 @@ class Server:
 
     def _committed(self, events: list[StoredEvent]) -> None:
         """Hear from the journal's thread what is on disk now."""
-        self._loop.call_soon_threadsafe(self._serving.apply, events)
-        if self._drain is not None:
-            self._drain.wake()
+        self._loop.call_soon_threadsafe(self._memory.written, events)
+        self._drain.wake()
+
+    def _graph_opened(self) -> None:
+        """Hear from the link's thread that the graph is there."""
+        self._drain.retry()
+        self._loop.call_soon_threadsafe(self._follower.nudge)
 
 
 def _front(settings: ServeSettings) -> Front:

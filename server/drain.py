@@ -48,6 +48,7 @@ class Drain:
         self._connect = connect
         self._wake = threading.Event()
         self._leaving = threading.Event()
+        self._retry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
 
     def start(self) -> None:
@@ -58,11 +59,17 @@ class Drain:
         """Tell that the journal has new events."""
         self._wake.set()
 
+    def retry(self) -> None:
+        """Tell that the graph is there: do not wait for the next attempt."""
+        self._retry.set()
+
     def close(self, timeout_s: float) -> None:
         """Take what is in the journal to a graph that answers, then stop; give up after a while."""
         self._leaving.set()
         self._wake.set()
-        self._thread.join(timeout_s)
+        self._retry.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -79,7 +86,9 @@ class Drain:
             except Exception:
                 # A defect must not end the drain for good: events would pile up unseen.
                 _log.exception("drain_failed", next_attempt_s=wait_s)
-            if self._leaving.wait(wait_s):
+            self._retry.wait(wait_s)
+            self._retry.clear()
+            if self._leaving.is_set():
                 return
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 

@@ -1,16 +1,17 @@
 """What every user has done, up to this moment: the snapshot's histories and the events written since."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from kg.snapshot import Histories, Snapshot
-from kg.vocabulary import MISSING
+from kg.vocabulary import MISSING, Vocabulary
 
 Int32s = npt.NDArray[np.int32]
 
+_MOST_WAITING = 100_000
 _COLUMNS = tuple(Histories.__dataclass_fields__)
 
 
@@ -22,6 +23,15 @@ class Interaction:
     type: int
     at_ms: int
     value: float
+
+
+@dataclass(slots=True)
+class _Appended:
+    version: int
+    interactions: list[Interaction]
+
+
+_Waiting = tuple[str, Interaction]
 
 
 class LiveHistories:
@@ -37,16 +47,72 @@ class LiveHistories:
         # A memory map makes each slice a memory map again, at ten times the price of a plain array.
         self._stored = Histories(*(np.asarray(getattr(snapshot.histories, name)) for name in _COLUMNS))
         self._limit = limit
-        self._appended: dict[str, list[Interaction]] = {}
-        self.applied = 0  # the journal's last offset that is in here
+        self._appended: dict[str, _Appended] = {}
+        self._count = 0
+        self._hidden: set[int] = set()
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._waiting_count = 0
+        self.applied = 0  # the own journal's last offset that is in here
+        self.followed = snapshot.commit - 1  # the graph's last commit that is in here; the snapshot's own is looked at
 
     def append(self, user_id: str, interaction: Interaction) -> None:
         """Add an interaction to a user's history, known or new; a late one finds its place by time."""
-        self._appended.setdefault(user_id, []).append(interaction)
+        self._count += 1
+        appended = self._appended.get(user_id)
+        if appended is None:
+            appended = self._appended[user_id] = _Appended(0, [])
+        appended.interactions.append(interaction)
+        appended.version = self._count  # last: who reads version, then history, must not take the old one for the new
+
+    def wait(self, user_id: str, product_id: str, interaction: Interaction) -> None:
+        """Keep an interaction with a product that the catalogue does not have yet; the oldest go where there are many.
+
+        Args:
+            user_id: the user.
+            product_id: the product, which may join at any time.
+            interaction: what happened, whatever its `product_index`.
+        """
+        if self._waiting_count >= _MOST_WAITING:
+            self._waiting_count -= len(self._waiting.pop(next(iter(self._waiting))))
+        self._waiting.setdefault(product_id, []).append((user_id, interaction))
+        self._waiting_count += 1
+
+    def joined(self, products: Vocabulary) -> None:
+        """Take the interactions that waited for products which the catalogue has now."""
+        for product_id in [each for each in self._waiting if each in products]:
+            product_index = products.index(product_id)
+            waiting = self._waiting.pop(product_id)
+            self._waiting_count -= len(waiting)
+            for user_id, interaction in waiting:
+                self.append(user_id, replace(interaction, product_index=product_index))
+
+    def forget(self, user_ids: Iterable[str]) -> None:
+        """Forget all that users did so far; what they do from now on is their whole history."""
+        for user_id in user_ids:
+            self._appended.pop(user_id, None)
+            user_index = self._users.index(user_id)
+            if user_index != MISSING:
+                self._hidden.add(user_index)
+            for product_id, waiting in list(self._waiting.items()):
+                left = [each for each in waiting if each[0] != user_id]
+                self._waiting_count -= len(waiting) - len(left)
+                if left:
+                    self._waiting[product_id] = left
+                else:
+                    del self._waiting[product_id]
+
+    def users(self) -> Iterator[str]:
+        """Yield the id of every user with a history, some of them twice."""
+        yield from self._appended
+        yield from (user_id for waiting in self._waiting.values() for user_id, _ in waiting)
+        yield from self._users.array.to_pylist()
 
     def version(self, user_id: str) -> int:
-        """Return a number that changes with every append to this user's history."""
-        return len(self._appended.get(user_id, ()))
+        """Return a number that changes with every change of this user's history."""
+        appended = self._appended.get(user_id)
+        if appended is not None:
+            return appended.version
+        return -1 if self._hidden and self._users.index(user_id) in self._hidden else 0
 
     def holds(self, user_id: str, interaction: Interaction) -> bool:
         """Return whether the snapshot has this very interaction (user, product, type, time)."""
@@ -55,18 +121,25 @@ class LiveHistories:
         same = (stored.at_ms[rows] == interaction.at_ms) & (stored.product_index[rows] == interaction.product_index)
         return bool((same & (stored.type[rows] == interaction.type)).any())
 
+    def has(self, user_id: str, interaction: Interaction) -> bool:
+        """Return whether this very interaction (user, product, type, time) is in here, from wherever it came."""
+        appended = self._appended.get(user_id)
+        return (appended is not None and any(_same(each, interaction) for each in appended.interactions)) or self.holds(
+            user_id, interaction
+        )
+
     def length(self, user_id: str) -> int:
         """Return how many interactions a user has, nothing left out."""
         rows = self._rows(user_id)
-        return int(rows.stop) - int(rows.start) + self.version(user_id)
+        return int(rows.stop) - int(rows.start) + len(self._added(user_id))
 
     def seen(self, user_id: str) -> Int32s:
         """Return the product of every interaction of a user, with repeats, in no order."""
         stored = self._stored.product_index[self._rows(user_id)]
-        appended = self._appended.get(user_id)
-        if appended is None:
+        added = self._added(user_id)
+        if not added:
             return stored
-        return np.concatenate([stored, np.fromiter((each.product_index for each in appended), np.int32)])
+        return np.concatenate([stored, np.fromiter((each.product_index for each in added), np.int32)])
 
     def latest(self, user_id: str, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
@@ -77,7 +150,7 @@ class LiveHistories:
         """
         rows, stored = self._rows(user_id), self._stored
         rows = slice(max(rows.start, rows.stop - self._limit), rows.stop)
-        added = [*self._appended.get(user_id, ()), *more]
+        added = [*self._added(user_id), *more]
         history = (stored.product_index[rows], stored.type[rows], stored.at_ms[rows], stored.value[rows])
         if added:
             history = (
@@ -92,7 +165,15 @@ class LiveHistories:
 
     def _rows(self, user_id: str) -> slice:
         user_index = self._users.index(user_id)
-        return slice(0, 0) if user_index == MISSING else self._stored.rows(user_index)
+        return slice(0, 0) if user_index == MISSING or user_index in self._hidden else self._stored.rows(user_index)
+
+    def _added(self, user_id: str) -> Sequence[Interaction]:
+        appended = self._appended.get(user_id)
+        return () if appended is None else appended.interactions
+
+
+def _same(one: Interaction, other: Interaction) -> bool:
+    return (one.product_index, one.type, one.at_ms) == (other.product_index, other.type, other.at_ms)
 
 
 def stack(histories: Sequence[Histories]) -> Histories:

@@ -44,7 +44,10 @@ _INSERT = """
 INSERT INTO event (event_id, user_id, product_id, type, at_ms, value, received_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
 """
+KEPT_MS = 7 * 24 * 3_600_000
+
 _MOST_TOGETHER = 500
+_IDS_AT_ONCE = 500
 _MOST_WAITING = 100 * _MOST_TOGETHER
 _BUSY_S = 30
 _RECONNECT_S = 0.5
@@ -87,6 +90,8 @@ class Journal:
         path: the SQLite file; made, with its folder, where it is missing.
         on_commit: called by the writing thread with what a transaction stored, in order, before its callers are told.
         max_waiting: events waiting for the disk before new ones are refused.
+        kept_ms: how long events stay after the graph has them: their ids are known as duplicates, and a graph that is
+            restored from a backup is given them again.
 
     Raises:
         JournalError: the file can't be opened, or is not a journal.
@@ -98,7 +103,9 @@ class Journal:
         on_commit: Callable[[list[StoredEvent]], None] = lambda stored: None,
         *,
         max_waiting: int = _MOST_WAITING,
+        kept_ms: int = KEPT_MS,
     ) -> None:
+        self.kept_ms = kept_ms
         self._path = path
         self._on_commit = on_commit
         self._max_waiting = max_waiting
@@ -155,6 +162,17 @@ class Journal:
         while events := self.read(after, page):
             yield from events
             after = events[-1].offset
+
+    def known(self, event_ids: Sequence[str]) -> set[str]:
+        """Return those of some event ids that are in the journal."""
+        found: set[str] = set()
+        with self._connection() as connection:
+            for start in range(0, len(event_ids), _IDS_AT_ONCE):
+                some = event_ids[start : start + _IDS_AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                rows = connection.execute(f"SELECT event_id FROM event WHERE event_id IN ({marks})", some)  # noqa: S608  # only question marks
+                found.update(row[0] for row in rows)
+        return found
 
     @property
     def drained(self) -> int:

@@ -14,7 +14,6 @@ import structlog
 
 from kg.errors import KgrankError
 from kg.snapshot import Snapshot
-from kg.tables import CODES
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.refresh import refresh
@@ -22,24 +21,21 @@ from server.admission import Admission
 from server.batching import Batcher
 from server.config import ServeSettings
 from server.engine import Engine
-from server.errors import JournalError, ModelRefusedError, NotServingError
-from server.histories import Interaction, LiveHistories
-from server.journal import Journal, StoredEvent
+from server.errors import ModelRefusedError, NotServingError
+from server.histories import LiveHistories
+from server.journal import Journal
 from server.lineup import Lineup
+from server.memory import extend, replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
 from server.question import Question, Ranking
 from server.shadow import Comparison, Shadow
 from server.traffic import Traffic
-
-KEPT_MS = 24 * 3_600_000
-"""How long an event stays in the journal at least: so long is its id known as a duplicate."""
 
 LEAST_KNOWN = 0.5
 """The share of a catalogue that a model must know from training; with less it would be guessing."""
 
 _log = structlog.get_logger(__name__)
 
-_NAN = float("nan")
 _REASON_THREADS = 2  # paths are Python: more threads would only take turns
 
 R = TypeVar("R")
@@ -143,11 +139,9 @@ class Serving:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
         return await asyncio.get_running_loop().run_in_executor(self._reasons, function)
 
-    def apply(self, events: Sequence[StoredEvent]) -> None:
-        """Let stored events change the next answers."""
-        if self._lineup is not None:
-            for histories, engine in self._lineup.histories():
-                extend(histories, engine.snapshot, events)
+    def histories(self) -> list[tuple[LiveHistories, Engine]]:
+        """Return the histories in service, each once, with an engine that answers from them."""
+        return [] if self._lineup is None else self._lineup.histories()
 
     async def change_traffic(self, to: Callable[[Traffic | None], Traffic], journal: Journal) -> Lineup:
         """Load the models that come into service beside those that are, and swap the line-up in whole.
@@ -169,7 +163,7 @@ class Serving:
                     beside = [*engines.values(), *(before.engines.values() if before else ())]
                     engines[version] = await asyncio.to_thread(self._load, version, journal, beside)
             lineup = Lineup(traffic, engines)
-            # What was written while engines were being built; from here on `apply` takes over.
+            # What was written while engines were being built; from here on `Memory.written` takes over.
             for histories, engine in lineup.histories():
                 for event in journal.read(histories.applied, 1 << 30):
                     extend(histories, engine.snapshot, [event])
@@ -212,6 +206,8 @@ class Serving:
         # An engine belongs to one thread: a shadow that comes into service must have left its own.
         so_far = await self._end_shadow(lineup)
         self._lineup = lineup
+        for histories, engine in lineup.histories():
+            histories.joined(engine.snapshot.products)
         if lineup.shadow is not None:
             self._shadow = Shadow(lineup.shadow, lambda: self._batcher.busy, so_far)
         # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
@@ -306,54 +302,3 @@ def answer_batch(items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:
         rows = [row for row, (asked, _) in enumerate(items) if asked is engine]
         answers |= zip(rows, engine.answer([items[row][1] for row in rows]), strict=True)
     return [answers[row] for row in range(len(items))]
-
-
-def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[StoredEvent]) -> None:
-    """Add events to histories, each once; products that the catalogue lacks are passed over."""
-    for stored in events:
-        interaction = _interaction(snapshot, stored)
-        if stored.offset > histories.applied and interaction is not None:
-            histories.append(stored.event.user_id, interaction)
-        histories.applied = max(histories.applied, stored.offset)
-
-
-def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldest_as_of_ms: int) -> None:
-    """Add the journal's events that a snapshot lacks, and trim those that it and the graph have long had.
-
-    Args:
-        histories: of the snapshot; they grow.
-        snapshot: the one in service.
-        journal: read whole, and trimmed where that succeeds.
-        oldest_as_of_ms: events later than this, or received later, stay: the oldest snapshot needs them, should a
-            model that was trained on it come back into service.
-    """
-    began, count, old = time.monotonic(), 0, []
-    trimmed_to_ms = min(snapshot.as_of_ms, oldest_as_of_ms)
-    drained, keep_from_ms = journal.drained, time.time_ns() // 1_000_000 - KEPT_MS
-    for stored in journal.all():
-        interaction = _interaction(snapshot, stored)
-        if interaction is not None and not histories.holds(stored.event.user_id, interaction):
-            histories.append(stored.event.user_id, interaction)
-            count += 1
-        elif (
-            interaction is not None
-            and stored.offset <= drained
-            and stored.received_ms < keep_from_ms
-            and max(stored.received_ms, stored.event.at_ms) <= trimmed_to_ms
-        ):
-            old.append(stored.offset)
-        histories.applied = stored.offset
-    try:
-        journal.trim(old)
-    except JournalError as error:  # it is only longer than it need be
-        _log.warning("journal_not_trimmed", events=len(old), reason=error.problem, remedy=error.remedy)
-        old = []
-    _log.info("journal_replayed", events=count, trimmed=len(old), seconds=round(time.monotonic() - began, 2))
-
-
-def _interaction(snapshot: Snapshot, stored: StoredEvent) -> Interaction | None:
-    event = stored.event
-    product_index = snapshot.products.index(event.product_id)
-    if product_index == MISSING:
-        return None
-    return Interaction(product_index, CODES[event.type], event.at_ms, _NAN if event.value is None else event.value)

@@ -103,8 +103,8 @@ def test_blocks_of_events_lose_none_at_their_seams(graph: Graph, monkeypatch: py
 def test_old_changes_go_and_the_number_stays(graph: Graph) -> None:
     put(graph, "a")
     now_ms = time.time_ns() // 1_000_000
-    assert commits.forget_old_changes(graph, now_ms) == 0
+    assert graph.forget_old_changes() == 0
     assert commits.oldest_change(graph) == 1
-    assert commits.forget_old_changes(graph, now_ms + commits.CHANGES_KEPT_MS + 60_000) == 1
+    assert commits.forget_old_changes(graph, now_ms + 60_000) == 1
     assert commits.oldest_change(graph) is None
     assert graph.last_commit == 1

@@ -94,7 +94,7 @@ def test_an_event_that_the_snapshot_has_is_not_replayed_into_it(home: Path) -> N
     from kg.tables import CODES
     from server.contract import TYPE_OF_CODE, WrittenEvent
     from server.histories import LiveHistories
-    from server.serving import replay
+    from server.memory import replay
 
     snapshot = Snapshot.open(next(path for path in (home / "snapshots").iterdir() if path.is_dir()))
     row = snapshot.histories.rows(0).start
@@ -120,7 +120,7 @@ def test_only_what_every_snapshot_has_is_trimmed_and_a_journal_that_can_t_be_is_
     from kg.snapshot import Snapshot
     from server.contract import TYPE_OF_CODE, WrittenEvent
     from server.histories import LiveHistories
-    from server.serving import replay
+    from server.memory import replay
 
     snapshot = Snapshot.open(next(path for path in (home / "snapshots").iterdir() if path.is_dir()))
     stored = snapshot.histories

@@ -1,0 +1,182 @@
+"""What other servers wrote, and this one too: the graph's commits, applied here in order.
+
+Each server polls the number of the graph's last commit; where it has moved, it reads what was changed since and tells
+those who hold copies: histories, catalogue, rules, models. The server that took a call applies its change in the same
+way, at once (`nudge`), so that there is one path.
+
+What was changed is read from the graph as it is then: the same change applied twice, or two at once, end alike.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from kg.commits import Change, ChangeKind, CommittedEvent
+from kg.errors import KgrankError
+from server.graph_link import GraphLink
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_log = structlog.get_logger(__name__)
+
+POLL_S = 0.5
+"""How long a change of another server may wait to be noticed."""
+
+_LONGEST_WAIT_S = 5.0
+_PAGE = 1_000
+_TIDY_S = 3_600.0
+_FIRST = (ChangeKind.USER_ERASED, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS, ChangeKind.RULE)
+"""Erasures before anything else; products before the events that name them."""
+
+Handler = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class Histories(Protocol):
+    """Takes interactions that were committed by others."""
+
+    @property
+    def followed(self) -> int:
+        """The commit up to which all interactions are in here; below that of the snapshot until a first look."""
+
+    def restart(self) -> None:
+        """Look at every commit once more: the graph is another one."""
+
+    def unknown(self, events: Sequence[CommittedEvent]) -> list[CommittedEvent]:
+        """Return the events that this server's own journal does not have. May be called from any thread."""
+
+    def follow(self, events: Sequence[CommittedEvent], until: int) -> None:
+        """Take events; everything up to the commit `until` is here then."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What was read at once: changes and events of commits up to `until`; `more` where there are later ones."""
+
+    last: int
+    until: int
+    changes: list[Change]
+    events: list[CommittedEvent]
+    more: bool
+
+
+class Follower:
+    """Applies commits on the event loop, in order. All methods belong to the loop's thread.
+
+    Args:
+        link: the graph.
+        histories: take the interactions that others wrote.
+        journal: the name of this server's own journal, whose events are in the histories already.
+    """
+
+    def __init__(self, link: "GraphLink[Graph]", histories: Histories, journal: str) -> None:
+        self._link = link
+        self._histories = histories
+        self._journal = journal
+        self._handlers: dict[ChangeKind, list[Handler]] = {}
+        self._nudged = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._tidied = time.monotonic()
+        self.applied = 0
+        """The commit up to which everything has been applied."""
+
+    def on(self, kind: ChangeKind, handler: Handler) -> None:
+        """Call a handler with every change of a kind, in order, several at once; it is awaited before the next."""
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def start(self, after: int) -> None:
+        """Begin to follow after a commit, the one that the snapshot in service was exported at; once only."""
+        if self._task is None and self._link.configured:
+            self.applied = after
+            self._task = asyncio.create_task(self._run(), name="follower")
+
+    def nudge(self) -> None:
+        """Look for commits now: this server has just made one, or the graph is back."""
+        self._nudged.set()
+
+    async def reached(self, commit: int, timeout_s: float = 2.0) -> bool:
+        """Wait until a commit has been applied here; return whether it has."""
+        self.nudge()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.applied >= commit)
+        return self.applied >= commit
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        wait_s, away = POLL_S, False
+        while True:
+            try:
+                more = await self._step()
+                wait_s, away = POLL_S, False
+                if more:
+                    continue
+            except KgrankError as error:
+                # The link tells that the graph is away, once; here only what else may be.
+                if not away and self._link.is_open:
+                    _log.warning("follower_waits", reason=error.problem, remedy=error.remedy)
+                away, wait_s = True, min(wait_s * 2, _LONGEST_WAIT_S)
+            except Exception:
+                # A defect must not end the following for good: this server would fall behind unseen.
+                _log.exception("follower_failed", commit=self.applied)
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._nudged.wait()
+            self._nudged.clear()
+
+    async def _step(self) -> bool:
+        """Apply a page of commits; return whether there are more."""
+        after, behind = self.applied, min(self.applied, self._histories.followed)
+        page = await self._link.run(lambda graph: self._read(graph, after, behind))
+        if page.last < after:
+            _log.error(
+                "graph_went_back",
+                commit=page.last,
+                applied=after,
+                remedy="Was it restored from a backup? Restart the servers, so that they forget what it lacks.",
+            )
+            await self._link.run(lambda graph: graph.advance_commits(after))
+            self.applied = 0
+            self._histories.restart()
+            return True
+        for kind in (*_FIRST, *(kind for kind in ChangeKind if kind not in (*_FIRST, ChangeKind.EVENTS))):
+            changes = [change for change in page.changes if change.kind == kind]
+            for handler in self._handlers.get(kind, ()) if changes else ():
+                await handler(changes)
+        if page.events or self._histories.followed < page.until:
+            self._histories.follow(page.events, page.until)
+        async with self._moved:
+            self.applied = page.until
+            self._moved.notify_all()
+        return page.more
+
+    def _read(self, graph: "Graph", after: int, behind: int) -> _Page:
+        """Read what commits above `after` changed, and the interactions of those above `behind`; in a thread."""
+        last = graph.last_commit
+        if time.monotonic() - self._tidied > _TIDY_S:
+            self._tidied = time.monotonic()
+            graph.forget_old_changes()
+        if last < after or (last == after and behind == after):
+            return _Page(last, after, [], [], more=False)
+        changes = graph.changes_since(after, _PAGE)
+        more = len(changes) >= _PAGE
+        until = changes[-1].commit if more else max(last, *(each.commit for each in changes[-1:]))
+        if behind < after:
+            found = [event for block in graph.events_since(behind, until) for event in block]
+        else:
+            others = {each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal}
+            found = graph.events_of(sorted(others))
+        return _Page(last, until, changes, self._histories.unknown(found), more)
