@@ -94,6 +94,7 @@ def _refuse_another_sample(home: Path, sample: tuple[str, ...]) -> None:
 def _show(target: str, home: Path, environment: dict[str, str], began: float, shown_on: TextIO) -> dict[str, object]:
     """Ask for a real user's ten products with reasons, tell the server of an event, and ask again."""
     from kgrank.client import Client, event
+    from kgrank.v1.common_pb2 import Context
 
     user_id = _typical_user(home)
     asked = ("recommend", user_id, "--k", "10", "--reasons", "--target", target)
@@ -106,18 +107,30 @@ def _show(target: str, home: Path, environment: dict[str, str], began: float, sh
         console.say(f"\nThe user buys {bought.title!r} now: one event, acknowledged when it is on disk ...")
         # The data is of the past, so the event is of the moment after it: by the clock, years would have gone by.
         client.write_event(event(user_id, bought.product_id, "purchase", at_ms=_last_moment_ms(home) + 1))
-        after = client.recommend(user_id, k=10, details=True).results
+        after = client.recommend(user_id, k=50, details=True).results
+        looked = Context(seed_product_ids=[bought.product_id])
+        unknown = client.recommend("", k=5, details=True).results
+        looking = client.recommend("", k=5, details=True, context=looked).results
     earlier = {result.product_id: place for place, result in enumerate(before, start=1)}
     rows = [
         (place, result.title, f"{result.score:.2f}", earlier.get(result.product_id, "new"))
         for place, result in enumerate(after, start=1)
+        if place <= 10 or result.product_id == bought.product_id
     ]
     if shown_on is sys.stdout:
         console.emit_table("... and the next answer has changed", ("place", "product", "score", "before"), rows)
+        console.emit_table(
+            f"A visitor nobody knows, at first and after a look at {bought.title!r}",
+            ("place", "at first", "after the look"),
+            [
+                (place, first.title, then.title)
+                for place, (first, then) in enumerate(zip(unknown, looking, strict=True), start=1)
+            ],
+        )
     explained = ("explain", user_id, after[0].product_id, "--target", target)
     console.say(f"$ kgrank {' '.join(explained)}")
     run(explained, environment, shown_on)
-    return {"user_id": user_id, "product_ids": [result.product_id for result in after]}
+    return {"user_id": user_id, "product_ids": [result.product_id for result in after[:10]]}
 
 
 def _typical_user(home: Path) -> str:
