@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-_FLUSH_MS = 3000
+_EXPORT_TIMEOUT_S = 2
 Answer = Callable[[Any, Any], Any]
 
 
@@ -53,47 +53,54 @@ class Traces:
             sampler=ParentBased(TraceIdRatioBased(settings.traces_share)),
             resource=Resource.create({"service.name": "kgrank"}),
         )
-        exporter = OTLPSpanExporter(endpoint=settings.traces_to, insecure=not settings.traces_tls)
+        exporter = OTLPSpanExporter(
+            endpoint=settings.traces_to, insecure=not settings.traces_tls, timeout=_EXPORT_TIMEOUT_S
+        )
         provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(provider)
 
     def traced(self, method: str, answer: Answer, *, stream: bool) -> Answer:
         """Return a handler that answers in a span; `stream` says whether it returns an async generator."""
+        from opentelemetry.trace import SpanKind, use_span
+
         service, _, name = method.rpartition(".")
 
-        def span(context: Any) -> Any:
+        def begun(context: Any) -> "Span":
             carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-            return self._tracer.start_as_current_span(
+            return self._tracer.start_span(
                 f"{service}/{name}",
                 context=self._propagator.extract(carrier),
-                kind=_server_kind(),
+                kind=SpanKind.SERVER,
                 attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
-                record_exception=False,  # its text may hold ids of people
-                set_status_on_exception=False,
             )
 
         async def one(request: Any, context: Any) -> Any:
-            with span(context) as current:
-                try:
+            current = begun(context)
+            try:
+                # An exception is not recorded by itself: its text may hold ids of people.
+                with use_span(current, record_exception=False, set_status_on_exception=False):
                     return await answer(request, context)
-                except Exception as error:
-                    _fail(current, error)
-                    raise
+            except Exception as error:
+                _fail(current, error)
+                raise
+            finally:
+                current.end()
 
         async def many(request: Any, context: Any) -> AsyncIterator[Any]:
-            with span(context) as current:
-                try:
-                    async for response in answer(request, context):
-                        yield response
-                except Exception as error:
-                    _fail(current, error)
-                    raise
+            current = begun(context)
+            try:
+                async for response in answer(request, context):
+                    yield response
+            except Exception as error:
+                _fail(current, error)
+                raise
+            finally:
+                current.end()
 
         return many if stream else one
 
     def close(self) -> None:
         """Send off what is left, for a few seconds at most."""
-        self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 
 
@@ -103,9 +110,3 @@ def _fail(span: "Span", error: Exception) -> None:
     code = status_code(error)
     span.set_attribute("rpc.grpc.status_code", code.value[0])
     span.set_status(Status(StatusCode.ERROR, code.name))
-
-
-def _server_kind() -> Any:
-    from opentelemetry.trace import SpanKind
-
-    return SpanKind.SERVER

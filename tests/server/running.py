@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.app import Server
 from server.config import ServeSettings
@@ -26,7 +27,7 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, connect: Connect | None = None, **settings: int) -> Iterator[Running]:
+def running(home: Path, connect: Connect | None = None, **settings: Any) -> Iterator[Running]:
     """Run a server on a free port until the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")

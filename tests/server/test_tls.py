@@ -1,0 +1,129 @@
+"""Encryption: TLS, mutual TLS, renewed certificates, and where a server listens without any."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kg.errors import ConfigError
+from kgrank.channel import Credentials
+from kgrank.client import Client
+from kgrank.errors import ServerUnavailableError
+from server.access.exposure import refuse_exposure
+from server.access.tls import credentials
+from server.config import ServeSettings
+from tests.server.certificates import Authority, Issued
+from tests.server.running import running
+
+
+def tls(issued: Issued, client_ca: Path | None = None) -> dict[str, object]:
+    return {"certificate_file": issued.certificate, "key_file": issued.key, "client_ca_file": client_ca}
+
+
+def of(target: str) -> str:
+    """Return the address by its name, which the certificates have."""
+    return target.replace("127.0.0.1", "localhost")
+
+
+def answers(target: str, ca: Path, own: Issued | None = None) -> bool:
+    shown = {} if own is None else {"certificate": own.certificate.read_bytes(), "key": own.key.read_bytes()}
+    made = Credentials(ca=ca.read_bytes(), **shown)  # type: ignore[arg-type]
+    with Client(of(target), timeout_s=2, credentials=made) as client:
+        try:
+            return bool(client.recommend("user-01", k=1).results)
+        except ServerUnavailableError:
+            return False
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+
+
+def test_only_who_trusts_the_certificate_gets_an_answer(home: Path, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    with running(home, tls=tls(authority.issue("server"))) as server:
+        assert answers(server.target, authority.certificate)
+        assert not answers(server.target, other.certificate)
+        with Client(server.target, timeout_s=1, credentials=Credentials()) as plain, pytest.raises(Exception):  # noqa: B017, PT011
+            plain.recommend("user-01")
+
+
+def test_a_renewed_certificate_is_taken_up_and_no_call_is_disturbed(home: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    issued = authority.issue("server")
+    with running(home, tls=tls(issued)) as server:
+        held = Credentials(ca=authority.certificate.read_bytes())
+        with Client(of(server.target), credentials=held) as connected:
+            assert connected.recommend("user-01", k=1).results
+            issued.certificate.write_text("half a certif")  # a renewal that failed half-way
+            assert answers(server.target, authority.certificate)
+            later = Authority(tmp_path, "later")
+            later.issue("server")
+            until(lambda: answers(server.target, later.certificate))
+            assert not answers(server.target, authority.certificate)
+            assert connected.recommend("user-01", k=1).results
+
+
+def test_mutual_tls_takes_known_callers_alone(home: Path, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    files = tls(authority.issue("server"), authority.certificate)
+    access = {"required": True, "certificate_roles": ["read"]}
+    with running(home, tls=files, access=access) as server:
+        assert answers(server.target, authority.certificate, authority.issue("shop"))
+        assert not answers(server.target, authority.certificate)
+        assert not answers(server.target, authority.certificate, other.issue("stranger"))
+
+
+@pytest.mark.parametrize("missing", ["certificate_file", "key_file"])
+def test_files_that_do_not_fit_are_named_at_the_start(tmp_path: Path, missing: str) -> None:
+    authority = Authority(tmp_path)
+    issued, stranger = authority.issue("server"), Authority(tmp_path, "other").issue("stranger")
+    with pytest.raises(ConfigError, match=r"server\.crt with its key .*stranger\.key can't be used"):
+        credentials(ServeSettings(tls=tls(Issued(issued.certificate, stranger.key))).tls)  # type: ignore[arg-type]
+    lacking = {**tls(issued), missing: None}
+    with pytest.raises(ConfigError, match="certificate_file"):
+        credentials(ServeSettings(tls=lacking).tls)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_without_a_certificate_it_listens_on_loopback_alone(host: str) -> None:
+    with pytest.raises(ConfigError, match="without TLS") as refused:
+        refuse_exposure(ServeSettings(host=host))
+    assert "serve.insecure_anywhere = true" in refused.value.remedy
+    refuse_exposure(ServeSettings(host=host, insecure_anywhere=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_loopback_needs_no_certificate(host: str) -> None:
+    refuse_exposure(ServeSettings(host=host))
+
+
+def test_production_needs_tls_and_callers_who_say_who_they_are(home: Path, tmp_path: Path) -> None:
+    files = tls(Authority(tmp_path).issue("server"))
+    with pytest.raises(ConfigError, match="without TLS"):
+        refuse_exposure(ServeSettings(production=True))
+    with pytest.raises(ConfigError, match="anybody may call"):
+        refuse_exposure(ServeSettings(production=True, tls=files))  # type: ignore[arg-type]
+    refuse_exposure(ServeSettings(production=True, tls=files, access={"required": True}))  # type: ignore[arg-type]
+
+
+def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
+    with pytest.raises(ValueError, match="in the clear"):
+        Client("shop.example:50051", credentials=Credentials(token="kgr_x_y"))
+    Client("localhost:1", credentials=Credentials(token="kgr_x_y")).close()
+    Client("shop.example:50051", credentials=Credentials(token="kgr_x_y", tls=True)).close()
+
+
+def test_a_handshake_that_never_ends_keeps_nobody_out(home: Path, tmp_path: Path) -> None:
+    import socket
+
+    authority = Authority(tmp_path)
+    with running(home, tls=tls(authority.issue("server"))) as server:
+        host, _, port = server.target.partition(":")
+        silent = [socket.create_connection((host, int(port))) for _ in range(50)]
+        assert answers(server.target, authority.certificate)
+        for each in silent:
+            each.close()

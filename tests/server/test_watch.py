@@ -1,0 +1,202 @@
+"""What the server tells of itself: metrics, probes, traces, logs."""
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import structlog
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from prometheus_client.parser import text_string_to_metric_families
+
+from kgrank.client import Client, event
+from kgrank.errors import InvalidRequestError
+from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from server.question import Ranking, UserState
+from server.watch.answers import Coverage, stability_index
+from server.watch.config import WatchSettings
+from server.watch.metrics import Metrics
+from server.watch.web import MetricsPortTakenError, Web
+from tests.server.running import Running, running
+
+USER = "a-person@example.com"
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def values(port: int) -> dict[tuple[str, ...], float]:
+    """Return every value by its name and the values of its labels, these by their names."""
+    _, text = fetch(port, "/metrics")
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@contextmanager
+def watched(home: Path, **settings: object) -> Iterator[tuple[Running, int]]:
+    with running(home, watch={"metrics_port": 0, **settings}) as server:
+        port = server.server.metrics_port
+        assert port is not None
+        yield server, port
+
+
+def test_calls_batches_answers_models_and_the_journal_are_told(home: Path) -> None:
+    recommend = "kgrank.v1.RankingService.Recommend"
+    with watched(home) as (server, port), Client(server.target) as client:
+        version = client.recommend("user-01", k=5).model_version
+        for _ in range(3):
+            client.recommend("user-01", k=5)
+        client.recommend("nobody-knows", k=5)
+        with pytest.raises(InvalidRequestError):
+            client.recommend("user-01", k=-1)
+        client.write_event(event(USER, "product-01", event_id="w-1"))
+        told = values(port)
+        _, text = fetch(port, "/metrics")
+    assert told["kgrank_calls_total", "OK", recommend] == 5
+    assert told["kgrank_calls_total", "INVALID_ARGUMENT", recommend] == 1
+    assert told["kgrank_call_seconds_count", recommend] == 6
+    assert told["kgrank_batch_size_sum",] == 5
+    assert told["kgrank_answers_total", "warm"] == 4
+    assert told["kgrank_answers_total", "cold"] == 1
+    assert told["kgrank_journal_events_waiting",] == 1
+    assert 0 <= told["kgrank_journal_lag_seconds",] < 60
+    assert told["kgrank_model_active", version] == 1
+    assert told["kgrank_catalogue_products",] == 90
+    assert told["kgrank_calls_admitted",] == 0
+    assert 5 / 90 <= told["kgrank_coverage_ratio",] <= 10 / 90
+    assert not any(each in text for each in (USER, "user-01", "nobody-knows", "product-01"))
+
+
+def test_scores_of_the_training_s_own_users_have_not_drifted(home: Path) -> None:
+    with watched(home) as (server, port), Client(server.target) as client:
+        for _ in range(8):
+            for user in range(40):
+                version = client.recommend(f"user-{user:02}", k=1).model_version
+        told = values(port)
+    assert told["kgrank_score_drift", version] < 0.1
+
+
+def test_the_stability_index_is_nought_for_the_same_and_known_for_a_shift() -> None:
+    sample = np.random.default_rng(1).normal(size=100_000)
+    assert stability_index(sample, sample) == pytest.approx(0, abs=1e-12)
+    # All of the live half: five bins of .2 each against .1, five empty ones.
+    upper = sample[sample > np.median(sample)]
+    empty = 0.5 / len(upper)
+    expected = 5 * (0.2 - 0.1) * np.log(2) + 5 * (empty - 0.1) * np.log(empty / 0.1)
+    assert stability_index(sample, upper) == pytest.approx(expected, rel=1e-3)
+
+
+def test_coverage_counts_a_product_once_and_grows_with_the_catalogue() -> None:
+    coverage = Coverage()
+
+    def shown(*products: int) -> Ranking:
+        return Ranking(np.array(products), np.zeros(len(products), np.float32), {}, UserState.WARM)
+
+    assert coverage.share is None
+    coverage.see(shown(0, 1), 10)
+    coverage.see(shown(1, 2), 10)
+    assert coverage.share == pytest.approx(0.3)
+    coverage.see(shown(11), 20)
+    assert coverage.share == pytest.approx(0.2)
+
+
+def test_probes_tell_alive_from_ready(home: Path, tmp_path: Path) -> None:
+    with watched(home) as (_, port):
+        assert [fetch(port, path)[0] for path in ("/livez", "/readyz", "/other")] == [200, 200, 404]
+    with watched(tmp_path / "empty") as (_, port):
+        assert [fetch(port, path)[0] for path in ("/livez", "/readyz")] == [200, 503]
+
+
+def test_nothing_is_told_unless_asked_for_and_a_taken_port_is_named(home: Path) -> None:
+    with running(home) as server:
+        assert server.server.metrics_port is None
+    with watched(home) as (_, port), pytest.raises(MetricsPortTakenError, match=f"127.0.0.1:{port}"):
+        Web(WatchSettings(metrics_port=port), Metrics().registry, lambda: True)
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans, as an OpenTelemetry collector does."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.lock = threading.Lock()
+
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: object
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        with self.lock:
+            self.spans += [s for each in request.resource_spans for scope in each.scope_spans for s in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[Collector, str]]:
+    made = Collector()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(made, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield made, f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+def test_a_call_is_a_span_of_its_caller_s_trace(home: Path, collector: tuple[Collector, str]) -> None:
+    taken, where = collector
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    metadata = [("traceparent", f"00-{trace}-{parent}-01")]
+    unsampled = [("traceparent", f"00-{trace}-{parent}-00")]
+    with running(home, watch={"traces_to": where}) as server, grpc.insecure_channel(server.target) as channel:
+        stub = RankingServiceStub(channel)
+        stub.Recommend(RecommendRequest(user_id=USER, k=3), metadata=metadata, timeout=20)
+        with pytest.raises(grpc.RpcError):
+            stub.Recommend(RecommendRequest(user_id=USER, k=-3), metadata=metadata, timeout=20)
+        stub.Recommend(RecommendRequest(user_id=USER, k=3), metadata=unsampled, timeout=20)
+    good, bad = sorted(taken.spans, key=lambda span: span.start_time_unix_nano)  # leaving sends what is left
+    assert (good.trace_id.hex(), good.parent_span_id.hex()) == (trace, parent)
+    assert good.name == "kgrank.v1.RankingService/Recommend"
+    assert {each.key for each in good.attributes} == {"rpc.system", "rpc.service", "rpc.method"}
+    codes = [each.value.int_value for each in bad.attributes if each.key == "rpc.grpc.status_code"]
+    assert codes == [grpc.StatusCode.INVALID_ARGUMENT.value[0]]
+    assert USER not in str(taken.spans)
+
+
+def test_an_absent_collector_costs_no_call(home: Path) -> None:
+    with (
+        running(home, watch={"traces_to": "127.0.0.1:1", "traces_share": 1.0}) as server,
+        Client(server.target) as client,
+    ):
+        assert client.recommend("user-01", k=1).results
+
+
+def test_a_call_s_line_has_its_request_id_and_no_person(home: Path) -> None:
+    with structlog.testing.capture_logs() as logged, running(home, watch={"log_calls": True}) as server:
+        with grpc.insecure_channel(server.target) as channel:
+            RankingServiceStub(channel).Recommend(
+                RecommendRequest(user_id=USER, k=3), metadata=[("x-request-id", "r-99")], timeout=20
+            )
+        with Client(server.target) as client, pytest.raises(InvalidRequestError) as refused:
+            client.recommend(USER, k=-1)
+    (line,) = [each for each in logged if each["event"] == "call" and each["code"] == "OK"]
+    assert (line["method"], line["request_id"]) == ("kgrank.v1.RankingService.Recommend", "r-99")
+    assert line["ms"] > 0
+    # A caller that sent no id can still be told which line is about its call.
+    (told,) = [each for each in logged if each["event"] == "call_refused"]
+    assert told["request_id"] == refused.value.metadata["request_id"] != ""
+    assert USER not in str(logged)
