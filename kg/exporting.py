@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kg import schema
 from kg.progress import SILENT, Progress
@@ -32,9 +33,13 @@ def export(graph: "Graph", as_of_ms: int | None, progress: Progress) -> Tables:
         as_of_ms: leave out interactions later than this.
         progress: advances by one for each row.
     """
+    interactions = export_interactions(graph, as_of_ms, progress)
+    products = _products(graph, progress)
+    # Those with products that were taken out of the catalogue stay in the graph's past.
+    known = pc.is_in(interactions["product_id"], value_set=products["product_id"].combine_chunks())
     return Tables(
-        interactions=export_interactions(graph, as_of_ms, progress),
-        products=_products(graph, progress),
+        interactions=interactions.filter(known),
+        products=products,
         facts=_facts(graph, progress),
         users=_users(graph, progress),
     )
@@ -156,6 +161,23 @@ def fact_relations(graph: "Graph") -> list[str]:
     """Return the relationship types that may hold facts, sorted."""
     types = [row[0] for row in graph.read("CALL db.relationshipTypes() YIELD relationshipType RETURN relationshipType")]
     return sorted(name for name in types if name not in schema.RESERVED_RELATIONS)
+
+
+def facts_of(graph: "Graph", product_ids: Sequence[str]) -> pa.Table:
+    """Return the facts that some products are an end of, `kg.tables.FACTS`, each once."""
+    relations = fact_relations(graph)
+    if not relations or not product_ids:
+        return FACTS.empty_table()
+    types = "|".join(schema.relation_name(name) for name in relations)
+    pattern, hint = _by_key("p", schema.PRODUCT)
+    rows = graph.read(
+        f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]-() {hint} "
+        "WHERE coalesce(r.from_catalogue, false) = false "
+        "WITH DISTINCT r WITH r, startNode(r) AS h, endNode(r) AS t "
+        f"RETURN {_id_of('h')}, type(r), {_id_of('t')}, {_kind_of('h')}, {_kind_of('t')}",
+        keys=[[product_id] for product_id in product_ids],
+    )
+    return pa.Table.from_pylist([dict(zip(FACTS.names, row, strict=True)) for row in rows], FACTS)
 
 
 def _facts(graph: "Graph", progress: Progress) -> pa.Table:

@@ -6,7 +6,7 @@ keys, events on their id, facts on their ends. A product or user that is given a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ from kg.progress import Progress
 from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables
 
 if TYPE_CHECKING:
-    from kg.store import Graph
+    from kg.store import Graph, Result
 
 _KEYS_AT_ONCE = 20_000
 
@@ -32,22 +32,34 @@ class LoadReport:
     unknown_products: int
 
 
-class _Loader:
+class Store(Protocol):
+    """What loading needs of the graph: `kg.store.Graph` has it, and a single transaction may have it, too."""
+
+    def read(self, cypher: str, **parameters: Any) -> list[list[Any]]:
+        """Run a reading query; return its rows."""
+
+    def write(self, cypher: str, rows: Sequence[Any] | None = None, **parameters: Any) -> "Result":
+        """Run a writing query."""
+
+
+class Loader:
     """One load: the graph, its progress, and what was created so far."""
 
-    def __init__(self, graph: "Graph", progress: Progress) -> None:
+    def __init__(self, graph: Store, progress: Progress) -> None:
         self.graph = graph
         self.progress = progress
         self.nodes_created = 0
         self.relationships_created = 0
 
     def write(self, cypher: str, rows: Sequence[Any]) -> list[list[Any]]:
+        """Run a writing query; return its rows."""
         result = self.graph.write(cypher, rows)
         self.nodes_created += result.changes.get("nodes_created", 0)
         self.relationships_created += result.changes.get("relationships_created", 0)
         return result.rows
 
     def write_all(self, cypher: str, rows: Sequence[Any]) -> None:
+        """Run a writing query on many rows, some at a time."""
         for start in range(0, len(rows), _KEYS_AT_ONCE):
             self.write(cypher, rows[start : start + _KEYS_AT_ONCE])
 
@@ -70,7 +82,7 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
     """
     for relation in pc.unique(tables.facts["relation"]).to_pylist():
         schema.relation_name(relation)
-    loader = _Loader(graph, progress)
+    loader = Loader(graph, progress)
     _load_products(loader, tables.products)
     _load_users(loader, tables.users)
     unknown = _load_interactions(loader, tables.interactions)
@@ -93,7 +105,7 @@ def _merge(node: schema.Node) -> str:
 def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
     """Return the Cypher text that links nodes by key, as the products or users table says."""
     return (
-        f"UNWIND $rows AS row MATCH {_pattern('a', start.label, 0)} MATCH {_pattern('b', end.label, 1)} "
+        f"UNWIND $rows AS row MATCH {node_pattern('a', start.label, 0)} MATCH {node_pattern('b', end.label, 1)} "
         f"MERGE (a)-[:{relationship.type} {{from_catalogue: true}}]->(b)"
     )
 
@@ -101,7 +113,7 @@ def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Nod
 def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
     """Return the Cypher text that removes the links a table does not name any more; a row is a key and its targets."""
     return (
-        f"UNWIND $rows AS row MATCH {_pattern('a', start.label, 0)} "
+        f"UNWIND $rows AS row MATCH {node_pattern('a', start.label, 0)} "
         f"MATCH (a)-[old:{relationship.type} {{from_catalogue: true}}]->(b:{end.label}) "
         f"WHERE NOT b.{end.key[0]} IN row[1] DELETE old"
     )
@@ -111,7 +123,7 @@ _PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
 SET p.title = row.title, p.description = row.description, p.brand = row.brand, p.category = row.category,
     p.price = row.price, p.available = row.available, p.attribute_keys = [pair IN row.attributes | pair[0]],
-    p.attribute_values = [pair IN row.attributes | pair[1]]
+    p.attribute_values = [pair IN row.attributes | pair[1]], p.deleted_at = null
 """
 BARE_PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
@@ -124,24 +136,35 @@ SET u.attribute_keys = [pair IN row.attributes | pair[0]], u.attribute_values = 
 """
 
 
-def _load_products(loader: _Loader, products: pa.Table) -> None:
+def _load_products(loader: Loader, products: pa.Table) -> None:
     fresh = loader.is_empty("(x:Product)")
     for batch in batches(products):
         bare, rows = _split_bare(batch.to_pylist())
         loader.write(BARE_PRODUCTS, bare)
-        loader.write(_PRODUCTS, rows)
-        brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
-        leaves = [
-            (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in rows
-        ]
-        loader.write_all(_merge(schema.BRAND), [[name] for name in _targets(brands)])
-        _load_categories(loader, rows)
-        _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
-        _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
-        _link_attributes(loader, schema.PRODUCT, rows, fresh)
+        write_products(loader, rows, fresh=fresh)
         loader.progress.advance(len(batch), "products")
     if len(products):
-        _promote_entities(loader)
+        promote_entities(loader)
+
+
+def write_products(loader: Loader, rows: list[dict[str, Any]], *, fresh: bool) -> None:
+    """Write a batch of products, rows of `kg.tables.PRODUCTS`, with their brands, categories and attributes.
+
+    Args:
+        loader: writes.
+        rows: the products; those that are there take the new columns.
+        fresh: the graph had no products before this load.
+    """
+    loader.write(_PRODUCTS, rows)
+    brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
+    leaves = [
+        (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in rows
+    ]
+    loader.write_all(_merge(schema.BRAND), [[name] for name in _targets(brands)])
+    _load_categories(loader, rows)
+    _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
+    _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
+    _link_attributes(loader, schema.PRODUCT, rows, fresh)
 
 
 def _split_bare(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -157,7 +180,7 @@ def _split_bare(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[
     )
 
 
-def _load_categories(loader: _Loader, products: list[dict[str, Any]]) -> None:
+def _load_categories(loader: Loader, products: list[dict[str, Any]]) -> None:
     paths = {tuple(row["category"][:depth]) for row in products for depth in range(1, len(row["category"]) + 1)}
     _merge_categories(loader, (CATEGORY_SEPARATOR.join(path) for path in paths))
     pairs = sorted(
@@ -166,17 +189,17 @@ def _load_categories(loader: _Loader, products: list[dict[str, Any]]) -> None:
     loader.write_all(_link(schema.CHILD_OF, schema.CATEGORY, schema.CATEGORY), [list(pair) for pair in pairs])
 
 
-def _merge_categories(loader: _Loader, paths: Iterable[str]) -> None:
+def _merge_categories(loader: Loader, paths: Iterable[str]) -> None:
     names = {path: path.split(CATEGORY_SEPARATOR) for path in paths}
     rows = [[path, parts[-1], len(parts)] for path, parts in sorted(names.items())]
     loader.write_all(_merge(schema.CATEGORY), rows)
 
 
-def _merge_attributes(loader: _Loader, ids: Iterable[str]) -> None:
+def _merge_attributes(loader: Loader, ids: Iterable[str]) -> None:
     loader.write_all(_merge(schema.ATTRIBUTE), [[each, *each.partition("=")[::2]] for each in ids])
 
 
-def _link_attributes(loader: _Loader, node: schema.Node, rows: list[dict[str, Any]], fresh: bool) -> None:
+def _link_attributes(loader: Loader, node: schema.Node, rows: list[dict[str, Any]], fresh: bool) -> None:
     key = "product_id" if node is schema.PRODUCT else "user_id"
     links = [(row[key], [f"{name}={value}" for name, value in row["attributes"]]) for row in rows]
     _merge_attributes(loader, _targets(links))
@@ -188,7 +211,7 @@ def _targets(links: list[tuple[str, list[str]]]) -> list[str]:
 
 
 def _relink(
-    loader: _Loader,
+    loader: Loader,
     relationship: schema.Relationship,
     start: schema.Node,
     end: schema.Node,
@@ -202,21 +225,30 @@ def _relink(
     loader.write_all(_link(relationship, start, end), pairs)
 
 
-def _promote_entities(loader: _Loader) -> None:
-    """Give the facts of ids that were outside the catalogue to the products that they now are."""
+def promote_entities(loader: Loader, product_ids: Sequence[str] | None = None) -> None:
+    """Give the facts of ids that were outside the catalogue to the products that they now are.
+
+    Args:
+        loader: writes.
+        product_ids: products that may be among them; None: any.
+    """
     ids = "MATCH (e:Entity {kind: 'product'}) MATCH (p:Product {id: e.id})"
-    if loader.is_empty("(x:Entity)") or not loader.graph.read(f"{ids} RETURN 1 LIMIT 1"):
+    if product_ids is not None:
+        ids = "UNWIND $rows AS id MATCH (e:Entity {id: id, kind: 'product'}) MATCH (p:Product {id: id})"
+    given = {} if product_ids is None else {"rows": list(product_ids)}
+    if loader.is_empty("(x:Entity)") or not loader.graph.read(f"{ids} RETURN 1 LIMIT 1", **given):
         return
-    for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)"):
+    for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)", **given):
         name = schema.relation_name(relation)
         for pattern, moved in (("(e)-[r:{}]->(o)", "(p)-[n:{}]->(o)"), ("(o)-[r:{}]->(e)", "(o)-[n:{}]->(p)")):
             loader.graph.write(
-                f"{ids} MATCH {pattern.format(name)} MERGE {moved.format(name)} SET n += properties(r) DELETE r"
+                f"{ids} MATCH {pattern.format(name)} MERGE {moved.format(name)} SET n += properties(r) DELETE r",
+                **given,
             )
-    loader.graph.write(f"{ids} DETACH DELETE e")
+    loader.graph.write(f"{ids} DETACH DELETE e", **given)
 
 
-def _load_users(loader: _Loader, users: pa.Table) -> None:
+def _load_users(loader: Loader, users: pa.Table) -> None:
     fresh = loader.is_empty("(x:User)")
     for batch in batches(users):
         rows = batch.to_pylist()
@@ -248,7 +280,7 @@ def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
     )
 
 
-def _load_interactions(loader: _Loader, interactions: pa.Table) -> int:
+def _load_interactions(loader: Loader, interactions: pa.Table) -> int:
     loader.write_all("UNWIND $rows AS id MERGE (:User {id: id})", pc.unique(interactions["user_id"]).to_pylist())
     known = pa.array([row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")], pa.string())
     in_catalogue = pc.is_in(interactions["product_id"], known)
@@ -272,16 +304,8 @@ def lists_of_rows(table: pa.Table) -> list[list[Any]]:
     return [list(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
-def _end(kind: str, end: str, catalogue: set[str]) -> schema.Node:
-    """Return what kind of node a fact's end is; a product outside the catalogue is an Entity."""
-    node = schema.NODE_OF_KIND.get(kind, schema.ENTITY)
-    return schema.ENTITY if node is schema.PRODUCT and end not in catalogue else node
-
-
-def _load_facts(loader: _Loader, facts: pa.Table) -> None:
-    if not len(facts):
-        return
-    catalogue = {row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")}
+def write_facts(loader: Loader, facts: pa.Table, catalogue: set[str]) -> None:
+    """State facts, `kg.tables.FACTS`; products among their ends that are not in `catalogue` are made entities."""
     _merge_ends(loader, facts, catalogue)
     for relation in sorted(pc.unique(facts["relation"]).to_pylist()):
         of_relation = facts.filter(pc.equal(facts["relation"], relation)).select(
@@ -297,7 +321,20 @@ def _load_facts(loader: _Loader, facts: pa.Table) -> None:
             loader.progress.advance(len(batch), relation)
 
 
-def _merge_ends(loader: _Loader, facts: pa.Table, catalogue: set[str]) -> None:
+def _end(kind: str, end: str, catalogue: set[str]) -> schema.Node:
+    """Return what kind of node a fact's end is; a product outside the catalogue is an Entity."""
+    node = schema.NODE_OF_KIND.get(kind, schema.ENTITY)
+    return schema.ENTITY if node is schema.PRODUCT and end not in catalogue else node
+
+
+def _load_facts(loader: Loader, facts: pa.Table) -> None:
+    if not len(facts):
+        return
+    catalogue = {row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")}
+    write_facts(loader, facts, catalogue)
+
+
+def _merge_ends(loader: Loader, facts: pa.Table, catalogue: set[str]) -> None:
     """Make the nodes that facts name and the other tables did not."""
     ends: dict[str, set[tuple[str, str]]] = {}
     for side in ("head", "tail"):
@@ -322,12 +359,13 @@ def _state(relation: str, start: str, end: str) -> str:
     structural = {each.type for each in schema.CATALOGUE}
     properties = " {from_catalogue: false}" if relation in structural else ""
     return (
-        f"UNWIND $rows AS row MATCH {_pattern('a', start, 0)} MATCH {_pattern('b', end, 1)} "
+        f"UNWIND $rows AS row MATCH {node_pattern('a', start, 0)} MATCH {node_pattern('b', end, 1)} "
         f"MERGE (a)-[:{relation}{properties}]->(b)"
     )
 
 
-def _pattern(name: str, label: str, place: int) -> str:
+def node_pattern(name: str, label: str, place: int) -> str:
+    """Return the Cypher pattern of a node whose id is `row[place]`, its kind, of an entity, `row[place + 2]`."""
     node = next(node for node in schema.NODES if node.label == label)
     kind = f", kind: row[{place + 2}]" if node is schema.ENTITY else ""
     seek = f"USING INDEX SEEK {name}:{label}({', '.join(node.key)})"

@@ -70,6 +70,10 @@ PRODUCT = Node(
         Property("price", "FLOAT", "in the shop's currency; absent if unknown"),
         Property("available", "BOOLEAN", "whether it can be had now; absent if nobody said"),
         *_ATTRIBUTES,
+        Property("updated_at", "INTEGER", "when it was written online last, ms since the epoch"),
+        Property(
+            "deleted_at", "INTEGER", "when it was taken out of the catalogue; it then has nothing else but its id"
+        ),
         Property("embedding", "VECTOR", "the active model's vector, after `kgrank publish`"),
         Property("embedding_next", "VECTOR", "only while `kgrank publish` runs: the next model's"),
     ),
@@ -143,8 +147,31 @@ CHANGE = Node(
     ),
     "what a commit changed; servers follow these, and 30 days later they go",
 )
+ERASURE = Node(
+    "Erasure",
+    ("user",),
+    (
+        Property("user", "STRING", "hash of the id of a user that was erased"),
+        Property("commit", "INTEGER", "the commit that did it"),
+        Property("at", "INTEGER", "ms since the epoch"),
+    ),
+    "keeps an erased user from coming back with an older snapshot or backup",
+)
 
-NODES = (USER, PRODUCT, BRAND, CATEGORY, ATTRIBUTE, QUERY, ENTITY, MODEL_VERSION, JOURNAL, COMMIT_SEQUENCE, CHANGE)
+NODES = (
+    USER,
+    PRODUCT,
+    BRAND,
+    CATEGORY,
+    ATTRIBUTE,
+    QUERY,
+    ENTITY,
+    MODEL_VERSION,
+    JOURNAL,
+    COMMIT_SEQUENCE,
+    CHANGE,
+    ERASURE,
+)
 NODE_OF_KIND = {node.kind: node for node in NODES if node.kind}
 
 _EVENT = (

@@ -119,7 +119,7 @@ def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
     assert index.search(repeated, [np.empty(0, np.int64)], 3).product_index[0, 0] == 4321
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     changed=st.integers(0, 120),
     new=st.integers(0, 120),

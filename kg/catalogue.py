@@ -1,0 +1,184 @@
+"""Products of the graph one by one: written, read and taken out online, each call one numbered transaction.
+
+A product that is taken out leaves its node, with nothing but its id and the time, and what users did with it: events on
+their way to the graph still find it, and do not bring it back.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from kg import schema
+from kg.commits import ChangeKind, Commit
+from kg.exporting import fact_relations, facts_of
+from kg.extending import CatalogueChange
+from kg.loading import Loader, promote_entities, write_products
+from kg.progress import SILENT
+from kg.tables import PRODUCTS
+
+if TYPE_CHECKING:
+    from kg.store import Graph, Result
+
+MASKABLE = ("title", "description", "brand", "category", "price", "available", "attributes")
+"""What can be changed of a product."""
+
+_COLUMNS = "p.title, p.description, p.brand, p.category, p.price, p.available, p.attribute_keys, p.attribute_values"
+_PRESENT = "p.attribute_keys IS NOT NULL"
+"""What is there of a product that the catalogue has, and of no other (see `take_out`)."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of the catalogue; `price` and `available` are None where nobody said, `attributes` sorted by key."""
+
+    product_id: str
+    title: str = ""
+    description: str = ""
+    brand: str = ""
+    category: tuple[str, ...] = ()
+    price: float | None = None
+    available: bool | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of `kg.tables.PRODUCTS`."""
+        return asdict(self) | {"category": list(self.category), "attributes": list(self.attributes)}
+
+
+@dataclass(frozen=True)
+class StoredProduct:
+    """A product and when it was written online last, ms since the epoch; None: it was loaded from files."""
+
+    product: Product
+    updated_at_ms: int | None
+
+
+class Written(Enum):
+    """What became of a product."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+class _InCommit:
+    """The part of `Graph` that loading needs, inside one transaction."""
+
+    def __init__(self, commit: Commit) -> None:
+        self._commit = commit
+
+    def read(self, cypher: str, **parameters: Any) -> list[list[Any]]:
+        return self._commit.run(cypher, **parameters).rows
+
+    def write(self, cypher: str, rows: Sequence[Any] | None = None, **parameters: Any) -> "Result":
+        return self._commit.run(cypher, rows, **parameters)
+
+
+def loader_in(commit: Commit) -> Loader:
+    """Return a loader that writes inside a commit."""
+    return Loader(_InCommit(commit), SILENT)
+
+
+def upsert(graph: "Graph", products: Sequence[Product], changing: Collection[str] = MASKABLE) -> list[Written]:
+    """Add products or change them, all in one transaction; return what became of each.
+
+    Args:
+        graph: an open graph.
+        products: none twice.
+        changing: which fields of products that are there already take the new value; new products take all.
+    """
+
+    def work(commit: Commit) -> list[Written]:
+        now_ms = time.time_ns() // 1_000_000
+        known = {each.product.product_id: each.product for each in _stored(commit, [p.product_id for p in products])}
+        written, changed = [], []
+        for given in products:
+            old = known.get(given.product_id)
+            new = given if old is None else replace(old, **{name: getattr(given, name) for name in changing})
+            became = Written.CREATED if old is None else Written.UNCHANGED if new == old else Written.UPDATED
+            written.append(became)
+            if became is not Written.UNCHANGED:
+                changed.append(new)
+                commit.note(ChangeKind.PRODUCT, new.product_id)
+        if changed:
+            loader = loader_in(commit)
+            write_products(loader, [each.row() for each in changed], fresh=False)
+            ids = [each.product_id for each in changed]
+            commit.run("UNWIND $rows AS id MATCH (p:Product {id: id}) SET p.updated_at = $now", ids, now=now_ms)
+            promote_entities(loader, [each for each in ids if each not in known])
+        return written
+
+    return graph.commit(work)
+
+
+def take_out(graph: "Graph", product_ids: Sequence[str]) -> list[str]:
+    """Take products out of the catalogue, all in one transaction; return those that were there.
+
+    Their facts and published recommendations go; what users did with them stays.
+    """
+    names = {schema.relation_name(name) for name in fact_relations(graph)}
+    relations = "|".join(sorted({*names, schema.RECOMMENDED.type}))
+
+    def work(commit: Commit) -> list[str]:
+        there = [each.product.product_id for each in _stored(commit, product_ids)]
+        commit.run(
+            "UNWIND $rows AS id MATCH (p:Product {id: id}) USING INDEX SEEK p:Product(id) "
+            f"CALL (p) {{ MATCH (p)-[r:{relations}]-() DELETE r }} "
+            "WITH p SET p = {id: p.id, deleted_at: $now}",
+            there,
+            now=time.time_ns() // 1_000_000,
+        )
+        for product_id in there:
+            commit.note(ChangeKind.PRODUCT_DELETED, product_id)
+        return there
+
+    return graph.commit(work)
+
+
+def find(graph: "Graph", product_ids: Sequence[str]) -> list[StoredProduct]:
+    """Return those of some products that the catalogue has, in the order asked."""
+    return _found(graph.read(_FIND, rows=list(product_ids)))
+
+
+def page(graph: "Graph", after: str, size: int) -> list[StoredProduct]:
+    """Return the products whose ids come after one, in the order of ids."""
+    return _found(
+        graph.read(
+            f"MATCH (p:Product) WHERE p.id > $after AND {_PRESENT} "
+            f"RETURN p.id, {_COLUMNS}, p.updated_at ORDER BY p.id LIMIT $size",
+            after=after,
+            size=size,
+        )
+    )
+
+
+def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
+    """Return some products as the graph has them now, for `kg.extending.extended`."""
+    asked = list(dict.fromkeys(product_ids))
+    found = [each.product for each in find(graph, asked)]
+    there = {each.product_id for each in found}
+    products = pa.Table.from_pylist([each.row() for each in found], PRODUCTS)
+    return CatalogueChange(products, facts_of(graph, sorted(there)), tuple(each for each in asked if each not in there))
+
+
+_FIND = (
+    "UNWIND $rows AS id MATCH (p:Product {id: id}) USING INDEX SEEK p:Product(id) "
+    f"WITH p WHERE {_PRESENT} RETURN p.id, {_COLUMNS}, p.updated_at"
+)
+
+
+def _stored(commit: Commit, product_ids: Sequence[str]) -> list[StoredProduct]:
+    return _found(commit.run(_FIND, list(product_ids)).rows)
+
+
+def _found(rows: list[list[Any]]) -> list[StoredProduct]:
+    found = []
+    for product_id, title, description, brand, category, price, available, keys, values, updated_at in rows:
+        pairs = tuple(sorted(zip(keys, values, strict=True)))
+        product = Product(product_id, title, description, brand, tuple(category), price, available, pairs)
+        found.append(StoredProduct(product, updated_at))
+    return found
