@@ -10,6 +10,8 @@ from kg.snapshot import Snapshot
 
 Int64s = npt.NDArray[np.int64]
 
+_MOST_LEVELS = 10
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -105,3 +107,16 @@ def climbing(whole: Adjacency, product_count: int) -> Adjacency:
     up = steps.forward & (steps.source >= product_count) & (steps.target >= product_count)
     kept_before = np.concatenate([[0], np.cumsum(up)])
     return Adjacency(whole.relations, kept_before[whole.offsets].astype(np.int64), np.flatnonzero(up), steps)
+
+
+def below(whole: Adjacency, up: Adjacency, product_count: int) -> Int64s:
+    """Return how many products lie below each node `[N]`: a category's own, and those of what leads up to it."""
+    steps = whole.steps
+    count = np.bincount(steps.target[steps.source < product_count], minlength=len(whole.offsets) - 1)
+    fresh = count
+    for _ in range(_MOST_LEVELS):
+        fresh = np.bincount(steps.target[up.row], fresh[steps.source[up.row]], len(count)).astype(np.int64)
+        if not fresh.any():
+            break
+        count = count + fresh
+    return count

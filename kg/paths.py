@@ -1,35 +1,41 @@
 """Reasons: paths of the graph from a user over the history to a product, strongest first.
 
-Every hop is a relationship that exists: the user's interactions, and the snapshot's facts, walked either way. The
-search meets in the middle: what the history's products touch (and what lies above that: parent categories), and what
-the candidate touches, each side bounded, so that a brand with thousands of products costs nothing. The few nodes that
-both sides reach make a small graph; networkx finds its k shortest simple paths (Yen 1971), an edge costing -log of
-its weight.
+Every hop is a relationship that exists: the user's interactions, the snapshot's facts, walked either way, and what
+other people did. The search over facts meets in the middle (`kg.ways`); people lead from a product that they had to one
+that they had later (`kg.people`).
+
+A sentence is about one product of the history, and tells of up to two ways in which it leads to the result; the
+sentences of one result are about different things.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from kg.adjacency import adjacency, climbing
-from kg.reason import USER_NODE, Hop, Node, Reason, describe
+from kg.adjacency import adjacency, below, climbing
+from kg.people import TRANSITIONS, Followed, People
+from kg.reason import PEOPLE_NODE, USER_NODE, Hop, Node, Path, Reason
 from kg.schema import RELATIONSHIP_OF
 from kg.snapshot import Snapshot
 from kg.tables import InteractionType
+from kg.vocabulary import MISSING
+from kg.ways import Ways, meetings, ways_from
+from kg.wording import ENGLISH, Wording
 
 HISTORY_PRODUCTS = 30
 """Distinct products of the history that are looked at, the latest."""
 
-_NEIGHBOURS = 96
-_LEVELS = 3
-_MEETING_NODES = 24
-_LOOK_AT = 3
+_MOST_PATHS = 48
+_MOST_PER_START = 4
+_TOGETHER = 2
+_SHARING = 3  # hops of a path over one thing that both products have
+_MOST_BELOW = 0.5
+_LEAST = 0.02
+"""A reason with less than this part of the strongest one's strength is left out."""
 _RECENCY = 0.05
 """How much the cost of a first hop grows with each more recent product."""
 
@@ -38,31 +44,20 @@ _INTERACTION_RELATIONS = tuple(RELATIONSHIP_OF[kind].type for kind in Interactio
 
 
 @dataclass(frozen=True)
-class _Reached:
-    """The cheapest known way to nodes near one end.
-
-    Shapes: `node [N]` int32 ascending; `cost [N]` of the way there; `by [N]` the row of its last step, -1 at the end
-    where the way began.
-    """
-
-    node: npt.NDArray[np.int32]
-    cost: npt.NDArray[np.float32]
-    by: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Surroundings:
     """What a history touches, found once and used for every candidate.
 
     Args:
         times: how often the user did the last thing done with a product, of the products in `starts`.
-        starts: the user's hop to each of the latest of them.
-        reached: what lies around those.
+        starts: the user's hop to each of the latest of them, the latest first.
+        near: the ways from those; an end's place is its place in `starts`.
+        user_index: the user's own, `MISSING` for one that the snapshot does not have.
     """
 
     times: Mapping[int, int]
     starts: Mapping[int, Hop]
-    reached: _Reached
+    near: Ways
+    user_index: int
 
 
 class Reasoner:
@@ -71,18 +66,26 @@ class Reasoner:
     Args:
         snapshot: where the facts are.
         relation_weights: how much each relation counts, as a model learned it; see `kg.adjacency.adjacency`.
+        people: of the same histories, where they are known already.
     """
 
-    def __init__(self, snapshot: Snapshot, relation_weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, relation_weights: Mapping[str, float] | None = None, people: People | None = None
+    ) -> None:
+        self.people = people or People(snapshot.histories, len(snapshot.products))
         self._snapshot = snapshot
         self._product_count = len(snapshot.products)
         self._steps = adjacency(snapshot, relation_weights)
         self._up = climbing(self._steps, self._product_count)
+        self._below = below(self._steps, self._up, self._product_count)
+        weights = relation_weights or {}
+        largest = max((weights[relation] for relation in self._steps.relations if relation in weights), default=1.0)
+        self._people_weight = min(1.0, weights.get(TRANSITIONS, largest) / largest)
 
     def node(self, index: int) -> Node:
         """Return what a node index stands for."""
-        if index == USER_NODE:
-            return Node("user", "", "you")
+        if index in (USER_NODE, PEOPLE_NODE):
+            return Node("user", "", "you" if index == USER_NODE else "people")
         if index < self._product_count:
             product_id = self._snapshot.products.id(index)
             return Node("product", product_id, self._snapshot.catalogue["title"][index].as_py() or product_id)
@@ -90,119 +93,159 @@ class Reasoner:
         kind, node_id, name = (self._snapshot.nodes[column][row].as_py() for column in ("kind", "id", "name"))
         return Node(kind, node_id, name)
 
-    def surroundings(self, product_index: npt.NDArray[np.integer], type: npt.NDArray[np.integer]) -> Surroundings:
+    def surroundings(
+        self, product_index: npt.NDArray[np.integer], type: npt.NDArray[np.integer], user_index: int = MISSING
+    ) -> Surroundings:
         """Look around a history.
 
         Args:
             product_index: `[H]` its products, oldest first.
             type: `[H]` codes of `kg.tables.CODES`.
+            user_index: whose it is.
         """
         done = list(zip(product_index[::-1].tolist(), type[::-1].tolist(), strict=True))
         starts: dict[int, Hop] = {}
         last: dict[int, int] = {}
         for product, code in done:
             if product not in starts and len(starts) < HISTORY_PRODUCTS:
-                weight = float(np.exp(-_RECENCY * len(starts)))
+                weight = math.exp(-_RECENCY * len(starts))
                 starts[product] = Hop(_INTERACTION_RELATIONS[code], True, USER_NODE, product, weight)
                 last[product] = code
         times = Counter(product for product, code in done if last.get(product) == code)
         products = np.fromiter(starts, np.int32, len(starts))
         cost = -np.log(np.array([hop.weight for hop in starts.values()], np.float32))
-        return Surroundings(times, starts, self._reach(products, cost))
+        near = ways_from(products, cost, self._steps, self._up, self._product_count)
+        return Surroundings(times, starts, near, user_index)
 
-    def reasons(self, around: Surroundings, candidate: int, k: int = 3) -> list[Reason]:
+    def paths(self, around: Surroundings, candidate: int) -> list[Path]:
+        """Return the strongest paths to one product, strongest first: of each topic one; none if nothing links it.
+
+        Args:
+            around: the user's history, from `surroundings`.
+            candidate: a product index.
+        """
+        if not around.starts:
+            return []
+        far = ways_from(
+            np.array([candidate], np.int32), np.zeros(1, np.float32), self._steps, self._up, self._product_count
+        )
+        starts = list(around.starts.values())
+        found = [
+            self._path(starts[int(around.near.end[here])], around.near.steps(here), far.steps(there)[::-1])
+            for here, there in meetings(around.near, far, _MOST_PATHS, _MOST_PER_START)
+        ]
+        found = [path for path in found if not self._says_nothing(path)] + self._over_people(around, candidate)
+        found.sort(key=lambda path: -path.weight)
+        return list({(path.start, path.topic): path for path in reversed(found)}.values())[::-1]
+
+    def reasons(
+        self,
+        around: Surroundings,
+        candidate: int,
+        k: int = 3,
+        *,
+        paths: Sequence[Path] | None = None,
+        strength: Mapping[int, float] | None = None,
+        wording: Wording = ENGLISH,
+        addressed: bool = True,
+    ) -> list[Reason]:
         """Return up to k different reasons for one product, strongest first; none if nothing links it.
 
         Args:
             around: the user's history, from `surroundings`.
             candidate: a product index.
             k: how many at most.
+            paths: those that `paths` returned for the candidate, where they are known already.
+            strength: how much each product of the history speaks for the candidate, from 0 to 1; the weight of the
+                path if it is not given. One that does not speak for it is a reason only where none does.
+            wording: the language.
+            addressed: whether the sentences begin with what the user did.
         """
-        graph = self._small_graph(around, candidate)
-        if not (graph.has_node(USER_NODE) and graph.has_node(candidate)):
-            return []
-        return [
-            Reason(
-                nodes=path,
-                hops=hops,
-                weight=math.prod(hop.weight for hop in hops),
-                text=describe(hops, [self.node(node) for node in path], around.times.get(candidate, 0)),
+        found = self.paths(around, candidate) if paths is None else paths
+        of_start: dict[int, list[Path]] = {}
+        for path in found:
+            of_start.setdefault(path.start, []).append(path)
+        strengths = {start: strength.get(start, 0.0) if strength is not None else 0.0 for start in of_start}
+        if strength is not None and any(strengths.values()):
+            of_start = {start: ways for start, ways in of_start.items() if strengths[start] > 0}
+        order = sorted(of_start, key=lambda start: (-strengths[start], -of_start[start][0].weight))
+        reasons = []
+        for told in _chosen([of_start[start] for start in order], k):
+            text = wording.sentence(
+                told,
+                [[self.node(index) for index in path.nodes] for path in told],
+                around.times.get(told[0].start, 0),
+                addressed=addressed,
             )
-            for path, hops in _different(graph, candidate, k)
+            how_strong = told[0].weight if strength is None else strengths[told[0].start]
+            reasons.append(Reason(told[0], tuple(told[1:]), how_strong, text))
+        least = _LEAST * max((reason.strength for reason in reasons), default=0.0)
+        return sorted((each for each in reasons if each.strength >= least), key=lambda reason: -reason.strength)
+
+    def _path(self, start: Hop, there: list[int], back: list[int]) -> Path:
+        """Return the path of the steps from the history, and those that the candidate's side took, last one first."""
+        hops = [start, *(self._hop(row) for row in there), *(self._hop(row, turned=True) for row in back)]
+        path = _made(hops)
+        between = sum(node < self._product_count for node in path.nodes[2:-1])
+        return replace(path, between=between) if between else path
+
+    def _says_nothing(self, path: Path) -> bool:
+        """Return whether a path climbs to what most products are within."""
+        return len(path.hops) > _SHARING and self._below[path.top] > _MOST_BELOW * self._product_count
+
+    def _over_people(self, around: Surroundings, candidate: int) -> list[Path]:
+        products = np.sort(np.fromiter((each for each in around.starts if each != candidate), np.int32))
+        followed = self.people.followed(candidate, products, around.user_index)
+        return [self._people_path(around, each, candidate) for each in followed] if self._people_weight > 0 else []
+
+    def _people_path(self, around: Surroundings, followed: Followed, candidate: int) -> Path:
+        weight = (followed.weight * self._people_weight) ** 0.5
+        did, did_then = (_INTERACTION_RELATIONS[code] for code in (followed.before, followed.after))
+        hops = [
+            around.starts[followed.product_index],
+            Hop(did, False, PEOPLE_NODE, followed.product_index, weight),
+            Hop(did_then, True, PEOPLE_NODE, candidate, weight),
         ]
+        return _made(hops, followed.people)
 
-    def _small_graph(self, around: Surroundings, candidate: int) -> "nx.DiGraph[int]":
-        """Return the ways that meet between history and candidate, directed from the user to the candidate."""
-        near, far = around.reached, self._reach(np.array([candidate], np.int32), np.zeros(1, np.float32))
-        _, here, there = np.intersect1d(near.node, far.node, assume_unique=True, return_indices=True)
-        best = np.argsort(near.cost[here] + far.cost[there], kind="stable")[:_MEETING_NODES]
-        graph: nx.DiGraph[int] = nx.DiGraph()
-        for meeting in here[best].tolist():
-            place, node = meeting, int(near.node[meeting])
-            while (row := int(near.by[place])) >= 0:
-                hop = self._hop(row)
-                node = int(self._steps.steps.source[row])
-                graph.add_edge(node, int(self._steps.steps.target[row]), hop=hop, cost=-math.log(hop.weight))
-                place = int(np.searchsorted(near.node, node))
-            hop = around.starts[node]
-            graph.add_edge(USER_NODE, node, hop=hop, cost=-math.log(hop.weight))
-        for meeting in there[best].tolist():
-            place = meeting
-            while (row := int(far.by[place])) >= 0:
-                # This side walked away from the candidate; the path passes the same fact the other way.
-                hop = self._hop(row)
-                hop = replace(hop, forward=not hop.forward)
-                node = int(self._steps.steps.source[row])
-                graph.add_edge(int(self._steps.steps.target[row]), node, hop=hop, cost=-math.log(hop.weight))
-                place = int(np.searchsorted(far.node, node))
-        return graph
-
-    def _reach(self, nodes: npt.NDArray[np.int32], cost: npt.NDArray[np.float32]) -> _Reached:
-        """Walk one step from `nodes`, which were reached at `cost`, and then up; fewer steps win over cheaper ones."""
-        steps = self._steps.steps
-        known, costs, by = nodes, cost, np.full(len(nodes), -1, np.int64)
-        frontier, frontier_cost = nodes, cost
-        for level in range(1 + _LEVELS):
-            row, origin = (self._up if level else self._steps).rows(frontier, _NEIGHBOURS)
-            if not len(row):
-                break
-            target, total = steps.target[row], frontier_cost[origin] + steps.cost[row]
-            order = np.argsort(total, kind="stable")
-            _, first = np.unique(target[order], return_index=True)
-            best = order[first]
-            best = best[~np.isin(target[best], known)]
-            known = np.concatenate([known, target[best]])
-            costs = np.concatenate([costs, total[best]])
-            by = np.concatenate([by, row[best]])
-            linking = best[target[best] >= self._product_count]
-            frontier, frontier_cost = target[linking], total[linking]
-        order = np.argsort(known)
-        return _Reached(known[order], costs[order], by[order])
-
-    def _hop(self, row: int) -> Hop:
+    def _hop(self, row: int, *, turned: bool = False) -> Hop:
+        """Return a step as a hop; turned, the path passes the same fact the other way."""
         steps = self._steps.steps
         ends = int(steps.source[row]), int(steps.target[row])
         forward = bool(steps.forward[row])
         head, tail = ends if forward else ends[::-1]
-        return Hop(self._steps.relations[steps.relation[row]], forward, head, tail, float(np.exp(-steps.cost[row])))
+        weight = math.exp(-float(steps.cost[row]))
+        return Hop(self._steps.relations[steps.relation[row]], forward is not turned, head, tail, weight)
 
 
-_Path = tuple[tuple[int, ...], tuple[Hop, ...]]
+def _made(hops: list[Hop], people: int = 0) -> Path:
+    nodes = [USER_NODE, *(hop.tail_node if hop.forward else hop.head_node for hop in hops)]
+    return Path(tuple(nodes), tuple(hops), math.prod(hop.weight for hop in hops), people)
 
 
-def _different(graph: "nx.DiGraph[int]", candidate: int, k: int) -> list[_Path]:
-    """Return the k shortest paths, those of a kind not yet told first: three shared attributes are one kind."""
-    told: set[tuple[str, ...]] = set()
-    first: list[_Path] = []
-    again: list[_Path] = []
-    try:
-        for nodes in islice(nx.shortest_simple_paths(graph, USER_NODE, candidate, weight="cost"), _LOOK_AT * k):
-            path = tuple(nodes), tuple(graph.edges[edge]["hop"] for edge in pairwise(nodes))
-            kind = tuple(hop.relation for hop in path[1])
-            (again if kind in told else first).append(path)
-            told.add(kind)
-            if len(first) == k:
-                break
-    except nx.NetworkXNoPath:
-        return []
-    return sorted((first + again)[:k], key=lambda path: -math.prod(hop.weight for hop in path[1]))
+def _chosen(of_starts: Sequence[Sequence[Path]], k: int) -> list[list[Path]]:
+    """Return what up to k sentences tell: each of one start, one or two paths of different kinds, stronger first.
+
+    No topic is told twice; a kind of path that no sentence has told yet goes before one that has been told; the same
+    start has a second sentence only when there are no other starts.
+    """
+    topics: set[tuple[object, ...]] = set()
+    kinds: set[tuple[str, ...]] = set()
+    chosen: list[list[Path]] = []
+    for _ in range(2):
+        for paths in of_starts:
+            if len(chosen) == k:
+                return chosen
+            left = [path for path in paths if path.topic not in topics]
+            if not left:
+                continue
+            left.sort(key=lambda path: (path.between, path.kind in kinds))
+            first, *others = left
+            told = [first]
+            if first.kind and not first.between:  # the others are sentences of their own
+                told += [path for path in others if not path.between and path.kind != first.kind][: _TOGETHER - 1]
+            told.sort(key=lambda path: -path.weight)
+            topics.update(path.topic for path in told)
+            kinds.update(path.kind for path in told)
+            chosen.append(told)
+    return chosen

@@ -1,27 +1,30 @@
-"""A reason: a path of the graph from a user to a product, and how to say it in plain words."""
+"""A reason: paths of the graph from a user over one product of the history to another product."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 USER_NODE = -1
 """The node index of the user that the reasons are for."""
 
+PEOPLE_NODE = -2
+"""The node index of somebody who had both products. Paths of several people are told as one, and nobody is named."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the graph as people and the contract name it; the user's `id` is empty: the caller knows it."""
+    """A node of the graph as people and the contract name it; a user's `id` is empty: the caller knows its own, and
+    nobody is told of others."""
 
     kind: str
     id: str
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """A relationship `(head)-[relation]->(tail)` of the graph, as part of a path.
 
-    `head_node` and `tail_node` are node indices of the snapshot, `USER_NODE` for the user; `forward` says whether the
-    path goes from head to tail; `weight` is in (0, 1].
+    `head_node` and `tail_node` are node indices of the snapshot, `USER_NODE` or `PEOPLE_NODE`; `forward` says whether
+    the path goes from head to tail; `weight` is in (0, 1].
     """
 
     relation: str
@@ -31,69 +34,63 @@ class Hop:
     weight: float
 
 
-@dataclass(frozen=True)
-class Reason:
-    """A path from the user to a product: `nodes` has one more than `hops`; `weight` is the product of the hops'."""
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A path from the user to a product.
+
+    Args:
+        nodes: one more than `hops`; none twice.
+        hops: the first is the user's own.
+        weight: the product of the hops'.
+        people: how many others had both products in this order, where the path leads over them; else 0.
+        between: how many other products it leads over.
+    """
 
     nodes: tuple[int, ...]
     hops: tuple[Hop, ...]
     weight: float
-    text: str
+    people: int = 0
+    between: int = 0
+
+    @property
+    def start(self) -> int:
+        """The product of the history that the path begins with."""
+        return self.nodes[1]
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What the path is made of, whatever the nodes: two shared attributes are of one kind."""
+        return () if len(self.hops) == 1 else (self.hops[1].relation, self.hops[-1].relation)
+
+    @property
+    def top(self) -> int:
+        """The highest node between the product of the history and the result; `start` where there is none."""
+        middle = zip(self.nodes[2:-1], self.hops[2:], strict=True)
+        return next((node for node, after in middle if not after.forward), self.nodes[-2])
+
+    @property
+    def topic(self) -> tuple[object, ...]:
+        """What the path says: a brand that two products of the history share with the result is one topic."""
+        return (*self.kind, self.start if self.top == PEOPLE_NODE else self.top)
 
 
-_DID = {
-    "VIEWED": "looked at",
-    "CLICKED": "clicked on",
-    "ADDED_TO_CART": "put into the cart",
-    "WISHLISTED": "wished for",
-    "PURCHASED": "bought",
-    "RATED": "rated",
-    "REVIEWED": "reviewed",
-}
-_LINKED = {
-    "ALSO_BOUGHT": "people who bought it also bought",
-    "ALSO_VIEWED": "people who looked at it also looked at",
-    "BOUGHT_TOGETHER": "it is often bought together with",
-}
-_SHARED = {
-    "HAS_BRAND": "it is of the same brand",
-    "IN_CATEGORY": "it is in the same category",
-}
-
-
-def describe(hops: Sequence[Hop], nodes: Sequence[Node], times: int) -> str:
-    """Return a path in one English sentence.
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a product suits a user, as one sentence tells it.
 
     Args:
-        hops: the path, the first being the user's.
-        nodes: one more than hops.
-        times: how often the candidate is in the user's history.
+        path: the strongest path from one product of the history.
+        also: another path from the same product that the sentence tells of, too; or nothing.
+        strength: from 0 to 1, for ordering; see `kg.paths.Reasoner.reasons`.
+        text: the sentence.
     """
-    did = _DID[hops[0].relation]
-    if len(hops) == 1:
-        return f"You {did} it before" + (f", {times} times" if times > 1 else "")
-    beginning = f"You {did} {nodes[1].name}"
-    middle = nodes[2:-1]
-    if not middle:
-        return f"{beginning}; {_linked(hops[1])} this"
-    if len(middle) == 1 and middle[0].kind == "product":
-        return f"{beginning}; {_linked(hops[1])} {middle[0].name}, and {_linked(hops[2])} this"
-    if len(middle) == 1:
-        return f"{beginning}; {_shared(hops[1], middle[0])}"
-    top = next((node for node, after in zip(middle, hops[2:], strict=True) if not after.forward), middle[-1])
-    return f"{beginning}; both are within {top.name}"
 
+    path: Path
+    also: tuple[Path, ...]
+    strength: float
+    text: str
 
-def _linked(hop: Hop) -> str:
-    return _LINKED.get(hop.relation, f"it is linked ({_words(hop.relation)}) with")
-
-
-def _shared(hop: Hop, node: Node) -> str:
-    if hop.relation == "HAS_ATTRIBUTE" and "=" in node.id:
-        key, _, value = node.id.partition("=")
-        return f"it has the same {key.replace('_', ' ')} ({value})"
-    return f"{_SHARED.get(hop.relation, f'it shares its {_words(hop.relation)}')} ({node.name})"
-
-
-def _words(relation: str) -> str:
-    return relation.lower().replace("_", " ")
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every path that the sentence tells of."""
+        return (self.path, *self.also)

@@ -6,10 +6,11 @@
 | `rank` | int32 | 1 is the best |
 | `score` | float32 | the model's score |
 | `model_version` | string | |
-| `reasons` | list of struct | on request: `text`, `strength`, `nodes`, `edges` |
+| `reasons` | list of struct | on request: `text`, `strength`, `nodes`, `edges`, `also` |
 
 A reason is a path from the user to the product: `edges[i]` (`relation`, `forward`, `weight`) joins `nodes[i]` and
-`nodes[i + 1]` (`kind`, `id`, `name`).
+`nodes[i + 1]` (`kind`, `id`, `name`). `also` has another path that the text tells of, too. The strength is the path's
+weight: weighing by leaving out, as the server does, would take many times as long as the scores.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import pyarrow as pa
 import torch
 
 from kg.paths import Reasoner
-from kg.reason import USER_NODE, Reason
+from kg.reason import USER_NODE, Path, Reason
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING
 from model.exhaustive import ExhaustiveSearch, Pairs
@@ -33,7 +34,13 @@ from model.scoring import ScoringModel
 _NODE = pa.struct([("kind", pa.string()), ("id", pa.string()), ("name", pa.string())])
 _EDGE = pa.struct([("relation", pa.string()), ("forward", pa.bool_()), ("weight", pa.float32())])
 _REASON = pa.struct(
-    [("text", pa.string()), ("strength", pa.float32()), ("nodes", pa.list_(_NODE)), ("edges", pa.list_(_EDGE))]
+    [
+        ("text", pa.string()),
+        ("strength", pa.float32()),
+        ("nodes", pa.list_(_NODE)),
+        ("edges", pa.list_(_EDGE)),
+        ("also", pa.list_(pa.struct([("nodes", pa.list_(_NODE)), ("edges", pa.list_(_EDGE))]))),
+    ]
 )
 SCHEMA = pa.schema(
     [
@@ -106,16 +113,21 @@ class Scorer:
             pa.array([self.model_version], pa.string()).take(pa.array(np.zeros(len(row), np.int64))),
         ]
         if self.reasoner is not None:
-            columns.append(self._reasons(self.reasoner, user_ids, histories, products))
+            columns.append(self._reasons(self.reasoner, users, user_ids, histories, products))
         return pa.table(columns, schema=self.schema)
 
     def _reasons(
-        self, reasoner: Reasoner, user_ids: Sequence[str], histories: Histories, products: npt.NDArray[np.int64]
+        self,
+        reasoner: Reasoner,
+        users: range | Sequence[str],
+        user_ids: Sequence[str],
+        histories: Histories,
+        products: npt.NDArray[np.int64],
     ) -> pa.Array:
         found = []
-        for row, user_id in enumerate(user_ids):
-            rows = histories.rows(row)
-            around = reasoner.surroundings(histories.product_index[rows], histories.type[rows])
+        for row, (user, user_id) in enumerate(zip(users, user_ids, strict=True)):
+            rows, user_index = histories.rows(row), user if isinstance(user, int) else self.snapshot.users.index(user)
+            around = reasoner.surroundings(histories.product_index[rows], histories.type[rows], user_index)
             for product in products[row][products[row] != PADDING].tolist():
                 reasons = reasoner.reasons(around, product, self.reason_count)
                 found.append([_as_struct(reasoner, reason, user_id) for reason in reasons])
@@ -136,13 +148,16 @@ def _known_of(snapshot: Snapshot, users: range | Sequence[str]) -> tuple[Sequenc
 
 
 def _as_struct(reasoner: Reasoner, reason: Reason, user_id: str) -> dict[str, Any]:
-    nodes = [(index, reasoner.node(index)) for index in reason.nodes]
+    path, *also = (_path_struct(reasoner, each, user_id) for each in reason.paths)
+    return {"text": reason.text, "strength": reason.strength, **path, "also": also}
+
+
+def _path_struct(reasoner: Reasoner, path: Path, user_id: str) -> dict[str, Any]:
+    nodes = [(index, reasoner.node(index)) for index in path.nodes]
     return {
-        "text": reason.text,
-        "strength": reason.weight,
         "nodes": [
             {"kind": node.kind, "id": user_id if index == USER_NODE else node.id, "name": node.name}
             for index, node in nodes
         ],
-        "edges": [{"relation": hop.relation, "forward": hop.forward, "weight": hop.weight} for hop in reason.hops],
+        "edges": [{"relation": hop.relation, "forward": hop.forward, "weight": hop.weight} for hop in path.hops],
     }

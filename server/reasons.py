@@ -1,58 +1,105 @@
-"""Reasons for results: paths from the history over the graph, found in the snapshot's arrays."""
+"""Reasons for results: paths from the history over the graph, found in the snapshot's arrays, weighed by the model."""
 
 from collections.abc import Sequence, Set
 
+import numpy as np
+
 from kg.paths import Reasoner
-from kg.reason import USER_NODE, Hop
-from kg.reason import Reason as Path
+from kg.reason import USER_NODE, Hop, Path
+from kg.reason import Reason as Found
 from kg.snapshot import Histories
+from kg.wording import Wording
 from kgrank.v1 import common_pb2
+from model.counterfactual import score_drops, strengths
+from server.engine import Engine
 
 _FORWARD = common_pb2.Edge.DIRECTION_FORWARD
 _BACKWARD = common_pb2.Edge.DIRECTION_BACKWARD
 
+_WEIGHED_EACH = 6
+_WEIGHED = 24
+"""Products of the history that are taken out by turns: of each result, and of all together."""
+
 
 def reasons_for(
-    reasoner: Reasoner,
+    engine: Engine,
     history: Histories,
     products: Sequence[int],
     *,
-    user_id: str | None,
+    user_id: str,
     k: int,
+    wording: Wording,
     not_stored: Set[int] = frozenset(),
 ) -> list[list[common_pb2.Reason]]:
-    """Return up to k reasons for each product, strongest first.
+    """Return up to k reasons for each product, strongest first: the strength is what the score loses without it.
 
     Args:
-        reasoner: of the snapshot in service.
+        engine: which ranked them.
         history: one history.
         products: product indices.
-        user_id: names the user at the start of each path; None leaves the user and the first hop out.
+        user_id: whose it is.
         k: at most so many for each.
+        wording: the language.
         not_stored: products of the history that only the request tells of: the graph has no hop from the user to them,
             so their paths begin at the product.
     """
-    around = reasoner.surroundings(history.product_index, history.type)
+    reasoner = engine.reasoner
+    around = reasoner.surroundings(history.product_index, history.type, engine.snapshot.users.index(user_id))
+    paths = [reasoner.paths(around, product) for product in products]
+    of_each = [list(dict.fromkeys(path.start for path in found))[:_WEIGHED_EACH] for found in paths]
+    starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]
+    drops = score_drops(engine.artifact.scorer, history, engine._now_ms(), starts, np.array(products, np.int64))
+    strong = strengths(drops)
+    place = {start: row for row, start in enumerate(starts)}
+    made = []
+    for column, (product, found) in enumerate(zip(products, paths, strict=True)):
+        known = [path for path in found if path.start in place]
+        strength = {path.start: float(strong[place[path.start], column]) for path in known}
+        reasons = reasoner.reasons(around, product, k, paths=known, strength=strength, wording=wording)
+        made.append([_message(reasoner, reason, user_id, not_stored) for reason in reasons])
+    return made
+
+
+def reasons_alike(
+    reasoner: Reasoner, viewed: Histories, products: Sequence[int], *, k: int, wording: Wording
+) -> list[list[common_pb2.Reason]]:
+    """Return up to k reasons why products are like one, strongest path first.
+
+    Args:
+        reasoner: of the snapshot in service.
+        viewed: a history of the one product.
+        products: product indices.
+        k: at most so many for each.
+        wording: the language.
+    """
+    around = reasoner.surroundings(viewed.product_index, viewed.type)
     return [
-        [_message(reasoner, path, user_id, not_stored) for path in reasoner.reasons(around, product, k)]
+        [
+            _message(reasoner, reason, None, frozenset())
+            for reason in reasoner.reasons(around, product, k, wording=wording, addressed=False)
+        ]
         for product in products
     ]
 
 
-def _message(reasoner: Reasoner, path: Path, user_id: str | None, not_stored: Set[int]) -> common_pb2.Reason:
-    skipped = 1 if path.nodes[0] == USER_NODE and (user_id is None or path.nodes[1] in not_stored) else 0
-    return common_pb2.Reason(
-        nodes=[_node(reasoner, index, user_id or "") for index in path.nodes[skipped:]],
-        edges=[_edge(hop) for hop in path.hops[skipped:]],
-        strength=path.weight,
-        text=path.text,
-    )
+def _message(reasoner: Reasoner, reason: Found, user_id: str | None, not_stored: Set[int]) -> common_pb2.Reason:
+    skipped = 1 if user_id is None or reason.path.start in not_stored else 0
+    message = common_pb2.Reason(strength=reason.strength, text=reason.text)
+    _fill(message, reasoner, reason.path, user_id or "", skipped)
+    for path in reason.also:
+        _fill(message.also.add(), reasoner, path, user_id or "", skipped)
+    return message
 
 
-def _node(reasoner: Reasoner, index: int, user_id: str) -> common_pb2.Node:
-    node = reasoner.node(index)
-    return common_pb2.Node(kind=node.kind, id=user_id if index == USER_NODE else node.id, name=node.name)
+def _fill(
+    message: common_pb2.Reason | common_pb2.Path, reasoner: Reasoner, path: Path, user: str, skipped: int
+) -> None:
+    for index in path.nodes[skipped:]:
+        node = reasoner.node(index)
+        message.nodes.add(kind=node.kind, id=user if index == USER_NODE else node.id, name=node.name)
+    for hop in path.hops[skipped:]:
+        message.edges.add(relation=hop.relation, direction=_direction(hop), weight=hop.weight)
 
 
-def _edge(hop: Hop) -> common_pb2.Edge:
-    return common_pb2.Edge(relation=hop.relation, direction=_FORWARD if hop.forward else _BACKWARD, weight=hop.weight)
+def _direction(hop: Hop) -> "common_pb2.Edge.Direction":
+    return _FORWARD if hop.forward else _BACKWARD

@@ -7,6 +7,7 @@ import numpy as np
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
+from kg.wording import ENGLISH
 from kgrank.v1.common_pb2 import Reason
 from kgrank.v1.ranking_service_pb2 import (
     ExplainRequest,
@@ -29,7 +30,7 @@ from server.contract import (
 from server.engine import Engine
 from server.errors import UnknownProductError
 from server.question import Question, Ranking
-from server.reasons import reasons_for
+from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, attribution_token, fill
 from server.rpc import Context
 from server.serving import Serving
@@ -85,7 +86,7 @@ class RankingService:
                 found = ranking.product_index.tolist()
                 viewed = _viewed(product_index)
                 reasons = await self._serving.reason(
-                    lambda: reasons_for(engine.reasoner, viewed, found, user_id=None, k=DEFAULT_REASONS)
+                    lambda: reasons_alike(engine.reasoner, viewed, found, k=DEFAULT_REASONS, wording=ENGLISH)
                 )
             response = SimilarProductsResponse(
                 model_version=engine.model_version,
@@ -116,7 +117,9 @@ class RankingService:
         products = ranking.product_index.tolist()
         told = engine.only_told(question)
         return await self._serving.reason(
-            lambda: reasons_for(engine.reasoner, history, products, user_id=question.user_id, k=most, not_stored=told)
+            lambda: reasons_for(
+                engine, history, products, user_id=question.user_id, k=most, wording=ENGLISH, not_stored=told
+            )
         )
 
 

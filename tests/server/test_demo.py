@@ -26,11 +26,11 @@ def run_demo(home: Path) -> "subprocess.CompletedProcess[str]":
 def test_the_demo_shows_everything_and_keeps_it(tmp_path: Path) -> None:
     first = run_demo(tmp_path / "home")
     assert "frequency" in first.stdout  # a baseline beside the model
-    assert "You bought it before" in first.stdout
+    assert "You bought this before" in first.stdout
     assert "the next answer has changed" in first.stdout
     again = run_demo(tmp_path / "home")
     assert again.stderr.count("(kept from the last time)") == 5
-    assert "You bought it before" in again.stdout
+    assert "You bought this before" in again.stdout
 
 
 def test_a_demo_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import pytest
 
 from kg.snapshot import Snapshot
+from kg.store import Graph
 from kgrank.client import Client
 from kgrank.errors import NotFoundError
 from kgrank.v1 import common_pb2
-from tests.server.shop import Shop
+from tests.server.shop import Shop, tables
 
 
 def test_explanation_agrees_with_the_ranking(client: Client, shop: Shop) -> None:
@@ -25,14 +26,18 @@ def test_every_hop_of_every_reason_exists(client: Client, shop: Shop) -> None:
                 assert reason.text
                 assert reason.nodes[0].id == f"user-{user:02}"
                 assert reason.nodes[-1].id == result.product_id
-                assert len(reason.nodes) == len(reason.edges) + 1
-                for place, edge in enumerate(reason.edges):
-                    assert exists(shop.snapshot, reason.nodes[place], edge, reason.nodes[place + 1])
+                for path in (reason, *reason.also):
+                    assert len(path.nodes) == len(path.edges) + 1
+                    assert path.nodes[1] == reason.nodes[1]
+                    for place, edge in enumerate(path.edges):
+                        assert exists(shop.snapshot, path.nodes[place], edge, path.nodes[place + 1])
     assert found > 50
 
 
 def exists(snapshot: Snapshot, before: common_pb2.Node, edge: common_pb2.Edge, after: common_pb2.Node) -> bool:
     head, tail = (before, after) if edge.direction == common_pb2.Edge.DIRECTION_FORWARD else (after, before)
+    if head.kind == "user" and not head.id:  # people who are not named
+        return snapshot.products.index(tail.id) in snapshot.histories.product_index
     if head.kind == "user":
         row = snapshot.histories.rows(snapshot.users.index(head.id))
         return tail.id in snapshot.products.ids(snapshot.histories.product_index[row])
@@ -60,6 +65,53 @@ def test_similar_products_have_reasons_from_the_product(client: Client) -> None:
     ]
     assert reasons
     assert {reason.nodes[0].id for reason in reasons} == {"product-11"}
+    assert not any(reason.text.startswith("You") for reason in reasons)
+
+
+def test_reasons_differ_and_the_strongest_is_what_the_score_needs_most(client: Client, shop: Shop) -> None:
+    several = 0
+    for result in client.recommend("user-04", k=10, reasons=True).results:
+        starts = [reason.nodes[1].id for reason in result.reasons]
+        strengths = [reason.strength for reason in result.reasons]
+        assert len(result.reasons) <= 3
+        assert len({reason.text for reason in result.reasons}) == len(result.reasons)
+        assert strengths == sorted(strengths, reverse=True)
+        assert all(0 <= strength < 1 for strength in strengths)
+        explained = client.explain("user-04", result.product_id).result.reasons
+        assert [reason.nodes[1].id for reason in explained][:1] == starts[:1]
+        several += len(starts) > 1
+    assert several
+
+
+@pytest.mark.neo4j
+def test_every_hop_is_in_the_graph(client: Client, graph: Graph) -> None:
+    graph.load(tables())
+    checked = 0
+    for user in ("user-01", "user-14", "user-33"):
+        for result in client.recommend(user, k=10, reasons=True).results:
+            for path in (path for reason in result.reasons for path in (reason, *reason.also)):
+                assert_in_graph(graph, path)
+                checked += 1
+    assert checked > 30
+
+
+def assert_in_graph(graph: Graph, path: common_pb2.Reason | common_pb2.Path) -> None:
+    """One query for the whole path, so that the people that a node stands for are the same ones on both sides."""
+    keys = {"brand": "name", "category": "path"}
+    nodes, wanted = [], {}
+    for place, node in enumerate(path.nodes):
+        label = node.kind.title()
+        name = f"n{place}"
+        if node.id:
+            wanted[name] = node.id
+            nodes.append(f"({name}:{label} {{{keys.get(node.kind, 'id')}: ${name}}})")
+        else:
+            nodes.append(f"({name}:{label})")
+    pattern = nodes[0]
+    for edge, node in zip(path.edges, nodes[1:], strict=True):
+        forward = edge.direction == common_pb2.Edge.DIRECTION_FORWARD
+        pattern += (f"-[:{edge.relation}]->" if forward else f"<-[:{edge.relation}]-") + node
+    assert graph.read(f"MATCH {pattern} RETURN count(*) > 0", **wanted) == [[True]], pattern
 
 
 def test_an_unknown_product_is_not_found(client: Client) -> None:

@@ -404,7 +404,7 @@ global___Mix = Mix
 @typing.final
 class Reason(google.protobuf.message.Message):
     """A path in the graph that ends at the result. `edges[i]` joins `nodes[i]` and `nodes[i + 1]`, and every edge exists, in
-    the graph or as an interaction told in the request's context.
+    the graph or as an interaction told in the request's context. The reasons of a result are about different things.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -413,8 +413,11 @@ class Reason(google.protobuf.message.Message):
     EDGES_FIELD_NUMBER: builtins.int
     STRENGTH_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    ALSO_FIELD_NUMBER: builtins.int
     strength: builtins.float
-    """Strength of the path, from 0 to 1, for ordering."""
+    """From 0 to 1, for ordering: the share by which the result's odds fall without the product of the history that the
+    path leads over. SimilarProducts: the weight of the path.
+    """
     text: builtins.str
     """The path in plain words."""
     @property
@@ -425,6 +428,10 @@ class Reason(google.protobuf.message.Message):
     def edges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Edge]:
         """What joins the nodes."""
 
+    @property
+    def also(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Path]:
+        """Another path from the same product of the history, which the text tells of, too."""
+
     def __init__(
         self,
         *,
@@ -432,10 +439,37 @@ class Reason(google.protobuf.message.Message):
         edges: collections.abc.Iterable[global___Edge] | None = ...,
         strength: builtins.float = ...,
         text: builtins.str = ...,
+        also: collections.abc.Iterable[global___Path] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["edges", b"edges", "nodes", b"nodes", "strength", b"strength", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["also", b"also", "edges", b"edges", "nodes", b"nodes", "strength", b"strength", "text", b"text"]) -> None: ...
 
 global___Reason = Reason
+
+@typing.final
+class Path(google.protobuf.message.Message):
+    """A path in the graph, as part of a reason."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: builtins.int
+    EDGES_FIELD_NUMBER: builtins.int
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Node]:
+        """One more than edges."""
+
+    @property
+    def edges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Edge]:
+        """What joins the nodes."""
+
+    def __init__(
+        self,
+        *,
+        nodes: collections.abc.Iterable[global___Node] | None = ...,
+        edges: collections.abc.Iterable[global___Edge] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["edges", b"edges", "nodes", b"nodes"]) -> None: ...
+
+global___Path = Path
 
 @typing.final
 class Node(google.protobuf.message.Message):
@@ -449,7 +483,7 @@ class Node(google.protobuf.message.Message):
     kind: builtins.str
     """`user`, `product`, `brand`, `category`, `attribute`, or a kind of entity that the data set declares."""
     id: builtins.str
-    """Its id."""
+    """Its id; empty for people other than the user, several of whom one node stands for."""
     name: builtins.str
     """What a person calls it."""
     def __init__(
