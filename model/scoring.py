@@ -23,6 +23,10 @@ TEXT = "text"
 POPULARITY = "popularity"
 HISTORY = "history"
 NEIGHBOURS = "neighbours"
+QUERY = "query"
+RULE = "rule"
+DIVERSITY = "diversity"
+EXPLORATION = "exploration"
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]

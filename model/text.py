@@ -10,7 +10,9 @@ one file for each encoder and can be removed at any time.
 import hashlib
 import importlib.util
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ class TextEncoder:
         self.dtype = precision_of(config, self.device)
         self.tokenizer, model = load_encoder(config, self.dtype)
         self.model = model.to(self.device)
+        self._tokenizing = threading.Lock()  # a fast tokenizer keeps its truncation in itself: one thread at a time
 
     @property
     def width(self) -> int:
@@ -61,9 +64,10 @@ class TextEncoder:
         result = np.empty((len(texts), self.width), np.float32)
         if not texts:
             return result
-        tokens: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)[
-            "input_ids"
-        ]
+        with self._tokenizing:
+            tokens: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)[
+                "input_ids"
+            ]
         for rows in batches_of_equal_work([len(ids) for ids in tokens], self.config.batch_tokens):
             result[rows] = self._encode_tokens([tokens[row] for row in rows]).numpy()
             progress(len(rows))
@@ -111,6 +115,16 @@ def encode_cached(
         _write_cache(file, known_keys, known)
     # Also fresh features go through float16, so that a run with a full cache equals the run that filled it.
     return known[np.searchsorted(known_keys, keys)].astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def shared_encoder(config: TextConfig) -> TextEncoder:
+    """Return an encoder on the CPU that this process keeps: loading one takes seconds, and around a swap there are two.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    return TextEncoder(config)
 
 
 def load_encoder(config: TextConfig, dtype: torch.dtype) -> tuple[Any, Any]:

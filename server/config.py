@@ -43,6 +43,7 @@ class ServeSettings(BaseModel):
     max_candidates: int = Field(10_000, ge=1, le=100_000, description="largest number of candidates of a Rank request")
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
+    search: bool = Field(True, description="answer Search and queries in contexts; false saves the memory of both")
     max_waiting: int = Field(
         512,
         ge=1,

@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kg.tables import CODES, MAX_ID_BYTES, InteractionType
 from kgrank.v1 import common_pb2, event_service_pb2, ranking_service_pb2
+from server.contract_selection import filter_of, has_control, mix_of, names_of, query_of
 from server.errors import InvalidRequestError, Violation
 from server.question import ContextEvent, Question
 
@@ -47,6 +48,16 @@ class WrittenEvent:
     value: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a request tells of the moment: interactions, products looked at, and what is looked for."""
+
+    events: tuple[ContextEvent, ...] = ()
+    seeds: tuple[str, ...] = ()
+    query: str = ""
+    categories: tuple[str, ...] = ()
+
+
 class Checker:
     """Collects what is wrong with a request."""
 
@@ -69,7 +80,7 @@ class Checker:
                 self.refuse(field, "is empty")
         elif len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
             self.refuse(field, f"has {len(value.encode())} bytes; at most {MAX_ID_BYTES} are allowed")
-        elif not value.isprintable() and any(_is_control(character) for character in value):
+        elif has_control(value):
             self.refuse(field, "has control characters")
         return value
 
@@ -113,12 +124,14 @@ class Checker:
             self.refuse(field, f"is {value}; it must be finite")
         return value
 
-    def context(self, context: common_pb2.Context, now_ms: int) -> tuple[tuple[ContextEvent, ...], tuple[str, ...]]:
+    def context(self, context: common_pb2.Context, now_ms: int) -> Told:
         """Check what a request tells of the moment."""
         seeds = self.ids("context.seed_product_ids", context.seed_product_ids, MAX_CONTEXT)
+        query = query_of(self, "context.query", context.query) if context.query else ""
+        categories = names_of(self, "context.categories", context.categories)
         if len(context.events) > MAX_CONTEXT:
             self.refuse("context.events", f"has {len(context.events)}; at most {MAX_CONTEXT} are allowed")
-            return (), seeds
+            return Told(seeds=seeds)
         events = []
         for position, each in enumerate(context.events):
             field = f"context.events[{position}]"
@@ -130,12 +143,7 @@ class Checker:
                     value=self.value(f"{field}.value", each.value) if each.HasField("value") else math.nan,
                 )
             )
-        return tuple(events), seeds
-
-
-def _is_control(character: str) -> bool:
-    # C0, DEL and C1: what breaks lines and terminals. Other unprintables (spaces, joiners) are text.
-    return character < " " or "\x7f" <= character < "\xa0"
+        return Told(tuple(events), seeds, query, categories)
 
 
 def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Limits, now_ms: int) -> Question:
@@ -145,15 +153,19 @@ def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Li
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
-    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    told = check.context(request.context, now_ms)
     question = Question(
         user_id=check.id("user_id", request.user_id, optional=True),
         k=check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS,
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
         exclude=check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates),
         candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
-        events=events,
-        seeds=seeds,
+        events=told.events,
+        seeds=told.seeds,
+        query=told.query,
+        categories=told.categories,
+        filter=filter_of(check, request.filter),
+        mix=mix_of(check, request.mix),
     )
     check.finish()
     return question
@@ -166,7 +178,7 @@ def rank_question(request: ranking_service_pb2.RankRequest, limits: Limits, now_
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
-    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    told = check.context(request.context, now_ms)
     if not request.product_ids:
         check.refuse("product_ids", "is empty; give the candidates to rank")
     question = Question(
@@ -174,8 +186,10 @@ def rank_question(request: ranking_service_pb2.RankRequest, limits: Limits, now_
         k=check.count("k", request.k, limits.candidates) if request.HasField("k") else None,
         exclude_seen=False,
         candidates=check.ids("product_ids", request.product_ids, limits.candidates),
-        events=events,
-        seeds=seeds,
+        events=told.events,
+        seeds=told.seeds,
+        query=told.query,
+        categories=told.categories,
     )
     check.finish()
     return question
@@ -188,7 +202,7 @@ def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
-    events, seeds = check.context(request.context, now_ms) if request.HasField("context") else ((), ())
+    told = check.context(request.context, now_ms)
     reasons = (
         check.count("max_reasons", request.max_reasons, MAX_REASONS)
         if request.HasField("max_reasons")
@@ -199,27 +213,60 @@ def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -
         k=1,
         exclude_seen=False,
         candidates=(check.id("product_id", request.product_id),),
-        events=events,
-        seeds=seeds,
+        events=told.events,
+        seeds=told.seeds,
+        query=told.query,
+        categories=told.categories,
+        by_rules=False,
     )
     check.finish()
     return question, reasons
 
 
-def similar_question(
-    request: ranking_service_pb2.SimilarProductsRequest, limits: Limits
-) -> tuple[str, int, tuple[str, ...]]:
-    """Return the product, k and exclusions of a SimilarProducts request.
+def search_question(request: ranking_service_pb2.SearchRequest, limits: Limits, now_ms: int) -> Question:
+    """Return what a Search request asks. The query of its context is passed over: it has one of its own.
+
+    Raises:
+        InvalidRequestError: names every field that can't be accepted.
+    """
+    check = Checker()
+    told = check.context(request.context, now_ms)
+    question = Question(
+        user_id=check.id("user_id", request.user_id, optional=True),
+        k=check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS,
+        exclude_seen=False,
+        exclude=check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates),
+        candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
+        events=told.events,
+        seeds=told.seeds,
+        query=query_of(check, "query", request.query),
+        categories=told.categories,
+        filter=filter_of(check, request.filter),
+        mix=mix_of(check, request.mix),
+        only_found=True,
+    )
+    check.finish()
+    return question
+
+
+def similar_question(request: ranking_service_pb2.SimilarProductsRequest, limits: Limits) -> tuple[str, Question]:
+    """Return the product of a SimilarProducts request, and what it asks of those like it.
 
     Raises:
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
     product_id = check.id("product_id", request.product_id)
-    k = check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS
-    exclude = check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates)
+    question = Question(
+        user_id="",
+        k=check.count("k", request.k, limits.results) if request.HasField("k") else DEFAULT_RESULTS,
+        exclude=check.ids("exclude_product_ids", request.exclude_product_ids, limits.candidates),
+        candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
+        filter=filter_of(check, request.filter),
+        mix=mix_of(check, request.mix),
+    )
     check.finish()
-    return product_id, k, exclude
+    return product_id, question
 
 
 def written_events(events: Iterable[event_service_pb2.Event], prefix: str, now_ms: int) -> list[WrittenEvent]:

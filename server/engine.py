@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +10,19 @@ import structlog
 import torch
 
 from kg.paths import Reasoner
+from kg.people import People
 from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
-from model.retrieval import ProductIndex, added
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, UserVectors, full_scores
+from model.retrieval import ProductIndex
+from model.scoring import GRAPH, TEXT, UserVectors, full_scores
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
-from server.question import Question, Ranking, UserState
+from server.question import Fit, Question, Ranking, UserState
+from server.rulebook import RuleBook
+from server.search.finder import Finder
+from server.selection import Selection, parts_of
 from server.users import UserEncoder, sampled_users
 
 _log = structlog.get_logger(__name__)
@@ -39,7 +43,10 @@ Float32s = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _Resolved:
-    """A question in product indices; `told` is its context as interactions, `candidates` None for the catalogue."""
+    """A question in product indices; `told` is its context as interactions, `candidates` None for the catalogue.
+
+    `selected` says that it wants more than the best of either (`server.selection`).
+    """
 
     question: Question
     told: list[Interaction]
@@ -47,6 +54,7 @@ class _Resolved:
     candidates: Int64s | None
     state: UserState
     missing: tuple[str, ...]
+    selected: bool
 
 
 class Engine:
@@ -58,6 +66,9 @@ class Engine:
         histories: the snapshot's histories and what was written since.
         index: the catalogue's search index.
         exclude_seen: what a question means that doesn't say whether seen products may be ranked.
+        finder: what queries are answered with; None: no product fits any.
+        rules: the shop's.
+        people: of the snapshot's histories, where they are known already.
     """
 
     def __init__(
@@ -67,6 +78,9 @@ class Engine:
         histories: LiveHistories,
         index: ProductIndex,
         exclude_seen: bool,
+        finder: Finder | None = None,
+        rules: RuleBook | None = None,
+        people: People | None = None,
     ) -> None:
         self.artifact = artifact
         self.snapshot = snapshot
@@ -74,7 +88,8 @@ class Engine:
         self.index = index
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
-        self.reasoner = Reasoner(snapshot, artifact.relation_weights)
+        self.reasoner = Reasoner(snapshot, artifact.relation_weights, people)
+        self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
         # By the clock, everything in years-old data has faded alike, which no training has seen.
         behind_ms = _clock_ms() - snapshot.as_of_ms
@@ -85,7 +100,16 @@ class Engine:
 
     @classmethod
     @torch.inference_mode()
-    def build(cls, artifact: Artifact, snapshot: Snapshot, histories: LiveHistories, *, exclude_seen: bool) -> "Engine":
+    def build(
+        cls,
+        artifact: Artifact,
+        snapshot: Snapshot,
+        histories: LiveHistories,
+        *,
+        exclude_seen: bool,
+        finder: Finder | None = None,
+        rules: RuleBook | None = None,
+    ) -> "Engine":
         """Build and warm an engine.
 
         Raises:
@@ -99,10 +123,37 @@ class Engine:
             )
         sample = sampled_users(artifact.scorer, snapshot, _SAMPLED_USERS)
         index = ProductIndex.build(artifact.scorer, sample)
-        engine = cls(artifact, snapshot, histories, index, exclude_seen)
+        engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules)
         for batch in _WARM_UP:
             engine.answer([Question(user_id="", k=10)] * batch)
         engine._users.warm(_latest_users(snapshot), engine._now_ms())
+        return engine
+
+    @torch.inference_mode()
+    def extended(self, artifact: Artifact, snapshot: Snapshot) -> "Engine":
+        """Return an engine over a changed catalogue, at the price of what has changed; it takes this one's place.
+
+        Args:
+            artifact: the same model over the products of `snapshot`.
+            snapshot: what changes have made of this engine's (`kg.extending`).
+        """
+        before, after = self.artifact.scorer.matrix, artifact.scorer.matrix
+        other = (before != after[: len(before)]).any(dim=1).nonzero()[:, 0].numpy()
+        other = np.concatenate([other, np.arange(len(before), len(after))])
+        index = self.index.with_products(after.numpy(), other) if len(other) else self.index
+        finder = None if self.selection.finder is None else Finder.build(artifact, snapshot, self.selection.finder)
+        engine = Engine(
+            artifact,
+            snapshot,
+            self.histories,
+            index,
+            self._exclude_seen,
+            finder,
+            self.selection.rules,
+            people=self.reasoner.people,
+        )
+        engine.selection.take_over(self.selection)
+        engine._users = self._users.with_scorer(artifact.scorer)
         return engine
 
     @torch.inference_mode()
@@ -111,31 +162,48 @@ class Engine:
         now_ms = self._now_ms()
         resolved = [self._resolve(question, now_ms) for question in questions]
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
-        whole = [row for row, each in enumerate(resolved) if each.candidates is None]
+        whole = [row for row, each in enumerate(resolved) if each.candidates is None and not each.selected]
         searched = iter(self._search([resolved[row] for row in whole], users, whole) if whole else ())
-        return [
-            next(searched) if each.candidates is None else self._rank(each, each.candidates, users.take([row]))
-            for row, each in enumerate(resolved)
-        ]
+        answers = []
+        for row, each in enumerate(resolved):
+            if each.selected:
+                answers.append(self._select(each, users.take([row])))
+            elif each.candidates is None:
+                answers.append(next(searched))
+            else:
+                answers.append(self._rank(each, each.candidates, users.take([row])))
+        return answers
+
+    def find(self, questions: Sequence[Question]) -> list[Fit]:
+        """Return what fits the queries of questions; may be called in any thread."""
+        return self.selection.find(questions)
 
     @torch.inference_mode()
     def place(self, question: Question, product_index: int) -> int:
         """Return a product's place among all products for a user, from 1, nothing left out."""
         now_ms = self._now_ms()
-        users = self._users.encode([(question.user_id, self._resolve(question, now_ms).told)], now_ms)
-        scores = full_scores(self.artifact.scorer, users)[0]
+        resolved = self._resolve(question, now_ms)
+        users = self._users.encode([(question.user_id, resolved.told)], now_ms)
+        scores = full_scores(self.artifact.scorer, users)[0].numpy()
+        scores += self.selection.lifted(resolved.question, users)
+        scores[self.snapshot.products.taken_out] = -np.inf
         return int((scores > scores[product_index]).sum()) + 1
 
     @torch.inference_mode()
-    def similar(self, product_index: int, k: int, excluded: Sequence[str]) -> Ranking:
-        """Return the products most like one, by the mean cosine of their graph and text vectors."""
-        leave_out, missing = self._indices(excluded)
-        query = self._like(product_index)
-        found = self.index.search(query, [np.append(leave_out, product_index)], k)
-        existing = np.isfinite(found.score[0])
-        index, score = found.product_index[0, existing], found.score[0, existing]
-        parts = self._parts(query, index[None])
-        return Ranking(index, score, {name: parts[name][0] for name in (GRAPH, TEXT)}, UserState.COLD, missing)
+    def similar(self, product_index: int, question: Question) -> Ranking:
+        """Return the products most like one, by the mean cosine of their graph and text vectors.
+
+        Args:
+            product_index: the one.
+            question: how many, which and how mixed; of no user.
+        """
+        leave_out, missing = self._indices(question.exclude)
+        candidates: Int64s | None = None
+        if question.candidates is not None:
+            candidates, unknown = self._indices(dict.fromkeys(question.candidates))
+            missing = (*unknown, *missing)
+        like, leave_out = self._like(product_index), np.append(leave_out, product_index)
+        return replace(self.selection.similar(question, like, candidates, leave_out), missing=missing)
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
@@ -165,6 +233,13 @@ class Engine:
             shares = {name: part[row, best] for name, part in parts.items()}
             yield Ranking(found.product_index[row, best], found.score[row, best], shares, each.state, each.missing)
 
+    def _select(self, resolved: _Resolved, user: UserVectors) -> Ranking:
+        """Answer a question that wants more than the best."""
+        question = resolved.question
+        ranking = self.selection.rank(question, user, resolved.candidates, resolved.leave_out)
+        corrected = "" if question.fit is None else question.fit.corrected
+        return replace(ranking, state=resolved.state, missing=resolved.missing, corrected=corrected)
+
     def _rank(self, resolved: _Resolved, candidates: Int64s, user: UserVectors) -> Ranking:
         """Rank given candidates, all of them exactly."""
         candidates = candidates[~np.isin(candidates, resolved.leave_out)]
@@ -176,12 +251,7 @@ class Engine:
 
     def _parts(self, users: UserVectors, product_index: Int64s) -> dict[str, Float32s]:
         """Return each component's share of the scores of `product_index [B, K]`, as name to `[B, K]`."""
-        products = self.index.matrix[product_index] * users.vectors.numpy()[:, None, :]
-        blocks = self.artifact.scorer.blocks.items()
-        parts: dict[str, Float32s] = {name: products[:, :, columns].sum(2) for name, columns in blocks}
-        whole, parts[HISTORY] = added(users, product_index, len(self.index))
-        parts[NEIGHBOURS] = whole - parts[HISTORY]
-        return parts
+        return parts_of(self.artifact.scorer, self.index, users, product_index)
 
     def _like(self, product_index: int) -> UserVectors:
         """Return the vector, as of a user, whose inner products are mean cosines with a product."""
@@ -195,6 +265,8 @@ class Engine:
         return UserVectors(vector[None], np.zeros(2, np.int64), np.empty(0, np.int32), nothing, nothing)
 
     def _resolve(self, question: Question, now_ms: int) -> _Resolved:
+        if question.query and question.fit is None:
+            question = replace(question, fit=self.find([question])[0])
         told, unknown_told = self._told(question, now_ms)
         leave_out, unknown_excluded = self._indices(question.exclude)
         candidates: Int64s | None = None
@@ -207,8 +279,11 @@ class Engine:
             leave_out = np.concatenate([leave_out, seen, np.array([each.product_index for each in told], np.int64)])
         elif question.seeds and candidates is None:
             leave_out = np.concatenate([leave_out, self._indices(question.seeds)[0]])
+        selected = self.selection.wanted_by(question)
+        if not selected:
+            leave_out = np.concatenate([leave_out, self.selection.left_out(question)])
         missing = tuple(dict.fromkeys((*unknown_candidates, *unknown_told, *unknown_excluded)))
-        return _Resolved(question, told, leave_out, candidates, self._state(question, told), missing)
+        return _Resolved(question, told, leave_out, candidates, self._state(question, told), missing, selected)
 
     def _told(self, question: Question, now_ms: int) -> tuple[list[Interaction], list[str]]:
         """Return a question's context as interactions with known products, and the unknown ones' ids."""
@@ -238,7 +313,8 @@ class Engine:
         length = self.histories.length(question.user_id)
         if length:
             return UserState.WARM if length >= FEW_EVENTS else UserState.FEW_EVENTS
-        return UserState.CONTEXT_ONLY if told else UserState.COLD
+        looked_for = question.categories or (question.query and not question.only_found)
+        return UserState.CONTEXT_ONLY if told or looked_for else UserState.COLD
 
 
 def _latest_users(snapshot: Snapshot) -> list[str]:

@@ -59,6 +59,10 @@ class NoModelBeforeError(KgrankError):
     """There is no model to roll back to."""
 
 
+class SearchOffError(KgrankError):
+    """The server was told not to answer searches."""
+
+
 class OverloadedError(KgrankError):
     """Too many requests are waiting; refused before any work."""
 
@@ -108,6 +112,7 @@ _TABLE: dict[type[Exception], _Status] = {
     UnknownModelError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
     NoModelBeforeError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "NO_MODEL_BEFORE"),
+    SearchOffError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "SEARCH_OFF"),
     OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
     JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),
     JournalError: _Status(grpc.StatusCode.UNAVAILABLE, "JOURNAL_FAILED", 5),

@@ -30,6 +30,69 @@ class ContextEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceRange:
+    """Prices from `min` to `max`, ends included; None: no end. Products without a price only if `allow_unpriced`."""
+
+    min: float | None = None
+    max: float | None = None
+    allow_unpriced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which products may be ranked; every part that is set must hold.
+
+    Args:
+        categories: paths from the root, joined by ` > `: in one of them or below it.
+        brands: of one of these.
+        price: in this range.
+        attributes: keys, each with the values of which a product must have one.
+        only_available: leave out what can't be had now.
+    """
+
+    categories: tuple[str, ...] = ()
+    brands: tuple[str, ...] = ()
+    price: PriceRange | None = None
+    attributes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    only_available: bool = False
+
+
+NO_FILTER = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How a list is put together out of well ranked products.
+
+    Args:
+        diversity: from 0, the best by score alone, to 1, as unlike each other as can be.
+        max_per_brand: most results of one brand; None: no limit.
+        max_per_category: most results of one deepest category; None: no limit.
+        exploration_share: share of the results for products that few users have had.
+    """
+
+    diversity: float = 0.0
+    max_per_brand: int | None = None
+    max_per_category: int | None = None
+    exploration_share: float = 0.0
+
+
+NO_MIX = Mix()
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits a query, and how well, from 0 to 1: `product_index [N]` ascending, `fit [N]`.
+
+    `corrected` is the query as it was understood where typing errors were mended, else empty.
+    """
+
+    product_index: Int64s
+    fit: Float32s
+    corrected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """Which products suit a user: of the whole catalogue, or of `candidates` where they are given.
 
@@ -41,6 +104,13 @@ class Question:
         candidates: the only product ids that may be ranked; None: the whole catalogue.
         events: context interactions, oldest first.
         seeds: context products, taken as viewed now; never results themselves unless they are candidates.
+        filter: what else holds for the products that may be ranked.
+        mix: how the list is put together.
+        query: what is looked for, in words; products that fit it are put forward.
+        categories: categories of the context, as paths; products below them are put forward.
+        only_found: nothing but what fits the query may be ranked: a search.
+        fit: what fits the query, once that is found.
+        by_rules: the shop's rules hold; an explanation of one product leaves its blocks and pins aside.
     """
 
     user_id: str
@@ -50,10 +120,17 @@ class Question:
     candidates: tuple[str, ...] | None = None
     events: tuple[ContextEvent, ...] = ()
     seeds: tuple[str, ...] = ()
+    filter: Filter = NO_FILTER
+    mix: Mix = NO_MIX
+    query: str = ""
+    categories: tuple[str, ...] = ()
+    only_found: bool = False
+    fit: Fit | None = None
+    by_rules: bool = True
 
     @property
     def has_context(self) -> bool:
-        """Whether the request tells more than the stored history does."""
+        """Whether the request tells of interactions that the stored history does not have."""
         return bool(self.events or self.seeds)
 
 
@@ -67,5 +144,6 @@ class Ranking:
     product_index: Int64s
     score: Float32s
     parts: dict[str, Float32s]
-    state: UserState
+    state: UserState = UserState.COLD
     missing: tuple[str, ...] = ()
+    corrected: str = ""

@@ -4,11 +4,24 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from kgrank.v1 import common_pb2
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT
+from model.scoring import (
+    DIVERSITY,
+    EXPLORATION,
+    GRAPH,
+    HISTORY,
+    NEIGHBOURS,
+    POPULARITY,
+    QUERY,
+    RULE,
+    TEXT,
+)
 from server.engine import Engine
 from server.question import Ranking, UserState
 
 USER_STATES = {state: common_pb2.UserState.Value(f"USER_STATE_{state.name}") for state in UserState}
+
+_FURTHER = (QUERY, RULE, DIVERSITY, EXPLORATION)
+"""Components of few answers: the contract calls them by the same names."""
 
 
 def fill(
@@ -35,6 +48,7 @@ def fill(
         ranking.parts[name].tolist() if name in ranking.parts else nothing
         for name in (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
     )
+    further = [(name, ranking.parts[name].tolist()) for name in _FURTHER if name in ranking.parts]
     rows = (
         engine.snapshot.catalogue.select(["title", "brand"]).take(ranking.product_index).to_pylist() if details else []
     )
@@ -48,6 +62,8 @@ def fill(
         components.history = history[place]
         components.popularity = popularity[place]
         components.neighbours = neighbours[place]
+        for name, part in further:
+            setattr(components, name, part[place])
         if reasons:
             result.reasons.extend(reasons[place])
         if details:

@@ -13,12 +13,14 @@ from typing import TypeVar
 import structlog
 
 from kg.errors import KgrankError
+from kg.extending import CatalogueChange
 from kg.snapshot import Snapshot
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.refresh import refresh
 from server.admission import Admission
 from server.batching import Batcher
+from server.catalogue import LiveCatalogue
 from server.config import ServeSettings
 from server.engine import Engine
 from server.errors import ModelRefusedError, NotServingError
@@ -27,7 +29,9 @@ from server.journal import Journal
 from server.lineup import Lineup
 from server.memory import extend, replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
-from server.question import Question, Ranking
+from server.question import Fit, Question, Ranking
+from server.rulebook import RuleBook
+from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
 from server.traffic import Traffic
 
@@ -69,7 +73,11 @@ class Serving:
         self._shadow: Shadow | None = None
         self._changing = asyncio.Lock()
         self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(self._answer, max_batch=settings.max_batch)
+        # Reading a query takes longer than scoring: in a thread of its own, so that no plain ranking waits for it.
+        self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
+        self.rules = RuleBook()
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
+        self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
         self.calls = Admission(settings.max_waiting)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
@@ -122,18 +130,23 @@ class Serving:
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
-        ranking = await self._batcher.submit((engine, question))
+        ranking = await self._batcher.submit((engine, await self._found(engine, question)))
         if self._shadow is not None:
             self._shadow.observe(engine, question, ranking)
         return ranking
 
-    async def similar(self, engine: Engine, product_index: int, k: int, excluded: Sequence[str]) -> Ranking:
+    async def similar(self, engine: Engine, product_index: int, question: Question) -> Ranking:
         """Return the products most like one."""
-        return await self._batcher.run(lambda: engine.similar(product_index, k, excluded))
+        return await self._batcher.run(lambda: engine.similar(product_index, question))
 
     async def placed(self, engine: Engine, question: Question, product_index: int) -> tuple[Ranking, int]:
         """Answer a question about one product, and return its place among all products for the user, from 1."""
-        return await self._batcher.run(lambda: (engine.answer([question])[0], engine.place(question, product_index)))
+        found = await self._found(engine, question)
+        return await self._batcher.run(lambda: (engine.answer([found])[0], engine.place(found, product_index)))
+
+    async def _found(self, engine: Engine, question: Question) -> Question:
+        """Return a question with what fits its query."""
+        return replace(question, fit=await self._finding.submit((engine, question))) if question.query else question
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
@@ -192,6 +205,31 @@ class Serving:
 
         return (await self.change_traffic(activated, journal)).active
 
+    async def catalogue_changed(self, change: CatalogueChange) -> None:
+        """Go on with engines over a changed catalogue.
+
+        Raises:
+            ModelError: a text encoder can't be loaded.
+        """
+        async with self._changing:
+            if self._lineup is not None and change.product_ids:
+                await self._swap_in(await asyncio.to_thread(self.catalogue.changed, self._lineup, change))
+
+    async def prepare_to_grow(self) -> None:
+        """Make ready what new products need, so that they are ranked in the graph as soon as they come.
+
+        Raises:
+            ModelError: a text encoder can't be loaded.
+        """
+        unprepared = [] if self._lineup is None else self.catalogue.unprepared(self._lineup)
+        for engine, snapshot in unprepared:
+            states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
+            async with self._changing:
+                before = self.lineup
+                lineup = await asyncio.to_thread(self.catalogue.adopt, before, engine.model_version, states)
+                if lineup is not before:
+                    await self._swap_in(lineup)
+
     async def replace_engines(self, make: Callable[[Engine], Engine]) -> None:
         """Replace every engine in service by what `make` returns for it, all at once.
 
@@ -206,6 +244,7 @@ class Serving:
         # An engine belongs to one thread: a shadow that comes into service must have left its own.
         so_far = await self._end_shadow(lineup)
         self._lineup = lineup
+        self.catalogue.keep(lineup)
         for histories, engine in lineup.histories():
             histories.joined(engine.snapshot.products)
         if lineup.shadow is not None:
@@ -242,6 +281,7 @@ class Serving:
     def close(self) -> None:
         """Finish what is being worked on."""
         self._batcher.close()
+        self._finding.close()
         self._reasons.shutdown(wait=True)
 
     def _load(self, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
@@ -250,13 +290,19 @@ class Serving:
         snapshot = self._snapshot(artifact, beside)
         if artifact.manifest.snapshot_hash != snapshot.content_hash:
             artifact = self._refreshed(artifact, snapshot)
+        else:
+            artifact = self.catalogue.fitted(artifact, snapshot)
         shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
         histories = shared or LiveHistories(snapshot, self._settings.history_limit)
         if shared is None:
             oldest_ms = oldest_as_of_ms(self._places.snapshots)
             replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
         exclude_seen = not artifact.manifest.split.get("repeats", False)
-        return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen)
+        finder = None
+        if self._settings.search:
+            before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
+            finder = Finder.build(artifact, snapshot, before)
+        return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen, finder=finder, rules=self.rules)
 
     def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
         """Return a model over another snapshot than it was trained on, products that joined since among its own."""
@@ -287,9 +333,18 @@ class Serving:
                 "Make one: kgrank snapshot",
             )
         try:
-            return Snapshot.open(folder)
+            return self.catalogue.opened(Snapshot.open(folder))
         except KgrankError as error:
             raise ModelRefusedError(error.problem, error.remedy) from error
+
+
+def _find(items: Sequence[tuple[Engine, Question]]) -> list[Fit]:
+    """Return what fits the queries of a batch; those to one engine are read together."""
+    fits: dict[int, Fit] = {}
+    for engine in {id(engine): engine for engine, _ in items}.values():
+        rows = [row for row, (asked, _) in enumerate(items) if asked is engine]
+        fits |= zip(rows, engine.find([items[row][1] for row in rows]), strict=True)
+    return [fits[row] for row in range(len(items))]
 
 
 def answer_batch(items: Sequence[tuple[Engine, Question]]) -> list[Ranking]:

@@ -124,6 +124,8 @@ class Client:
         exclude_product_ids: Iterable[str] = (),
         allowed_product_ids: Iterable[str] = (),
         context: common_pb2.Context | None = None,
+        filter: common_pb2.Filter | None = None,
+        mix: common_pb2.Mix | None = None,
         reasons: bool = False,
         details: bool = False,
     ) -> ranking_service_pb2.RecommendResponse:
@@ -135,6 +137,8 @@ class Client:
             exclude_product_ids=exclude_product_ids,
             allowed_product_ids=allowed_product_ids,
             context=context,
+            filter=filter,
+            mix=mix,
             include_reasons=reasons,
             include_details=details,
         )
@@ -167,6 +171,9 @@ class Client:
         *,
         k: int = 10,
         exclude_product_ids: Iterable[str] = (),
+        allowed_product_ids: Iterable[str] = (),
+        filter: common_pb2.Filter | None = None,
+        mix: common_pb2.Mix | None = None,
         reasons: bool = False,
         details: bool = False,
     ) -> ranking_service_pb2.SimilarProductsResponse:
@@ -175,10 +182,44 @@ class Client:
             product_id=product_id,
             k=k,
             exclude_product_ids=exclude_product_ids,
+            allowed_product_ids=allowed_product_ids,
+            filter=filter,
+            mix=mix,
             include_reasons=reasons,
             include_details=details,
         )
         return self._call(self._ranking.SimilarProducts, request)
+
+    def search(
+        self,
+        user_id: str,
+        query: str,
+        *,
+        k: int = 10,
+        exclude_product_ids: Iterable[str] = (),
+        allowed_product_ids: Iterable[str] = (),
+        context: common_pb2.Context | None = None,
+        filter: common_pb2.Filter | None = None,
+        mix: common_pb2.Mix | None = None,
+        reasons: bool = False,
+        details: bool = False,
+        untracked: bool = False,
+    ) -> ranking_service_pb2.SearchResponse:
+        """Find products by words and meaning, ranked for a user (empty: an anonymous visitor)."""
+        request = ranking_service_pb2.SearchRequest(
+            user_id=user_id,
+            query=query,
+            k=k,
+            exclude_product_ids=exclude_product_ids,
+            allowed_product_ids=allowed_product_ids,
+            context=context,
+            filter=filter,
+            mix=mix,
+            include_reasons=reasons,
+            include_details=details,
+            untracked=untracked,
+        )
+        return self._call(self._ranking.Search, request)
 
     def explain(
         self,

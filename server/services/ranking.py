@@ -1,4 +1,4 @@
-"""RankingService: Recommend, Rank, SimilarProducts, Explain."""
+"""RankingService: Recommend, Rank, Search, SimilarProducts, Explain."""
 
 import time
 
@@ -16,6 +16,8 @@ from kgrank.v1.ranking_service_pb2 import (
     RankResponse,
     RecommendRequest,
     RecommendResponse,
+    SearchRequest,
+    SearchResponse,
     SimilarProductsRequest,
     SimilarProductsResponse,
 )
@@ -25,10 +27,11 @@ from server.contract import (
     explain_question,
     rank_question,
     recommend_question,
+    search_question,
     similar_question,
 )
 from server.engine import Engine
-from server.errors import UnknownProductError
+from server.errors import SearchOffError, UnknownProductError
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, attribution_token, fill
@@ -73,14 +76,32 @@ class RankingService:
             fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
             return response
 
+    async def Search(self, request: SearchRequest, context: Context) -> SearchResponse:  # noqa: N802
+        """Find products by words and meaning, and rank them for the user."""
+        with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
+            question = search_question(request, self._limits, _now_ms())
+            if engine.selection.finder is None:
+                raise SearchOffError("this server does not answer searches", "Set serve.search to true.")
+            ranking = await self._serving.answer(engine, question)
+            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            response = SearchResponse(
+                model_version=engine.model_version,
+                attribution_token=attribution_token(engine),
+                missing_ids=ranking.missing,
+                user_state=USER_STATES[ranking.state],
+                corrected_query=ranking.corrected,
+            )
+            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
+            return response
+
     async def SimilarProducts(  # noqa: N802
         self, request: SimilarProductsRequest, context: Context
     ) -> SimilarProductsResponse:
         """Find the products most like one."""
         with self._serving.admitted(reasons=request.include_reasons) as engine:
-            product_id, k, exclude = similar_question(request, self._limits)
+            product_id, question = similar_question(request, self._limits)
             product_index = _known(engine, product_id)
-            ranking = await self._serving.similar(engine, product_index, k, exclude)
+            ranking = await self._serving.similar(engine, product_index, question)
             reasons: list[list[Reason]] = []
             if request.include_reasons:
                 found = ranking.product_index.tolist()

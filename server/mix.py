@@ -1,0 +1,153 @@
+"""A list put together out of well ranked products: pins, diversity, caps, and a share for new products.
+
+Products are taken one by one. Diversity is maximal marginal relevance (Carbonell and Goldstein 1998): of what is left,
+the one with the largest
+
+    (1 − d) s(p) − d · range(s) · max over those taken before of cos(p, q)
+
+comes next. Divided by 1 − d that is the score less a penalty, which is the component `diversity`; so the list stays
+sorted by its scores. A cap passes over products; a pin or a share for new products puts one where it would not have
+come by itself, and the component `rule` or `exploration` is what that takes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.question import Mix
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+_MOST_DIVERSE = 0.999  # 1 would leave the scores out altogether, and divide by zero
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Well ranked products, best first.
+
+    Shapes, N products: `score [N]`; `brand [N]` and `category [N]` their numbers, -1 for none; `fresh [N]` those that
+    few users have had; `vectors [N, D]` with likeness as inner product, empty where nothing asks for it.
+    """
+
+    score: Float32s
+    brand: npt.NDArray[np.int32]
+    category: npt.NDArray[np.int32]
+    fresh: Bools
+    vectors: Float32s
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A list: `place [K]` rows of the pool, first to last, and what is added to their scores, `[K]` each."""
+
+    place: Int64s
+    diversity: Float32s
+    exploration: Float32s
+    rule: Float32s
+
+
+def arrange(pool: Pool, k: int, mix: Mix, pins: Sequence[tuple[int, int]] = ()) -> Arranged:
+    """Return the k first of a list; fewer where the pool or the caps allow no more.
+
+    Args:
+        pool: what there is to choose from.
+        k: how many.
+        mix: how the list is put together.
+        pins: pairs of a position, from 1, and the row of the pool that stands there.
+    """
+    pinned = {position - 1: row for position, row in pins if position <= k}
+    count = min(k, len(pool.score))
+    slots = _fresh_slots(pool, count, mix.exploration_share, pinned)
+    taken = _Taken(pool, mix, list(pinned.values()))
+    places: list[int] = []
+    for position in range(count):
+        row = pinned.get(position)
+        if row is None and position in slots:
+            row = taken.best(fresh=True)
+        if row is None:
+            row = taken.best()
+        if row is not None:  # else the caps leave nothing, and a later pin moves up
+            taken.take(row)
+            places.append(row)
+    return _with_components(pool, taken, places, set(pinned.values()))
+
+
+class _Taken:
+    """What is in the list so far."""
+
+    def __init__(self, pool: Pool, mix: Mix, pinned: Sequence[int]) -> None:
+        self._pool = pool
+        self._mix = mix
+        self._left = np.ones(len(pool.score), np.bool_)
+        self._left[list(pinned)] = False
+        self._brands: Counter[int] = Counter()
+        self._categories: Counter[int] = Counter()
+        self.penalty = np.zeros(len(pool.score), np.float32)
+        dial = min(mix.diversity, _MOST_DIVERSE)
+        spread = float(pool.score.max() - pool.score.min()) if len(pool.score) else 0.0
+        self._weight = dial / (1 - dial) * (spread or 1.0)
+
+    def best(self, *, fresh: bool = False) -> int | None:
+        """Return the row that comes next by itself, `fresh` ones only if asked for; None where none may."""
+        may = self._left & self._pool.fresh if fresh else self._left
+        worth = np.where(may, self._pool.score + self.penalty, -np.inf)
+        row = int(worth.argmax())
+        return row if may[row] else None
+
+    def take(self, row: int) -> None:
+        """Put a row into the list."""
+        pool, mix = self._pool, self._mix
+        self._left[row] = False
+        if self._weight:
+            likeness = np.maximum(pool.vectors @ pool.vectors[row], 0) * self._weight
+            self.penalty[self._left] = np.minimum(self.penalty, -likeness)[self._left]
+        for number, counts, most in (
+            (int(pool.brand[row]), self._brands, mix.max_per_brand),
+            (int(pool.category[row]), self._categories, mix.max_per_category),
+        ):
+            counts[number] += 1
+            if most is not None and number >= 0 and counts[number] >= most:
+                column = pool.brand if counts is self._brands else pool.category
+                self._left[column == number] = False
+
+
+def _fresh_slots(pool: Pool, count: int, share: float, pinned: Mapping[int, int]) -> set[int]:
+    """Return the positions that are for new products: spread evenly, from the end of each stretch, no pin's."""
+    number = min(round(share * count), int(pool.fresh.sum()))
+    if not number:
+        return set()
+    free = [position for position in range(count) if position not in pinned]
+    ends = np.ceil(np.arange(1, number + 1) * len(free) / number).astype(int) - 1
+    return {free[end] for end in ends.tolist() if 0 <= end < len(free)}
+
+
+def _with_components(pool: Pool, taken: _Taken, places: list[int], pinned: set[int]) -> Arranged:
+    """Return the list with what each place takes: no product may score below the one after it."""
+    rows = np.array(places, np.int64)
+    diversity = taken.penalty[rows] if len(rows) else np.empty(0, np.float32)
+    score = pool.score[rows] + diversity
+    is_pinned = np.array([row in pinned for row in places], np.bool_)
+    own = score.copy()
+    # A pin takes the score of what follows by itself (of what precedes, at the end): it stands there whatever it had.
+    following = -np.inf
+    for position in range(len(rows) - 1, -1, -1):
+        if is_pinned[position]:
+            own[position] = following
+        own[position] = max(own[position], following)
+        following = own[position]
+    for position in range(len(rows)):
+        if not np.isfinite(own[position]):
+            own[position] = own[position - 1] if position else score[position]
+    lifted = own - score
+    nothing = np.zeros(len(rows), np.float32)
+    return Arranged(
+        rows,
+        diversity.astype(np.float32),
+        np.where(is_pinned, nothing, lifted).astype(np.float32),
+        np.where(is_pinned, lifted, nothing).astype(np.float32),
+    )

@@ -1,0 +1,103 @@
+"""The shop's rules in force, and what they come to for one catalogue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from kg.rules import Action, Rule, Target
+from kg.snapshot import Snapshot
+from kg.vocabulary import MISSING
+from server.filters import CatalogueFilters
+
+Bools = npt.NDArray[np.bool_]
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A product that has a place of its own, from 1."""
+
+    position: int
+    product_index: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What some rules do to the products of a catalogue.
+
+    Args:
+        lift: `[P]` in standard deviations of a user's scores; None where nothing is lifted or lowered.
+        levels: masks `[P]`, each of the products that are lifted alike; one None where all are.
+        blocked_index: what is left out.
+        pins: by position; among rules for one position the one of the smallest id.
+    """
+
+    lift: Float32s | None = None
+    levels: tuple[Bools | None, ...] = (None,)
+    blocked_index: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    pins: tuple[Pin, ...] = ()
+
+
+NO_EFFECT = Effect()
+
+
+class RuleBook:
+    """Rules that follow each other; reading is safe from any thread.
+
+    `rules` is replaced in whole, so that a batch of questions sees one set of them.
+    """
+
+    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+        self.rules: tuple[Rule, ...] = tuple(rules)
+
+    def replace(self, rules: Sequence[Rule]) -> None:
+        """Let other rules hold from now on."""
+        self.rules = tuple(rules)
+
+    def in_force(self, now_ms: int) -> tuple[Rule, ...]:
+        """Return the rules that hold at a moment, by id."""
+        return tuple(rule for rule in self.rules if rule.holds_at(now_ms))
+
+
+def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilters) -> Effect:
+    """Return what rules come to; a product that several lift or lower gets the sum.
+
+    What the catalogue does not have is passed over: it may join while the rule holds.
+    """
+    lift = np.zeros(len(snapshot.products), np.float32)
+    blocked = np.zeros(len(snapshot.products), np.bool_)
+    pins: dict[int, int] = {}
+    for rule in sorted(rules, key=lambda each: each.rule_id):
+        if rule.action is Action.PIN:
+            product_index = snapshot.products.index(rule.name)
+            if product_index != MISSING and product_index not in pins.values():
+                pins.setdefault(rule.position, product_index)
+            continue
+        products = _products(rule, snapshot, filters)
+        if rule.action is Action.BLOCK:
+            blocked |= products
+        else:
+            lift[products] += rule.strength if rule.action is Action.BOOST else -rule.strength
+    lifted = bool(lift.any())
+    return Effect(
+        lift if lifted else None,
+        tuple(lift == level for level in np.unique(lift)) if lifted else (None,),
+        np.flatnonzero(blocked),
+        tuple(Pin(position, pins[position]) for position in sorted(pins)),
+    )
+
+
+def _products(rule: Rule, snapshot: Snapshot, filters: CatalogueFilters) -> Bools:
+    """Return which products a rule is about `[P]`."""
+    if rule.target is Target.BRAND:
+        return filters.of_brands([rule.name])
+    if rule.target is Target.CATEGORY:
+        return filters.in_categories([rule.name])
+    mask = np.zeros(len(snapshot.products), np.bool_)
+    product_index = snapshot.products.index(rule.name)
+    if product_index != MISSING:
+        mask[product_index] = True
+    return mask

@@ -1,0 +1,1 @@
+"""Search: what words and meaning find, fused into one measure of fit."""

@@ -1,0 +1,113 @@
+"""What fits a query, and how well: words and meaning, fused.
+
+    fit(q, p) = (1 − t) bm25(q, p) / max_p bm25(q, p) + t max(0, cos(q, p))          from 0 to 1
+
+a convex combination (Bruch, Gai and Ingber 2023, arXiv:2210.11934): unlike fused ranks it keeps how far the first is
+ahead of the second. The share t of meaning was learned on known-item queries (`benchmarks/search_quality.py`). Words
+are looked for as they were mended; what has none of them must be near by meaning.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kg.snapshot import Snapshot
+from model.artifact import Artifact
+from model.scoring import TEXT
+from model.text import shared_encoder
+from server.question import Fit
+from server.search.meaning import MeaningIndex, QueryEncoder
+from server.search.spelling import Speller
+from server.search.words import WordIndex
+
+MEANING_SHARE = 0.3
+"""t."""
+
+LEAST_COSINE = 0.3
+"""A product without any of the words fits from here on: what has nothing to do with a query comes to .1 to .3."""
+
+_FEWEST = 200
+
+Bools = npt.NDArray[np.bool_]
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query to find products for.
+
+    Args:
+        query: what was typed.
+        k: results wanted of a search.
+        allowed: `[P]` which products may be found; None: all.
+    """
+
+    query: str
+    k: int
+    allowed: Bools | None = None
+
+
+class Finder:
+    """Finds products of one catalogue for one model. Safe to share between threads.
+
+    Args:
+        words: the catalogue's words.
+        meaning: the model's text component of it; None where the model has none.
+        encoder: reads queries for it.
+    """
+
+    def __init__(self, words: WordIndex, meaning: MeaningIndex | None, encoder: QueryEncoder | None) -> None:
+        self.words = words
+        self._speller = Speller(words.vocabulary)
+        self._meaning = meaning
+        self._encoder = encoder
+
+    @classmethod
+    def build(cls, artifact: Artifact, snapshot: Snapshot, before: "Finder | None" = None) -> "Finder":
+        """Build a finder.
+
+        Args:
+            artifact: the model, over the snapshot's products.
+            snapshot: the catalogue.
+            before: of the same or an earlier catalogue, whose words are gone on with.
+
+        Raises:
+            ModelError: the text encoder can't be loaded.
+        """
+        words = WordIndex.build(snapshot) if before is None else before.words.following(snapshot)
+        columns = artifact.scorer.blocks[TEXT]
+        if columns.stop == columns.start:
+            return cls(words, None, None)
+        encoder = QueryEncoder(shared_encoder(artifact.scorer.network.config.text), artifact.kernel)
+        return cls(words, MeaningIndex(artifact.scorer.matrix, columns), encoder)
+
+    def find(self, asked: Sequence[Asked]) -> list[Fit]:
+        """Return what fits each of some queries; they are read together."""
+        corrected = [self._speller.corrected(each.query) for each in asked]
+        texts = [mended or each.query for mended, each in zip(corrected, asked, strict=True)]
+        vectors = None if self._encoder is None else self._encoder.encode(texts)
+        return [
+            self._fit(each, texts[row], corrected[row], None if vectors is None else vectors[row])
+            for row, each in enumerate(asked)
+        ]
+
+    def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
+        depth = max(_FEWEST, 2 * asked.k)
+        worded, bm25 = self.words.find(text, depth, asked.allowed)
+        # Of the whole catalogue's best, so that a filter does not change how well a product fits.
+        best = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
+        product_index = worded
+        meaning = self._meaning
+        if meaning is not None and vector is not None:
+            near, cosine = meaning.find(vector, depth, asked.allowed)
+            product_index = np.union1d(worded, near[cosine >= LEAST_COSINE])
+        product_index = np.sort(product_index)
+        fit = np.zeros(len(product_index), np.float32)
+        if len(worded):
+            fit[np.searchsorted(product_index, worded)] = bm25 / best[0]
+        if meaning is not None and vector is not None:
+            cosine = np.maximum(meaning.cosine(vector, product_index), 0)
+            fit = np.float32(1 - MEANING_SHARE) * fit + np.float32(MEANING_SHARE) * cosine
+        return Fit(product_index, fit, corrected)

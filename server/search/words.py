@@ -1,0 +1,195 @@
+"""Products by words: BM25 over the catalogue's texts, with tantivy as the engine.
+
+    bm25(q, p) = Σ_w,f boost_f idf(w) tf (k1 + 1) / (tf + k1 (1 − b + b |p_f| / mean |f|)),  k1 1.2, b .75
+
+over words w of the query and fields f of the product (Robertson and Zaragoza 2009). Words are lower case, without
+accents, reduced to their English stems; each Chinese or Japanese character is a word of its own. An index is immutable;
+the index of a changed catalogue shares all but the changed products with the one before.
+"""
+
+import threading
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import tantivy
+
+from kg.snapshot import Snapshot
+
+MOST_WORDS = 32
+"""Words of a query that are looked for; the rest is passed over."""
+
+BOOSTS = {"title": 2.0, "brand": 1.0, "text": 1.0}
+"""How much a word counts in a field; `text` has title, brand, category and description together."""
+
+_SPLIT = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\p{L}\p{M}\p{N}&&[^\p{Han}\p{Hiragana}\p{Katakana}]]+"
+_LONGEST_WORD = 64
+_WRITER_BYTES = 64 << 20
+_TERMS_OF_A_SET = 4096
+_TYPED = "typed"
+_COLUMNS = list(BOOSTS)
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class WordIndex:
+    """The words of a snapshot's catalogue. Reading is safe from any thread; see `build` and `following`.
+
+    Args:
+        index: tantivy's, which later catalogues are added to.
+        writer: its only one.
+        catalogue: the texts that are in it.
+    """
+
+    def __init__(self, index: tantivy.Index, writer: tantivy.IndexWriter, catalogue: pa.Table) -> None:
+        self._index = index
+        self._writer = writer
+        self._catalogue = catalogue
+        self._next: WordIndex | None = None
+        self._going_on = threading.Lock()
+        index.reload()
+        self._searcher = index.searcher()
+
+    def __len__(self) -> int:
+        return len(self._catalogue)
+
+    @classmethod
+    def build(cls, snapshot: Snapshot) -> "WordIndex":
+        """Index a catalogue; 100,000 products take some seconds."""
+        index = tantivy.Index(_schema())
+        index.register_tokenizer("words", _WORDS)
+        index.register_tokenizer(_TYPED, _AS_TYPED)
+        # One thread, so that equal catalogues give equal segments.
+        writer = index.writer(heap_size=_WRITER_BYTES, num_threads=1)
+        catalogue = snapshot.catalogue.select(_COLUMNS)
+        _add(writer, catalogue, np.arange(len(catalogue)))
+        writer.commit()
+        return cls(index, writer, catalogue)
+
+    def following(self, snapshot: Snapshot) -> "WordIndex":
+        """Return the index of a later catalogue whose first products are this one's, changed or not; else a new one.
+
+        An index is gone on with once: for the same catalogue again the answer is the same, for another one anew.
+        """
+        catalogue = snapshot.catalogue.select(_COLUMNS)
+        with self._going_on:
+            if catalogue.equals(self._catalogue):
+                return self
+            if self._next is not None:
+                return self._next if catalogue.equals(self._next._catalogue) else WordIndex.build(snapshot)
+            if len(catalogue) < len(self):
+                return WordIndex.build(snapshot)
+            self._next = self._extended(catalogue)
+            return self._next
+
+    def _extended(self, catalogue: pa.Table) -> "WordIndex":
+        changed = _changed(self._catalogue, catalogue)
+        again = changed[changed < len(self)].tolist()
+        if again:
+            # Not by term: for a number that removes nothing.
+            self._writer.delete_documents_by_query(tantivy.Query.term_set_query(self._index.schema, "product", again))
+        _add(self._writer, catalogue, changed)
+        self._writer.commit()
+        return WordIndex(self._index, self._writer, catalogue)
+
+    def find(self, query: str, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:
+        """Return the k products that fit a query's words best, and how well; fewer where fewer have one of them.
+
+        Args:
+            query: any text.
+            k: how many.
+            allowed: `[P]` which products may be found; None: all.
+
+        Returns:
+            Product indices and BM25 scores, best first.
+        """
+        asked = self._query(query)
+        if asked is None or k < 1:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if allowed is None:
+            return self._search(asked, k)
+        count = int(allowed.sum())
+        if count <= _TERMS_OF_A_SET:
+            among = tantivy.Query.term_set_query(self._index.schema, "product", np.flatnonzero(allowed).tolist())
+            of_them = (tantivy.Occur.Must, tantivy.Query.const_score_query(among, 0.0))
+            return self._search(tantivy.Query.boolean_query([(tantivy.Occur.Must, asked), of_them]), k)
+        depth = min(len(self), 2 * k * len(self) // count)
+        while True:
+            found, score = self._search(asked, depth)
+            passes = allowed[found]
+            if passes.sum() >= k or len(found) < depth or depth == len(self):
+                return found[passes][:k], score[passes][:k]
+            depth = min(len(self), 4 * depth)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Every word of the catalogue as it is typed, and how many products have it."""
+        return dict(self._searcher.terms_with_prefix(_TYPED, ""))
+
+    def _query(self, text: str) -> tantivy.Query | None:
+        words = list(dict.fromkeys(_WORDS.analyze(text)))[:MOST_WORDS]
+        if not words:
+            return None
+        term, schema = tantivy.Query.term_query, self._index.schema
+        return tantivy.Query.boolean_query(
+            [
+                (tantivy.Occur.Should, tantivy.Query.boost_query(term(schema, field, word), boost))
+                for word in words
+                for field, boost in BOOSTS.items()
+            ]
+        )
+
+    def _search(self, query: tantivy.Query, k: int) -> tuple[Int64s, Float32s]:
+        hits = self._searcher.search(query, limit=k, count=False).hits
+        found = self._searcher.fast_field_values("product", [place for _, place in hits])
+        return np.array(found, np.int64), np.array([score for score, _ in hits], np.float32)
+
+
+def typed_words(text: str) -> list[str]:
+    """Return the words of a text as `WordIndex.vocabulary` has them."""
+    return _AS_TYPED.analyze(text)
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder().add_unsigned_field("product", indexed=True, fast=True)
+    for field in BOOSTS:
+        builder = builder.add_text_field(field, tokenizer_name="words", index_option="freq")
+    return builder.add_text_field(_TYPED, tokenizer_name=_TYPED, index_option="basic").build()
+
+
+def _add(writer: tantivy.IndexWriter, catalogue: pa.Table, product_index: Int64s) -> None:
+    rows = catalogue.take(pa.array(product_index)) if len(product_index) < len(catalogue) else catalogue
+    columns = [rows[name].to_pylist() for name in BOOSTS]
+    for index, *texts in zip(product_index.tolist(), *columns, strict=True):
+        document = tantivy.Document()
+        document.add_unsigned("product", index)
+        for field, text in zip(BOOSTS, texts, strict=True):
+            document.add_text(field, text)
+        document.add_text(_TYPED, texts[-1])
+        writer.add_document(document)
+
+
+def _changed(before: pa.Table, after: pa.Table) -> Int64s:
+    """Return the products of a catalogue that are new or read otherwise than before."""
+    differs = np.zeros(len(after), np.bool_)
+    differs[len(before) :] = True
+    for name in BOOSTS:
+        same = pc.equal(before[name], after[name].slice(0, len(before)))
+        differs[: len(before)] |= ~same.to_numpy().astype(np.bool_)
+    return np.flatnonzero(differs)
+
+
+def _analyzer(*, stemmed: bool) -> tantivy.TextAnalyzer:
+    kind = tantivy.Filter
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(_SPLIT))
+    for each in (kind.lowercase(), kind.ascii_fold(), kind.remove_long(_LONGEST_WORD)):
+        builder = builder.filter(each)
+    return (builder.filter(kind.stemmer("english")) if stemmed else builder).build()
+
+
+_WORDS = _analyzer(stemmed=True)
+_AS_TYPED = _analyzer(stemmed=False)

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from kgrank.client import Client
+from kgrank.errors import InvalidRequestError
+from kgrank.v1 import common_pb2
+from kgrank.v1.common_pb2 import Context, Filter
+from server.search.spelling import Speller
+from server.search.words import WordIndex
+from tests.server.shop import Shop
+
+
+def ids(results: "object") -> list[str]:
+    return [result.product_id for result in results]  # type: ignore[attr-defined]  # repeated results of any response
+
+
+def sum_of(parts: common_pb2.ScoreComponents) -> float:
+    return sum(getattr(parts, field.name) for field in parts.DESCRIPTOR.fields)
+
+
+def test_a_title_finds_its_product_first(client: Client) -> None:
+    for number in (3, 41, 77):
+        assert ids(client.search("", f"Thing {number}", k=3).results)[0] == f"product-{number:02}"
+
+
+def test_components_add_up_to_the_score_and_query_is_the_search_part(client: Client) -> None:
+    answer = client.search("user-03", "Acme thing 12", k=20)
+    for result in answer.results:
+        assert sum_of(result.components) == pytest.approx(result.score, abs=1e-3)
+        assert result.components.query > 0
+    scores = [result.score for result in answer.results]
+    assert scores == sorted(scores, reverse=True)
+    assert answer.user_state == common_pb2.USER_STATE_WARM
+
+
+def test_the_user_orders_what_fits_alike(client: Client) -> None:
+    # All of these have one of the words, so the order among them is the model's.
+    query = "blue red colour kind"
+    one, other = (ids(client.search(user, query, k=90).results) for user in ("user-00", "user-01"))
+    assert sorted(one) == sorted(other)
+    assert one != other
+
+
+def test_typing_errors_are_mended_and_told(client: Client) -> None:
+    plain = client.search("user-05", "thing kind acme", k=30)
+    mistyped = client.search("user-05", "thnig kindd acmee", k=30)
+    assert plain.corrected_query == ""
+    assert mistyped.corrected_query == "thing kind acme"
+    assert ids(mistyped.results) == ids(plain.results)
+
+
+def test_a_search_is_filtered_exactly(client: Client) -> None:
+    allowed = ["product-10", "product-20", "product-31"]
+    assert set(ids(client.search("", "thing", k=90, filter=Filter(brands=["Bolt"])).results)) == {
+        f"product-{number:02}" for number in range(1, 90, 3)
+    }
+    answer = client.search("", "thing", allowed_product_ids=[*allowed, "ghost"], exclude_product_ids=["product-20"])
+    assert sorted(ids(answer.results)) == ["product-10", "product-31"]
+    assert list(answer.missing_ids) == ["ghost"]
+    assert not client.search("", "thing", filter=Filter(brands=["no such brand"])).results
+
+
+def test_words_that_no_product_has_are_no_error(client: Client) -> None:
+    answer = client.search("", "!!! ¿?")
+    assert answer.model_version
+    assert client.search("user-01", "\u6d17\u53d1\u6c34").model_version
+
+
+@pytest.mark.parametrize("query", ["", "   ", "x" * 1001, "a\x00b"])
+def test_a_query_out_of_bounds_is_refused(client: Client, query: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        client.search("", query)
+    assert [violation.field for violation in refused.value.violations] == ["query"]
+
+
+def test_a_query_in_the_context_puts_what_fits_forward(client: Client) -> None:
+    cold = client.recommend(k=90)
+    steered = client.recommend(k=90, context=Context(query="thing 42"))
+    assert ids(steered.results)[0] == "product-42"
+    assert ids(cold.results)[0] != "product-42"
+    # Nothing is left out for it.
+    assert sorted(ids(steered.results)) == sorted(ids(cold.results))
+    assert steered.user_state == common_pb2.USER_STATE_CONTEXT_ONLY
+    for result in steered.results:
+        assert sum_of(result.components) == pytest.approx(result.score, abs=1e-3)
+
+
+def test_categories_in_the_context_put_their_products_forward(client: Client) -> None:
+    cold = client.recommend(k=13)
+    steered = client.recommend(k=13, context=Context(categories=["Things > Kind 3"]))
+    inside, before = (
+        [result for result in answer.results if int(result.product_id[8:]) % 7 == 3] for answer in (steered, cold)
+    )
+    assert len(inside) > len(before)
+    assert all((result.components.query > 0) == (result in inside) for result in steered.results)
+    assert steered.user_state == common_pb2.USER_STATE_CONTEXT_ONLY
+    everything = client.recommend("user-02", k=90, exclude_seen=False, context=Context(categories=["Things > Kind 3"]))
+    assert len(everything.results) == 90
+
+
+def test_an_explanation_counts_the_query_of_its_context(client: Client) -> None:
+    context = Context(query="thing 42", categories=["Things > Kind 0"])
+    listed = client.recommend("user-04", k=90, context=context, exclude_seen=False)
+    for place, result in enumerate(listed.results[:3], start=1):
+        explained = client.explain("user-04", result.product_id, context=context)
+        assert explained.result.score == pytest.approx(result.score, abs=1e-3)
+        assert explained.rank == place
+
+
+def test_words_of_a_changed_catalogue_are_found_and_the_old_index_stays(shop: Shop) -> None:
+    from dataclasses import replace
+
+    import pyarrow as pa
+
+    before = WordIndex.build(shop.snapshot)
+    catalogue = shop.snapshot.catalogue
+    titles = catalogue["title"].to_pylist()
+    titles[5] = "Entirely renamed teapot"
+    texts = catalogue["text"].to_pylist()
+    texts[5] = titles[5]
+    place = catalogue.column_names.index
+    changed = catalogue.set_column(place("title"), "title", pa.array(titles))
+    changed = changed.set_column(place("text"), "text", pa.array(texts))
+    after = before.following(replace(shop.snapshot, catalogue=changed))
+    assert after.find("teapot", 3)[0].tolist() == [5]
+    assert not len(before.find("teapot", 3)[0])
+    assert before.find("thing 5", 1)[0].tolist() == [5]
+    assert 5 not in after.find("thing 5", 90)[0]
+    assert "teapot" in after.vocabulary
+    # Two engines go on with one index: the second gets what was made for the first.
+    assert before.following(replace(shop.snapshot, catalogue=changed)) is after
+    # Another way on from the same index does not disturb the first.
+    forked = before.following(shop.snapshot)
+    assert forked is before
+
+
+def test_a_mask_finds_the_best_of_what_it_lets_through(shop: Shop) -> None:
+    words = WordIndex.build(shop.snapshot)
+    found, score = words.find("acme thing 9", 90)
+    for step in (2, 9, 89):
+        allowed = np.zeros(len(words), np.bool_)
+        allowed[::step] = True
+        kept, kept_score = words.find("acme thing 9", 4, allowed)
+        assert kept_score.tolist() == pytest.approx(score[allowed[found]][:4].tolist())
+
+
+def test_a_speller_mends_what_is_near_and_leaves_the_rest() -> None:
+    speller = Speller({"lipstick": 90, "lipsticks": 3, "shampoo": 40, "hair": 50, "dryer": 20, "4711": 2, "red": 9})
+    assert speller.corrected("lipstcik red") == "lipstick red"
+    assert speller.corrected("Shampo") == "shampoo"
+    assert speller.corrected("hairdryer") == "hair dryer"
+    assert speller.corrected("sham poo") == "shampoo"
+    assert speller.corrected("lipstick") == ""
+    assert speller.corrected("xyzzyq rd 4712") == ""
