@@ -39,9 +39,14 @@ def score_drops(
     kept = np.vstack([np.ones(len(product_index), bool), product_index != np.asarray(removed)[:, None]])
     row = np.nonzero(kept)[1]
     now_ms = max(now_ms, int(history.at_ms[-1])) if len(row) else now_ms  # where a clock ran ahead
-    columns = (np.asarray(each[latest])[row] for each in (history.type, history.at_ms, history.value))
-    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
-    users = model.encode_users(Histories(offsets, product_index[row], *columns), np.full(len(kept), now_ms))
+    without = Histories(
+        np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64),
+        product_index[row],
+        np.asarray(history.type[latest])[row],
+        np.asarray(history.at_ms[latest])[row],
+        np.asarray(history.value[latest])[row],
+    )
+    users = model.encode_users(without, np.full(len(kept), now_ms))
     scores = _scores(model, users, candidates)
     drops: Float32s = scores[0] - scores[1:]
     return drops

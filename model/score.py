@@ -125,8 +125,9 @@ class Scorer:
         products: npt.NDArray[np.int64],
     ) -> pa.Array:
         found = []
-        for row, (user, user_id) in enumerate(zip(users, user_ids, strict=True)):
-            rows, user_index = histories.rows(row), user if isinstance(user, int) else self.snapshot.users.index(user)
+        own = users if isinstance(users, range) else self.snapshot.users.indices(users).tolist()
+        for row, (user_index, user_id) in enumerate(zip(own, user_ids, strict=True)):
+            rows = histories.rows(row)
             around = reasoner.surroundings(histories.product_index[rows], histories.type[rows], user_index)
             for product in products[row][products[row] != PADDING].tolist():
                 reasons = reasoner.reasons(around, product, self.reason_count)

@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kg.commits import ChangeKind
 from kg.errors import KgrankError
 from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2
 from server.access.audit import Audit
@@ -31,6 +32,7 @@ from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.serving import Places, Serving
+from server.switch import Switch
 from server.traffic import Traffic
 from server.watch.answers import AnswerWatch
 from server.watch.metrics import Gauges, Metrics
@@ -89,6 +91,8 @@ class Server:
         self._link = GraphLink(connect, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
         self._follower = Follower(self._link, self._memory, self._journal.name)
+        self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
+        self._follower.on(ChangeKind.MODEL, self._switch.follow)
         self._web = self._watch()
         self._health = health.aio.HealthServicer()
         self._server = self._make()
@@ -177,7 +181,7 @@ class Server:
         servicers = {
             RANKING: RankingService(self._serving, limits),
             EVENTS: EventService(self._serving, self._journal),
-            MODELS: ModelService(self._serving, self._places.models, self._journal, self._activated),
+            MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -101,5 +101,5 @@ def _fill(
         message.edges.add(relation=hop.relation, direction=_direction(hop), weight=hop.weight)
 
 
-def _direction(hop: Hop) -> "common_pb2.Edge.Direction":
+def _direction(hop: Hop) -> "common_pb2.Edge.Direction.ValueType":
     return _FORWARD if hop.forward else _BACKWARD

@@ -6,7 +6,7 @@ user stays with one model for as long as the shares stand.
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MOST_SHARES = 4
@@ -33,12 +33,14 @@ class Traffic:
         shares: trial models; together at most 100 percent.
         shadow: scores along, unseen.
         before: the active ones before this, the latest last: where rolling back leads.
+        commit: of the graph, by which other servers heard of it; 0 where they have not.
     """
 
     active: str
     shares: tuple[Share, ...] = ()
     shadow: str | None = None
     before: tuple[str, ...] = ()
+    commit: int = field(default=0, compare=False)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -78,6 +80,7 @@ class Traffic:
                 "shares": [{"model": share.model_version, "percent": share.percent} for share in self.shares],
                 "shadow": self.shadow,
                 "before": list(self.before),
+                "commit": self.commit,
             }
         )
 
@@ -100,6 +103,7 @@ def read_traffic(text: str) -> Traffic | None:
             shares=tuple(Share(str(each["model"]), float(each["percent"])) for each in raw["shares"]),
             shadow=None if raw["shadow"] is None else str(raw["shadow"]),
             before=tuple(str(each) for each in raw["before"]),
+            commit=int(raw["commit"]),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -4,12 +4,9 @@ import asyncio
 import base64
 import binascii
 import math
-from collections.abc import Awaitable, Callable
 
-import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kg.errors import KgrankError
 from kgrank.v1.model_service_pb2 import (
     ActivateModelRequest,
     ActivateModelResponse,
@@ -29,14 +26,11 @@ from kgrank.v1.model_service_pb2 import Traffic as TrafficMessage
 from model.artifact import ArtifactManifest
 from server.contract import Checker
 from server.errors import ModelRefusedError, NoModelBeforeError
-from server.journal import Journal
-from server.lineup import Lineup
 from server.models import ModelFolder
 from server.rpc import Context
 from server.serving import Serving
+from server.switch import Switch
 from server.traffic import MOST_SHARES, Share, Traffic
-
-_log = structlog.get_logger(__name__)
 
 _PREFIX = "models/"
 _DEFAULT_PAGE = 20
@@ -47,14 +41,10 @@ _ROUNDING = 1e-9
 class ModelService:
     """Lists the artifacts folder and swaps models."""
 
-    def __init__(
-        self, serving: Serving, models: ModelFolder, journal: Journal, activated: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, serving: Serving, models: ModelFolder, switch: Switch) -> None:
         self._serving = serving
         self._models = models
-        self._journal = journal
-        self._activated = activated
-        self._swaps: set[asyncio.Task[Lineup]] = set()  # the loop itself keeps tasks weakly
+        self._switch = switch
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         """List a page of models."""
@@ -77,12 +67,12 @@ class ModelService:
         check = Checker()
         version = _version(check, "name", request.name)
         check.finish()
-        lineup = await self._change(lambda now: Traffic(version) if now is None else now.activated(version))
+        lineup = await self._switch.change(lambda now: Traffic(version) if now is None else now.activated(version))
         return ActivateModelResponse(model=self._model(lineup.active.artifact.manifest))
 
     async def RollBackModel(self, request: RollBackModelRequest, context: Context) -> RollBackModelResponse:  # noqa: N802
         """Go back to the model before."""
-        lineup = await self._change(_rolled_back)
+        lineup = await self._switch.change(_rolled_back)
         return RollBackModelResponse(model=self._model(lineup.active.artifact.manifest))
 
     async def GetTraffic(self, request: GetTrafficRequest, context: Context) -> GetTrafficResponse:  # noqa: N802
@@ -101,29 +91,8 @@ class ModelService:
                 )
             return now.with_trials(shares, shadow)
 
-        lineup = await self._change(beside_active)
+        lineup = await self._switch.change(beside_active)
         return SetTrafficResponse(traffic=self._traffic(lineup.traffic))
-
-    async def _change(self, to: Callable[[Traffic | None], Traffic]) -> Lineup:
-        # Once begun, a swap is finished whether or not the caller waits for it.
-        swap = asyncio.create_task(self._swap(to))
-        self._swaps.add(swap)
-        swap.add_done_callback(self._swaps.discard)
-        return await asyncio.shield(swap)
-
-    async def _swap(self, to: Callable[[Traffic | None], Traffic]) -> Lineup:
-        try:
-            lineup = await self._serving.change_traffic(to, self._journal)
-        except KgrankError as error:
-            _log.warning("traffic_refused", reason=error.problem, remedy=error.remedy)
-            raise
-        await self._activated()
-        try:
-            await asyncio.to_thread(self._models.note, lineup.traffic)
-        except OSError as error:
-            # It serves; only a restart would begin with another one.
-            _log.error("traffic_not_noted", active=lineup.traffic.active, reason=error.strerror or str(error))
-        return lineup
 
     def _traffic(self, traffic: Traffic) -> TrafficMessage:
         told = TrafficMessage(

@@ -131,6 +131,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
     from server.models import ModelFolder
     from server.services.models import ModelService
     from server.serving import Places, Serving
+    from server.switch import Switch
     from server.traffic import Traffic
 
     async def run() -> None:
@@ -141,7 +142,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
         async def activated() -> None:
             told.set()
 
-        service = ModelService(serving, models, journal, activated)
+        service = ModelService(serving, models, Switch(serving, models, journal, activated))
         request = ActivateModelRequest(name=f"models/{shop.versions[0]}")
         context: Any = None
         call = asyncio.create_task(service.ActivateModel(request, context))

@@ -74,7 +74,7 @@ def test_traffic_is_read_as_it_was_written_and_nonsense_is_none() -> None:
     traffic = Traffic("a", (Share("b", 12.5),), "c", ("x", "y"))
     assert read_traffic(traffic.as_json()) == traffic
     assert read_traffic("20300101-abc\n") == Traffic("20300101-abc")
-    for nonsense in ("", "{", "{}", '{"active": "a", "shares": [{}], "shadow": null, "before": []}'):
+    for nonsense in ("", "{", "{}", '{"active": "a", "shares": [{}], "shadow": null, "before": [], "commit": 0}'):
         assert read_traffic(nonsense) is None
     assert read_traffic(Traffic("a", (Share("a", 5),), "a").as_json()) == Traffic("a")
 

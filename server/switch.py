@@ -1,0 +1,137 @@
+"""Which models answer whom, changed here and everywhere: swapped in, noted on disk, told to the other servers.
+
+Others hear of it through the graph's commits (`server.follow`), and this one hears of theirs. The later commit wins: a
+server that has noted commit n passes over everything up to n. Without the graph a change is this server's own.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from kg.commits import Change, ChangeKind, Commit
+from kg.errors import KgrankError
+from server.graph_link import GraphLink
+from server.journal import Journal
+from server.lineup import Lineup
+from server.models import ModelFolder
+from server.serving import Serving
+from server.traffic import Traffic, read_traffic
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+To = Callable[[Traffic | None], Traffic]
+
+
+class Switch:
+    """Changes which models are in service. Its methods belong to the event loop's thread.
+
+    Args:
+        serving: where engines are swapped.
+        models: where the traffic is noted.
+        journal: what engines that are built meanwhile must hear of.
+        activated: called after each change.
+        link: the graph through which other servers hear of it.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        models: ModelFolder,
+        journal: Journal,
+        activated: Callable[[], Awaitable[None]],
+        link: "GraphLink[Graph] | None" = None,
+    ) -> None:
+        self._serving = serving
+        self._models = models
+        self._journal = journal
+        self._activated = activated
+        self._link = link
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps tasks weakly
+        self._commit: int | None = None
+
+    async def change(self, to: To) -> Lineup:
+        """Change the traffic for this server and all others; once begun, it is finished whether or not anybody waits.
+
+        Raises:
+            UnknownModelError: there is no such model; nothing has changed.
+            ModelRefusedError: one is damaged, or does not fit any snapshot; nothing has changed.
+        """
+        return await asyncio.shield(self._begin(self._change(to)))
+
+    async def follow(self, changes: Sequence[Change]) -> None:
+        """Hear of changes that were committed; the last one counts. The models are loaded beside all else."""
+        self._begin(self._follow(changes[-1]))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _change(self, to: To) -> Lineup:
+        async with self._one_at_a_time:
+            try:
+                lineup = await self._serving.change_traffic(to, self._journal)
+            except KgrankError as error:
+                _log.warning("traffic_refused", reason=error.problem, remedy=error.remedy)
+                raise
+            await self._activated()
+            self._commit = await self._tell(lineup.traffic) or await self._known_commit()
+            await self._note(lineup.traffic)
+            return lineup
+
+    async def _follow(self, change: Change) -> None:
+        async with self._one_at_a_time:
+            told = read_traffic(change.key)
+            if told is None or change.commit <= await self._known_commit():
+                return
+            try:
+                if told != self._serving.lineup.traffic:
+                    await self._serving.change_traffic(lambda _: told, self._journal)
+                    _log.info("traffic_followed", commit=change.commit, active=told.active)
+            except KgrankError as error:
+                # It serves on with what it has; the next change may name a model that it can load.
+                _log.error("traffic_not_followed", models=told.versions, reason=error.problem, remedy=error.remedy)
+            except Exception:
+                _log.exception("traffic_not_followed", models=told.versions)
+            else:
+                self._commit = change.commit
+                await self._note(told)
+
+    async def _tell(self, traffic: Traffic) -> int | None:
+        """Commit the traffic for others to hear; return the commit's number, None where nobody does."""
+        if self._link is None or not self._link.configured:
+            return None
+
+        def work(commit: Commit) -> int:
+            commit.note(ChangeKind.MODEL, traffic.as_json())
+            return commit.number
+
+        try:
+            return await self._link.run(lambda graph: graph.commit(work))
+        except KgrankError as error:
+            remedy = "Other servers have not heard of it: change it again once the graph is there."
+            _log.error("traffic_not_told", active=traffic.active, reason=error.problem, remedy=remedy)
+            return None
+
+    async def _known_commit(self) -> int:
+        """Return the last commit whose traffic this server has had."""
+        if self._commit is None:
+            noted = await asyncio.to_thread(lambda: self._models.traffic)
+            self._commit = 0 if noted is None else noted.commit
+        return self._commit
+
+    async def _note(self, traffic: Traffic) -> None:
+        try:
+            await asyncio.to_thread(self._models.note, replace(traffic, commit=self._commit or 0))
+        except OSError as error:
+            # It serves; only a restart would begin with another one.
+            _log.error("traffic_not_noted", active=traffic.active, reason=error.strerror or str(error))
