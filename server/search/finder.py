@@ -62,7 +62,7 @@ class Finder:
         self.words = words
         self._speller = Speller(words.vocabulary)
         self._meaning = meaning
-        self._encoder = encoder
+        self.encoder = encoder
 
     @classmethod
     def build(cls, artifact: Artifact, snapshot: Snapshot, before: "Finder | None" = None) -> "Finder":
@@ -71,7 +71,8 @@ class Finder:
         Args:
             artifact: the model, over the snapshot's products.
             snapshot: the catalogue.
-            before: of the same or an earlier catalogue, whose words are gone on with.
+            before: of the same or an earlier catalogue, whose words are gone on with, and whose queries are known
+                where it is for the same model.
 
         Raises:
             ModelError: the text encoder can't be loaded.
@@ -80,14 +81,16 @@ class Finder:
         columns = artifact.scorer.blocks[TEXT]
         if columns.stop == columns.start:
             return cls(words, None, None)
-        encoder = QueryEncoder(shared_encoder(artifact.scorer.network.config.text), artifact.kernel)
+        encoder = None if before is None else before.encoder
+        if encoder is None or encoder.kernel is not artifact.kernel:
+            encoder = QueryEncoder(shared_encoder(artifact.scorer.network.config.text), artifact.kernel)
         return cls(words, MeaningIndex(artifact.scorer.matrix, columns), encoder)
 
     def find(self, asked: Sequence[Asked]) -> list[Fit]:
         """Return what fits each of some queries; they are read together."""
         corrected = [self._speller.corrected(each.query) for each in asked]
         texts = [mended or each.query for mended, each in zip(corrected, asked, strict=True)]
-        vectors = None if self._encoder is None else self._encoder.encode(texts)
+        vectors = None if self.encoder is None else self.encoder.encode(texts)
         return [
             self._fit(each, texts[row], corrected[row], None if vectors is None else vectors[row])
             for row, each in enumerate(asked)

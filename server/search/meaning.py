@@ -37,7 +37,7 @@ class QueryEncoder:
 
     def __init__(self, encoder: TextEncoder, kernel: TextKernel) -> None:
         self._encoder = encoder
-        self._kernel = kernel
+        self.kernel = kernel
         self._kept: OrderedDict[str, Float32s] = OrderedDict()
         self._keeping = threading.Lock()
 
@@ -48,7 +48,7 @@ class QueryEncoder:
         fresh = list(dict.fromkeys(query for query in queries if query not in found))
         if fresh:
             features = torch.from_numpy(self._encoder.encode(fresh))
-            found |= zip(fresh, self._kernel(features).numpy(), strict=True)
+            found |= zip(fresh, self.kernel(features).numpy(), strict=True)
         with self._keeping:
             for query in queries:
                 self._kept[query] = found[query]
