@@ -57,6 +57,12 @@ class Extension:
     before: Snapshot
     read_anew: Int64s
 
+    def then(self, following: "Extension") -> "Extension":
+        """Return both changes as one."""
+        read_anew = np.union1d(self.read_anew, following.read_anew)
+        left = read_anew[~np.isin(read_anew, following.snapshot.products.taken_out)]
+        return Extension(following.snapshot, self.before, left)
+
 
 def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     """Return a snapshot with some products as they are now; histories, users and its content hash are as they were."""

@@ -87,7 +87,10 @@ class Follower:
         """The commit up to which everything has been applied."""
 
     def on(self, kind: ChangeKind, handler: Handler) -> None:
-        """Call a handler with every change of a kind, in order, several at once; it is awaited before the next."""
+        """Call a handler with every change of a kind, in order, several at once; it is awaited before the next.
+
+        One that is there for several kinds gets the changes of all of them together.
+        """
         self._handlers.setdefault(kind, []).append(handler)
 
     def start(self, after: int) -> None:
@@ -152,10 +155,13 @@ class Follower:
             self.applied = 0
             self._histories.restart()
             return True
+        called: list[Handler] = []
         for kind in (*_FIRST, *(kind for kind in ChangeKind if kind not in (*_FIRST, ChangeKind.EVENTS))):
-            changes = [change for change in page.changes if change.kind == kind]
-            for handler in self._handlers.get(kind, ()) if changes else ():
-                await handler(changes)
+            for handler in (each for each in self._handlers.get(kind, ()) if each not in called):
+                called.append(handler)
+                changes = [each for each in page.changes if handler in self._handlers.get(each.kind, ())]
+                if changes:
+                    await handler(changes)
         if page.events or self._histories.followed < page.until:
             self._histories.follow(page.events, page.until)
         async with self._moved:

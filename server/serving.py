@@ -13,12 +13,14 @@ from typing import TypeVar
 import structlog
 
 from kg.errors import KgrankError
+from kg.extending import CatalogueChange
 from kg.snapshot import Snapshot
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.refresh import refresh
 from server.admission import Admission
 from server.batching import Batcher
+from server.catalogue import LiveCatalogue
 from server.config import ServeSettings
 from server.engine import Engine
 from server.errors import ModelRefusedError, NotServingError
@@ -75,6 +77,7 @@ class Serving:
         self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
         self.rules = RuleBook()
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
+        self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
         self.calls = Admission(settings.max_waiting)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
@@ -202,6 +205,31 @@ class Serving:
 
         return (await self.change_traffic(activated, journal)).active
 
+    async def catalogue_changed(self, change: CatalogueChange) -> None:
+        """Go on with engines over a changed catalogue.
+
+        Raises:
+            ModelError: a text encoder can't be loaded.
+        """
+        async with self._changing:
+            if self._lineup is not None and change.product_ids:
+                await self._swap_in(await asyncio.to_thread(self.catalogue.changed, self._lineup, change))
+
+    async def prepare_to_grow(self) -> None:
+        """Make ready what new products need, so that they are ranked in the graph as soon as they come.
+
+        Raises:
+            ModelError: a text encoder can't be loaded.
+        """
+        unprepared = [] if self._lineup is None else self.catalogue.unprepared(self._lineup)
+        for engine, snapshot in unprepared:
+            states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
+            async with self._changing:
+                before = self.lineup
+                lineup = await asyncio.to_thread(self.catalogue.adopt, before, engine.model_version, states)
+                if lineup is not before:
+                    await self._swap_in(lineup)
+
     async def replace_engines(self, make: Callable[[Engine], Engine]) -> None:
         """Replace every engine in service by what `make` returns for it, all at once.
 
@@ -216,6 +244,7 @@ class Serving:
         # An engine belongs to one thread: a shadow that comes into service must have left its own.
         so_far = await self._end_shadow(lineup)
         self._lineup = lineup
+        self.catalogue.keep(lineup)
         for histories, engine in lineup.histories():
             histories.joined(engine.snapshot.products)
         if lineup.shadow is not None:
@@ -261,6 +290,8 @@ class Serving:
         snapshot = self._snapshot(artifact, beside)
         if artifact.manifest.snapshot_hash != snapshot.content_hash:
             artifact = self._refreshed(artifact, snapshot)
+        else:
+            artifact = self.catalogue.fitted(artifact, snapshot)
         shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
         histories = shared or LiveHistories(snapshot, self._settings.history_limit)
         if shared is None:
@@ -302,7 +333,7 @@ class Serving:
                 "Make one: kgrank snapshot",
             )
         try:
-            return Snapshot.open(folder)
+            return self.catalogue.opened(Snapshot.open(folder))
         except KgrankError as error:
             raise ModelRefusedError(error.problem, error.remedy) from error
 

@@ -1,0 +1,165 @@
+"""CatalogService: products and facts, written to the graph and ranked soon after."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kg.catalogue import Written, find, page, take_out, upsert
+from kg.facts import Fact, facts_about, state, unknown_products, withdraw
+from kgrank.v1.catalog_service_pb2 import (
+    DeleteFactsRequest,
+    DeleteFactsResponse,
+    DeleteProductsRequest,
+    DeleteProductsResponse,
+    GetProductRequest,
+    GetProductResponse,
+    ListFactsRequest,
+    ListFactsResponse,
+    ListProductsRequest,
+    ListProductsResponse,
+    ProductOutcome,
+    UpsertFactsRequest,
+    UpsertFactsResponse,
+    UpsertProductsRequest,
+    UpsertProductsResponse,
+)
+from server.contract import Checker
+from server.errors import UnknownProductError
+from server.follow import Follower
+from server.graph_link import GraphLink
+from server.products import fact_message, message_of, page_size, product_ids, refuse_unknown, stated, upserted
+from server.rpc import Context
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+T = TypeVar("T")
+
+_STATUS = {became: ProductOutcome.Status.Value(f"STATUS_{became.name}") for became in Written}
+_FACT_PARTS = len(Fact.__dataclass_fields__)
+
+
+class CatalogService:
+    """Writes the catalogue; what is acknowledged is in the graph, and every server follows it.
+
+    Args:
+        link: the graph.
+        follower: told of each write, so that this server need not wait for its next look.
+    """
+
+    def __init__(self, link: "GraphLink[Graph]", follower: Follower) -> None:
+        self._link = link
+        self._follower = follower
+
+    async def UpsertProducts(self, request: UpsertProductsRequest, context: Context) -> UpsertProductsResponse:  # noqa: N802
+        """Add or change products."""
+        products, changing = upserted(request)
+        written = await self._write(lambda graph: upsert(graph, products, changing))
+        outcomes = [
+            ProductOutcome(product_id=product.product_id, status=_STATUS[became])
+            for product, became in zip(products, written, strict=True)
+        ]
+        return UpsertProductsResponse(outcomes=outcomes)
+
+    async def GetProduct(self, request: GetProductRequest, context: Context) -> GetProductResponse:  # noqa: N802
+        """Return a product."""
+        (product_id,) = product_ids("product_id", [request.product_id])
+        found = await self._link.run(lambda graph: find(graph, [product_id]))
+        if not found:
+            raise _unknown()
+        response = GetProductResponse(product=message_of(found[0]))
+        if found[0].updated_at_ms is not None:
+            response.update_time.CopyFrom(_timestamp(found[0].updated_at_ms))
+        return response
+
+    async def ListProducts(self, request: ListProductsRequest, context: Context) -> ListProductsResponse:  # noqa: N802
+        """List a page of products."""
+        check = Checker()
+        size = page_size(check, request.page_size)
+        after = _decode_token(check, request.page_token, 1)
+        check.finish()
+        last = after[0] if after else ""
+        found = await self._link.run(lambda graph: page(graph, last, size + 1))
+        listed = found[:size]
+        more = [listed[-1].product.product_id] if len(found) > size else []
+        return ListProductsResponse(products=map(message_of, listed), next_page_token=_encode_token(more))
+
+    async def DeleteProducts(self, request: DeleteProductsRequest, context: Context) -> DeleteProductsResponse:  # noqa: N802
+        """Take products out of the catalogue."""
+        asked = product_ids("product_ids", request.product_ids)
+        gone = set(await self._write(lambda graph: take_out(graph, asked)))
+        missing = [product_id for product_id in asked if product_id not in gone]
+        return DeleteProductsResponse(deleted_count=len(gone), missing_ids=missing)
+
+    async def UpsertFacts(self, request: UpsertFactsRequest, context: Context) -> UpsertFactsResponse:  # noqa: N802
+        """Add facts."""
+        facts = stated("facts", request.facts)
+
+        def work(graph: "Graph") -> int:
+            refuse_unknown("facts", facts, unknown_products(graph, facts))
+            return state(graph, facts)
+
+        return UpsertFactsResponse(created_count=await self._write(work))
+
+    async def ListFacts(self, request: ListFactsRequest, context: Context) -> ListFactsResponse:  # noqa: N802
+        """List a page of a product's facts."""
+        check = Checker()
+        check.id("product_id", request.product_id)
+        size = page_size(check, request.page_size)
+        after = _decode_token(check, request.page_token, _FACT_PARTS)
+        check.finish()
+
+        def work(graph: "Graph") -> list[Fact]:
+            if not find(graph, [request.product_id]):
+                raise _unknown()
+            return facts_about(graph, request.product_id)
+
+        facts = await self._link.run(work)
+        remaining = [fact for fact in facts if not after or astuple(fact) > tuple(after)]
+        listed = remaining[:size]
+        more = list(astuple(listed[-1])) if len(remaining) > size else []
+        return ListFactsResponse(facts=map(fact_message, listed), next_page_token=_encode_token(more))
+
+    async def DeleteFacts(self, request: DeleteFactsRequest, context: Context) -> DeleteFactsResponse:  # noqa: N802
+        """Remove facts."""
+        facts = stated("facts", request.facts)
+        return DeleteFactsResponse(deleted_count=await self._write(lambda graph: withdraw(graph, facts)))
+
+    async def _write(self, work: "Callable[[Graph], T]") -> T:
+        done = await self._link.run(work)
+        self._follower.nudge()
+        return done
+
+
+def _unknown() -> UnknownProductError:
+    return UnknownProductError("the catalogue does not have this product", "Check product_id.")
+
+
+def _timestamp(at_ms: int) -> Timestamp:
+    made = Timestamp()
+    made.FromMilliseconds(at_ms)
+    return made
+
+
+def _encode_token(parts: list[str]) -> str:
+    """Return the token of the page after some last entry; empty after the last page."""
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode() if parts else ""
+
+
+def _decode_token(check: Checker, token: str, parts: int) -> list[str]:
+    """Return the entry that a token names; nothing for the first page."""
+    if not token:
+        return []
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode(token.encode()))
+    except (ValueError, binascii.Error, RecursionError):
+        decoded = None
+    if not (isinstance(decoded, list) and len(decoded) == parts and all(isinstance(each, str) for each in decoded)):
+        check.refuse("page_token", "is not a token of this server")
+        return []
+    return decoded
