@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kg.tables import CODES, MAX_ID_BYTES, InteractionType
+from kg.wording import ENGLISH, WORDINGS
 from kgrank.v1 import common_pb2, event_service_pb2, ranking_service_pb2
 from server.contract_selection import filter_of, has_control, mix_of, names_of, query_of
 from server.errors import InvalidRequestError, Violation
@@ -14,6 +15,7 @@ from server.question import ContextEvent, Question
 
 DEFAULT_RESULTS = 10
 DEFAULT_REASONS = 3
+DEFAULT_LANGUAGE = ENGLISH.language
 MAX_REASONS = 10
 MAX_EVENTS = 1000
 MAX_CONTEXT = 1000
@@ -21,6 +23,7 @@ AHEAD_MS = 5 * 60_000
 """How far ahead of the server's clock an event may be."""
 
 _EARLIEST_MS = 0
+_MOST_SHOWN = 40
 
 _CODE_OF_ENUM: dict[int, int] = {
     common_pb2.InteractionType.Value(f"INTERACTION_TYPE_{kind.name}"): code for kind, code in CODES.items()
@@ -118,6 +121,13 @@ class Checker:
             self.refuse(field, f"is {(at_ms - now_ms) // 1000} s ahead of the server's clock; 300 s are allowed")
         return at_ms
 
+    def language(self, field: str, value: str) -> str:
+        """Check a BCP 47 tag; return the language of `kg.wording.WORDINGS` that it asks for, whatever its region."""
+        language = (value or DEFAULT_LANGUAGE).partition("-")[0].lower()
+        if language not in WORDINGS:
+            self.refuse(field, f"is {value[:_MOST_SHOWN]!r}; there are {', '.join(WORDINGS)}")
+        return language
+
     def value(self, field: str, value: float) -> float:
         """Check a rating or quantity."""
         if not math.isfinite(value):
@@ -166,6 +176,7 @@ def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Li
         categories=told.categories,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
+        language=check.language("language_code", request.language_code),
     )
     check.finish()
     return question
@@ -190,6 +201,7 @@ def rank_question(request: ranking_service_pb2.RankRequest, limits: Limits, now_
         seeds=told.seeds,
         query=told.query,
         categories=told.categories,
+        language=check.language("language_code", request.language_code),
     )
     check.finish()
     return question
@@ -218,6 +230,7 @@ def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -
         query=told.query,
         categories=told.categories,
         by_rules=False,
+        language=check.language("language_code", request.language_code),
     )
     check.finish()
     return question, reasons
@@ -243,6 +256,7 @@ def search_question(request: ranking_service_pb2.SearchRequest, limits: Limits, 
         categories=told.categories,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
+        language=check.language("language_code", request.language_code),
         only_found=True,
     )
     check.finish()
@@ -264,6 +278,7 @@ def similar_question(request: ranking_service_pb2.SimilarProductsRequest, limits
         candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
+        language=check.language("language_code", request.language_code),
     )
     check.finish()
     return product_id, question

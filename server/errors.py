@@ -128,9 +128,10 @@ _DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT")
 
 @dataclass(frozen=True)
 class Failure:
-    """What a caller is told: gRPC code, sentence, and the serialised `google.rpc.Status` for the trailing metadata."""
+    """What a caller is told: gRPC code, reason, sentence, and the serialised `google.rpc.Status` for the trailing metadata."""
 
     code: grpc.StatusCode
+    reason: str
     message: str
     details: bytes
 
@@ -169,7 +170,7 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     rich = status_pb2.Status(code=status.code.value[0], message=message, details=packed)
-    return Failure(status.code, message, rich.SerializeToString())
+    return Failure(status.code, status.reason, message, rich.SerializeToString())
 
 
 def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:

@@ -110,6 +110,7 @@ class Question:
         categories: categories of the context, as paths; products below them are put forward.
         only_found: nothing but what fits the query may be ranked: a search.
         fit: what fits the query, once that is found.
+        language: of the reasons, of `kg.wording.WORDINGS`.
         by_rules: the shop's rules hold; an explanation of one product leaves its blocks and pins aside.
     """
 
@@ -127,6 +128,7 @@ class Question:
     only_found: bool = False
     fit: Fit | None = None
     by_rules: bool = True
+    language: str = "en"
 
     @property
     def has_context(self) -> bool:

@@ -11,7 +11,7 @@ contract's.
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kgrank.channel import Credentials, open_channel
-from kgrank.errors import decode
+from kgrank.errors import CallError, decode, decode_batch
 from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2
 from kgrank.v1.event_service_pb2_grpc import EventServiceStub
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
@@ -128,6 +128,7 @@ class Client:
         mix: common_pb2.Mix | None = None,
         reasons: bool = False,
         details: bool = False,
+        language: str = "",
     ) -> ranking_service_pb2.RecommendResponse:
         """Rank the whole catalogue for a user."""
         request = ranking_service_pb2.RecommendRequest(
@@ -141,6 +142,7 @@ class Client:
             mix=mix,
             include_reasons=reasons,
             include_details=details,
+            language_code=language,
         )
         return self._call(self._ranking.Recommend, request)
 
@@ -153,6 +155,7 @@ class Client:
         context: common_pb2.Context | None = None,
         reasons: bool = False,
         details: bool = False,
+        language: str = "",
     ) -> ranking_service_pb2.RankResponse:
         """Rank given candidates for a user."""
         request = ranking_service_pb2.RankRequest(
@@ -162,6 +165,7 @@ class Client:
             context=context,
             include_reasons=reasons,
             include_details=details,
+            language_code=language,
         )
         return self._call(self._ranking.Rank, request)
 
@@ -176,6 +180,7 @@ class Client:
         mix: common_pb2.Mix | None = None,
         reasons: bool = False,
         details: bool = False,
+        language: str = "",
     ) -> ranking_service_pb2.SimilarProductsResponse:
         """Find the products most like one."""
         request = ranking_service_pb2.SimilarProductsRequest(
@@ -187,6 +192,7 @@ class Client:
             mix=mix,
             include_reasons=reasons,
             include_details=details,
+            language_code=language,
         )
         return self._call(self._ranking.SimilarProducts, request)
 
@@ -203,6 +209,7 @@ class Client:
         mix: common_pb2.Mix | None = None,
         reasons: bool = False,
         details: bool = False,
+        language: str = "",
         untracked: bool = False,
     ) -> ranking_service_pb2.SearchResponse:
         """Find products by words and meaning, ranked for a user (empty: an anonymous visitor)."""
@@ -217,6 +224,7 @@ class Client:
             mix=mix,
             include_reasons=reasons,
             include_details=details,
+            language_code=language,
             untracked=untracked,
         )
         return self._call(self._ranking.Search, request)
@@ -228,12 +236,35 @@ class Client:
         *,
         context: common_pb2.Context | None = None,
         max_reasons: int = 3,
+        language: str = "",
     ) -> ranking_service_pb2.ExplainResponse:
         """Explain the score of one product for a user."""
         request = ranking_service_pb2.ExplainRequest(
-            user_id=user_id, product_id=product_id, context=context, max_reasons=max_reasons
+            user_id=user_id,
+            product_id=product_id,
+            context=context,
+            max_reasons=max_reasons,
+            language_code=language,
         )
         return self._call(self._ranking.Explain, request)
+
+    def batch_recommend(
+        self, requests: Iterable[ranking_service_pb2.RecommendRequest], *, timeout_s: float = 600.0
+    ) -> Iterator[tuple[int, ranking_service_pb2.RecommendResponse | CallError]]:
+        """Rank for many users over one stream: yields the place of each request, and its answer or error, as they come.
+
+        A stream is not retried: one that breaks ends in an error after the answers that had come.
+        """
+        numbered = (
+            ranking_service_pb2.BatchRecommendRequest(sequence=place, request=request)
+            for place, request in enumerate(requests)
+        )
+        try:
+            for outcome in self._ranking.BatchRecommend(numbered, timeout=timeout_s):
+                answered = outcome.WhichOneof("outcome") == "response"
+                yield outcome.sequence, outcome.response if answered else decode_batch(outcome.error)
+        except grpc.RpcError as error:
+            raise decode(error) from None
 
     def write_event(self, written: event_service_pb2.Event) -> event_service_pb2.EventOutcome:
         """Write one event; once this returns, it is on the server's disk."""

@@ -7,6 +7,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
+from kgrank.v1 import ranking_service_pb2
+
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -116,6 +118,12 @@ def decode(error: grpc.RpcError) -> CallError:
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     kind = _BY_CODE.get(call.code(), CallError)
     return kind(call.code(), call.details() or "", reason, metadata, tuple(violations), retry_after_s)
+
+
+def decode_batch(error: ranking_service_pb2.BatchError) -> CallError:
+    """Return the exception for one failed request of many."""
+    code = next((each for each in grpc.StatusCode if each.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    return _BY_CODE.get(code, CallError)(code, error.message, error.reason)
 
 
 def _details(call: grpc.Call) -> list[Any]:

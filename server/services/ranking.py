@@ -1,15 +1,20 @@
-"""RankingService: Recommend, Rank, Search, SimilarProducts, Explain."""
+"""RankingService: Recommend, one or many at a time, Rank, Search, SimilarProducts, Explain."""
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import numpy as np
 
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
-from kg.wording import ENGLISH
+from kg.wording import WORDINGS
 from kgrank.v1.common_pb2 import Reason
 from kgrank.v1.ranking_service_pb2 import (
+    BatchError,
+    BatchRecommendRequest,
+    BatchRecommendResponse,
     ExplainRequest,
     ExplainResponse,
     RankRequest,
@@ -31,12 +36,19 @@ from server.contract import (
     similar_question,
 )
 from server.engine import Engine
-from server.errors import SearchOffError, UnknownProductError
+from server.errors import InvalidRequestError, SearchOffError, UnknownProductError, failure
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, attribution_token, fill
 from server.rpc import Context
 from server.serving import Serving
+from server.streaming import in_any_order
+
+AT_ONCE = 32
+"""Requests of one stream that are worked on together."""
+
+_MOST_FIELDS = 3
+_BATCH = "kgrank.v1.RankingService.BatchRecommend"
 
 
 class RankingService:
@@ -48,6 +60,28 @@ class RankingService:
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """Rank the whole catalogue."""
+        return await self._recommend(request)
+
+    async def BatchRecommend(  # noqa: N802
+        self, requests: AsyncIterator[BatchRecommendRequest], context: Context
+    ) -> AsyncIterator[BatchRecommendResponse]:
+        """Rank the whole catalogue for many users."""
+        async with aclosing(in_any_order(requests, self._outcome, at_once=AT_ONCE)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def _outcome(self, each: BatchRecommendRequest) -> BatchRecommendResponse:
+        try:
+            return BatchRecommendResponse(sequence=each.sequence, response=await self._recommend(each.request))
+        except Exception as error:
+            told = failure(error, method=_BATCH, request_id="")
+            code: int = told.code.value[0]
+            return BatchRecommendResponse(
+                sequence=each.sequence,
+                error=BatchError(code=code, message=_with_fields(told.message, error), reason=told.reason),
+            )
+
+    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = recommend_question(request, self._limits, _now_ms())
             ranking = await self._serving.answer(engine, question)
@@ -105,9 +139,9 @@ class RankingService:
             reasons: list[list[Reason]] = []
             if request.include_reasons:
                 found = ranking.product_index.tolist()
-                viewed = _viewed(product_index)
+                viewed, wording = _viewed(product_index), WORDINGS[question.language]
                 reasons = await self._serving.reason(
-                    lambda: reasons_alike(engine.reasoner, viewed, found, k=DEFAULT_REASONS, wording=ENGLISH)
+                    lambda: reasons_alike(engine.reasoner, viewed, found, k=DEFAULT_REASONS, wording=wording)
                 )
             response = SimilarProductsResponse(
                 model_version=engine.model_version,
@@ -139,9 +173,23 @@ class RankingService:
         told = engine.only_told(question)
         return await self._serving.reason(
             lambda: reasons_for(
-                engine, history, products, user_id=question.user_id, k=most, wording=ENGLISH, not_stored=told
+                engine,
+                history,
+                products,
+                user_id=question.user_id,
+                k=most,
+                wording=WORDINGS[question.language],
+                not_stored=told,
             )
         )
+
+
+def _with_fields(message: str, error: Exception) -> str:
+    """Return a message with the refused fields, which a call of its own tells in its details."""
+    if not isinstance(error, InvalidRequestError):
+        return message
+    fields = [f"{each.field} {each.description}" for each in error.violations[:_MOST_FIELDS]]
+    return f"{message}: {'; '.join(fields)}"
 
 
 def _viewed(product_index: int) -> Histories:

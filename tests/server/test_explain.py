@@ -3,7 +3,7 @@ import pytest
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kgrank.client import Client
-from kgrank.errors import NotFoundError
+from kgrank.errors import InvalidRequestError, NotFoundError
 from kgrank.v1 import common_pb2
 from tests.server.shop import Shop, tables
 
@@ -120,3 +120,24 @@ def test_an_unknown_product_is_not_found(client: Client) -> None:
     assert explained.value.reason == "UNKNOWN_PRODUCT"
     with pytest.raises(NotFoundError):
         client.similar_products("ghost")
+
+
+def test_reasons_are_told_in_the_language_that_is_asked_for(client: Client) -> None:
+    told = {
+        tag: [reason.text for reason in client.explain("user-04", "product-01", language=tag).result.reasons]
+        for tag in ("", "en", "en-GB", "zh", "zh-Hans-CN")
+    }
+    assert told[""] == told["en"] == told["en-GB"]
+    assert told["zh"] == told["zh-Hans-CN"]
+    assert all(text.startswith("You bought") for text in told["en"])
+    assert all(text.startswith("您买过") for text in told["zh"])
+    answer = client.recommend("user-04", k=1, reasons=True, language="zh")
+    assert answer.results[0].reasons[0].text.startswith("您")
+    for ask in (
+        lambda: client.explain("user-04", "product-01", language="tlh"),
+        lambda: client.recommend("user-04", language="tlh"),
+        lambda: client.similar_products("product-01", language="e n"),
+    ):
+        with pytest.raises(InvalidRequestError) as refused:
+            ask()
+        assert [violation.field for violation in refused.value.violations] == ["language_code"]

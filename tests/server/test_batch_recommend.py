@@ -1,0 +1,132 @@
+"""BatchRecommend: many requests over one stream, each with an outcome of its own."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kgrank.client import Client
+from kgrank.errors import CallError, InvalidRequestError, OverloadedError
+from kgrank.v1.ranking_service_pb2 import RecommendRequest, RecommendResponse
+from server.services.ranking import AT_ONCE
+from server.streaming import in_any_order
+from tests.server.running import running
+
+
+def asked(count: int) -> Iterator[RecommendRequest]:
+    return (RecommendRequest(user_id=f"user-{number % 40:02}", k=1 + number % 7) for number in range(count))
+
+
+def test_each_request_has_the_answer_of_a_call_of_its_own(client: Client) -> None:
+    answers = dict(client.batch_recommend(asked(200)))
+    assert set(answers) == set(range(200))
+    for place, request in enumerate(asked(40)):
+        answer = answers[place]
+        assert isinstance(answer, RecommendResponse)
+        alone = client.recommend(request.user_id, k=request.k)
+        assert [result.product_id for result in answer.results] == [result.product_id for result in alone.results]
+        assert [result.score for result in answer.results] == pytest.approx(
+            [result.score for result in alone.results], abs=1e-4
+        )
+        assert answer.user_state == alone.user_state
+
+
+def test_a_refused_request_leaves_the_others_alone(client: Client) -> None:
+    requests = [
+        RecommendRequest(user_id="user-01", k=2),
+        RecommendRequest(user_id="user-01", k=0, exclude_product_ids=[""]),
+        RecommendRequest(user_id="user-01", language_code="tlh"),
+        RecommendRequest(user_id="user-02", k=2),
+    ]
+    outcomes: dict[int, RecommendResponse | CallError] = dict(client.batch_recommend(requests))
+    assert [isinstance(outcomes[place], RecommendResponse) for place in range(4)] == [True, False, False, True]
+    refused = outcomes[1]
+    assert isinstance(refused, InvalidRequestError)
+    assert refused.reason == "INVALID_FIELDS"
+    assert "k is 0" in refused.message
+    assert "exclude_product_ids[0] is empty" in refused.message
+    assert "language_code is 'tlh'; there are en, zh" in str(outcomes[2])
+
+
+def test_what_finds_no_place_is_told_so_and_the_stream_goes_on(home: Path) -> None:
+    with running(home, max_waiting=1) as server, Client(server.target) as client:
+        outcomes = [outcome for _, outcome in client.batch_recommend(asked(60))]
+    assert len(outcomes) == 60
+    assert any(isinstance(outcome, RecommendResponse) for outcome in outcomes)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, CallError)]
+    assert all(isinstance(outcome, OverloadedError) for outcome in refused)
+
+
+def test_a_caller_that_reads_nothing_is_not_read_from_without_end(client: Client) -> None:
+    taken = 0
+    enough = threading.Event()
+
+    def endless() -> Iterator[RecommendRequest]:
+        nonlocal taken
+        while not enough.is_set():
+            taken += 1
+            yield RecommendRequest(user_id="user-01", k=50)
+
+    stream = client.batch_recommend(endless())
+    next(stream)
+    stream.close()  # the caller goes away
+    enough.set()
+    assert client.recommend("user-01", k=1).results
+    assert taken < 100_000
+
+
+def test_no_more_is_worked_on_at_once_than_allowed_and_order_is_free() -> None:
+    async def run() -> None:
+        gate, running_now, most = asyncio.Event(), 0, 0
+
+        async def items() -> AsyncIterator[int]:
+            for number in range(10):
+                yield number
+
+        async def answer(number: int) -> int:
+            nonlocal running_now, most
+            running_now += 1
+            most = max(most, running_now)
+            if number == 0:
+                await gate.wait()  # the first one is done last
+            running_now -= 1
+            return number
+
+        answers = []
+        async for number in in_any_order(items(), answer, at_once=3):
+            answers.append(number)
+            if len(answers) == 9:
+                gate.set()
+        assert sorted(answers) == list(range(10))
+        assert answers[-1] == 0
+        assert most <= 3
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_left_cancels_what_it_works_on() -> None:
+    async def run() -> None:
+        cancelled = []
+
+        async def items() -> AsyncIterator[int]:
+            for number in range(AT_ONCE):
+                yield number
+            await asyncio.Event().wait()
+
+        async def answer(number: int) -> int:
+            try:
+                if number:
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(number)
+                raise
+            return number
+
+        stream = in_any_order(items(), answer, at_once=8)
+        assert await anext(stream) == 0
+        await stream.aclose()
+        assert sorted(cancelled) == list(range(1, 8))
+
+    asyncio.run(run())
