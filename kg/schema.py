@@ -130,6 +130,21 @@ JOURNAL = Node(
     (Property("name", "STRING", "the writer's name"), Property("offset", "INTEGER", "the last event that is here")),
     "how far a server's event journal has reached the graph",
 )
+RULE = Node(
+    "Rule",
+    ("id",),
+    (
+        Property("id", "STRING", "its id"),
+        Property("action", "STRING", "`pin`, `boost`, `bury` or `block`"),
+        Property("target", "STRING", "to a `product`, a `brand` or a `category`"),
+        Property("name", "STRING", "which one"),
+        Property("strength", "FLOAT", "of a boost or burial, in standard deviations of a user's scores"),
+        Property("position", "INTEGER", "of a pin, from 1"),
+        Property("start", "INTEGER", "from when, ms since the epoch; absent: from the beginning"),
+        Property("end", "INTEGER", "until when; absent: for good"),
+    ),
+    "one of the shop's own rules",
+)
 COMMIT_SEQUENCE = Node(
     "CommitSequence",
     ("name",),
@@ -168,6 +183,7 @@ NODES = (
     ENTITY,
     MODEL_VERSION,
     JOURNAL,
+    RULE,
     COMMIT_SEQUENCE,
     CHANGE,
     ERASURE,

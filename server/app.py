@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
 from kg.errors import KgrankError
-from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2
+from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2
 from server.access.audit import Audit
 from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
@@ -28,9 +28,11 @@ from server.graph_link import GraphLink
 from server.journal import Journal, StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
+from server.rule_keeper import RuleKeeper
 from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
+from server.services.rules import RuleService
 from server.serving import Places, Serving
 from server.switch import Switch
 from server.traffic import Traffic
@@ -47,6 +49,7 @@ _log = structlog.get_logger(__name__)
 
 RANKING = ranking_service_pb2.DESCRIPTOR.services_by_name["RankingService"]
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -91,6 +94,8 @@ class Server:
         self._link = GraphLink(connect, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
         self._follower = Follower(self._link, self._memory, self._journal.name)
+        self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
+        self._follower.on(ChangeKind.RULE, self._rules.follow)
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
         self._follower.on(ChangeKind.MODEL, self._switch.follow)
         self._web = self._watch()
@@ -108,6 +113,7 @@ class Server:
         await self._say(_NOT_SERVING)
         port = self._listen()
         await self._server.start()
+        self._rules.recall()
         self._link.start()
         if self._link.configured:
             self._drain.start()
@@ -181,6 +187,7 @@ class Server:
         servicers = {
             RANKING: RankingService(self._serving, limits),
             EVENTS: EventService(self._serving, self._journal),
+            RULES: RuleService(self._link, self._follower, limits),
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
@@ -265,6 +272,7 @@ class Server:
         """Hear from the link's thread that the graph is there."""
         self._drain.retry()
         self._loop.call_soon_threadsafe(self._follower.nudge)
+        self._loop.call_soon_threadsafe(self._rules.graph_opened)
 
 
 def _front(settings: ServeSettings) -> Front:

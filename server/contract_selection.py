@@ -29,11 +29,14 @@ def names_of(check: "Checker", field: str, names: Iterable[str]) -> tuple[str, .
     if len(given) > MAX_NAMES:
         check.refuse(field, f"has {len(given)}; at most {MAX_NAMES} are allowed")
         return ()
-    for place, name in enumerate(given):
-        if not name:
-            check.refuse(f"{field}[{place}]", "is empty")
-        _text(check, f"{field}[{place}]", name, MAX_NAME_BYTES)
-    return tuple(sorted(set(given)))
+    return tuple(sorted({name_of(check, f"{field}[{place}]", name) for place, name in enumerate(given)}))
+
+
+def name_of(check: "Checker", field: str, name: str) -> str:
+    """Check a brand, a category path, or a key or value of an attribute."""
+    if not name:
+        check.refuse(field, "is empty")
+    return _text(check, field, name, MAX_NAME_BYTES)
 
 
 def filter_of(check: "Checker", message: common_pb2.Filter) -> Filter:
@@ -47,11 +50,9 @@ def filter_of(check: "Checker", message: common_pb2.Filter) -> Filter:
     for place, each in enumerate(message.attributes):
         field = f"filter.attributes[{place}]"
         values = names_of(check, f"{field}.values", each.values)
-        if not each.key:
-            check.refuse(f"{field}.key", "is empty")
         if not each.values:
             check.refuse(f"{field}.values", "is empty")
-        attributes.append((_text(check, f"{field}.key", each.key, MAX_NAME_BYTES), values))
+        attributes.append((name_of(check, f"{field}.key", each.key), values))
     return Filter(
         categories=names_of(check, "filter.categories", message.categories),
         brands=names_of(check, "filter.brands", message.brands),

@@ -59,6 +59,10 @@ class NoModelBeforeError(KgrankError):
     """There is no model to roll back to."""
 
 
+class UnknownRuleError(KgrankError):
+    """There is no such rule."""
+
+
 class SearchOffError(KgrankError):
     """The server was told not to answer searches."""
 
@@ -112,6 +116,7 @@ _TABLE: dict[type[Exception], _Status] = {
     UnknownModelError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
     NoModelBeforeError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "NO_MODEL_BEFORE"),
+    UnknownRuleError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_RULE"),
     SearchOffError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "SEARCH_OFF"),
     OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
     JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),

@@ -20,10 +20,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kgrank.channel import Credentials, open_channel
 from kgrank.errors import CallError, decode, decode_batch
-from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2
+from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2
 from kgrank.v1.event_service_pb2_grpc import EventServiceStub
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from kgrank.v1.rule_service_pb2_grpc import RuleServiceStub
 
 TARGET_VARIABLE = "KGRANK_TARGET"
 DEFAULT_TARGET = "localhost:50051"
@@ -33,6 +34,7 @@ _SERVICE_CONFIG = {
         {
             "name": [
                 {"service": "kgrank.v1.RankingService"},
+                {"service": "kgrank.v1.RuleService"},
                 {"service": "kgrank.v1.EventService"},
                 {"service": "kgrank.v1.ModelService", "method": "ListModels"},
                 {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
@@ -102,6 +104,7 @@ class Client:
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._rules = RuleServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -198,8 +201,8 @@ class Client:
 
     def search(
         self,
-        user_id: str,
         query: str,
+        user_id: str = "",
         *,
         k: int = 10,
         exclude_product_ids: Iterable[str] = (),
@@ -212,7 +215,7 @@ class Client:
         language: str = "",
         untracked: bool = False,
     ) -> ranking_service_pb2.SearchResponse:
-        """Find products by words and meaning, ranked for a user (empty: an anonymous visitor)."""
+        """Find products by words and meaning, ranked for a user."""
         request = ranking_service_pb2.SearchRequest(
             user_id=user_id,
             query=query,
@@ -303,6 +306,19 @@ class Client:
         return self._call(
             self._models.SetTraffic, model_service_pb2.SetTrafficRequest(traffic=traffic), timeout_s
         ).traffic
+
+    def upsert_rule(self, rule: rule_service_pb2.Rule) -> rule_service_pb2.Rule:
+        """Add one of the shop's rules, or change the one with its id; return it as it is stored."""
+        return self._call(self._rules.UpsertRule, rule_service_pb2.UpsertRuleRequest(rule=rule)).rule
+
+    def list_rules(self, *, page_size: int = 0, page_token: str = "") -> rule_service_pb2.ListRulesResponse:
+        """List a page of the shop's rules."""
+        request = rule_service_pb2.ListRulesRequest(page_size=page_size, page_token=page_token)
+        return self._call(self._rules.ListRules, request)
+
+    def delete_rule(self, rule_id: str) -> None:
+        """Remove one of the shop's rules."""
+        self._call(self._rules.DeleteRule, rule_service_pb2.DeleteRuleRequest(rule_id=rule_id))
 
     def _call(
         self,

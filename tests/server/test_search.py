@@ -20,11 +20,11 @@ def sum_of(parts: common_pb2.ScoreComponents) -> float:
 
 def test_a_title_finds_its_product_first(client: Client) -> None:
     for number in (3, 41, 77):
-        assert ids(client.search("", f"Thing {number}", k=3).results)[0] == f"product-{number:02}"
+        assert ids(client.search(f"Thing {number}", k=3).results)[0] == f"product-{number:02}"
 
 
 def test_components_add_up_to_the_score_and_query_is_the_search_part(client: Client) -> None:
-    answer = client.search("user-03", "Acme thing 12", k=20)
+    answer = client.search("Acme thing 12", "user-03", k=20)
     for result in answer.results:
         assert sum_of(result.components) == pytest.approx(result.score, abs=1e-3)
         assert result.components.query > 0
@@ -36,14 +36,14 @@ def test_components_add_up_to_the_score_and_query_is_the_search_part(client: Cli
 def test_the_user_orders_what_fits_alike(client: Client) -> None:
     # All of these have one of the words, so the order among them is the model's.
     query = "blue red colour kind"
-    one, other = (ids(client.search(user, query, k=90).results) for user in ("user-00", "user-01"))
+    one, other = (ids(client.search(query, user, k=90).results) for user in ("user-00", "user-01"))
     assert sorted(one) == sorted(other)
     assert one != other
 
 
 def test_typing_errors_are_mended_and_told(client: Client) -> None:
-    plain = client.search("user-05", "thing kind acme", k=30)
-    mistyped = client.search("user-05", "thnig kindd acmee", k=30)
+    plain = client.search("thing kind acme", "user-05", k=30)
+    mistyped = client.search("thnig kindd acmee", "user-05", k=30)
     assert plain.corrected_query == ""
     assert mistyped.corrected_query == "thing kind acme"
     assert ids(mistyped.results) == ids(plain.results)
@@ -51,25 +51,25 @@ def test_typing_errors_are_mended_and_told(client: Client) -> None:
 
 def test_a_search_is_filtered_exactly(client: Client) -> None:
     allowed = ["product-10", "product-20", "product-31"]
-    assert set(ids(client.search("", "thing", k=90, filter=Filter(brands=["Bolt"])).results)) == {
+    assert set(ids(client.search("thing", k=90, filter=Filter(brands=["Bolt"])).results)) == {
         f"product-{number:02}" for number in range(1, 90, 3)
     }
-    answer = client.search("", "thing", allowed_product_ids=[*allowed, "ghost"], exclude_product_ids=["product-20"])
+    answer = client.search("thing", allowed_product_ids=[*allowed, "ghost"], exclude_product_ids=["product-20"])
     assert sorted(ids(answer.results)) == ["product-10", "product-31"]
     assert list(answer.missing_ids) == ["ghost"]
-    assert not client.search("", "thing", filter=Filter(brands=["no such brand"])).results
+    assert not client.search("thing", filter=Filter(brands=["no such brand"])).results
 
 
 def test_words_that_no_product_has_are_no_error(client: Client) -> None:
-    answer = client.search("", "!!! ¿?")
+    answer = client.search("!!! ¿?")
     assert answer.model_version
-    assert client.search("user-01", "\u6d17\u53d1\u6c34").model_version
+    assert client.search("\u6d17\u53d1\u6c34", "user-01").model_version
 
 
 @pytest.mark.parametrize("query", ["", "   ", "x" * 1001, "a\x00b"])
 def test_a_query_out_of_bounds_is_refused(client: Client, query: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        client.search("", query)
+        client.search(query)
     assert [violation.field for violation in refused.value.violations] == ["query"]
 
 
@@ -140,7 +140,7 @@ def test_a_mask_finds_the_best_of_what_it_lets_through(shop: Shop) -> None:
     for step in (2, 9, 89):
         allowed = np.zeros(len(words), np.bool_)
         allowed[::step] = True
-        kept, kept_score = words.find("acme thing 9", 4, allowed)
+        _, kept_score = words.find("acme thing 9", 4, allowed)
         assert kept_score.tolist() == pytest.approx(score[allowed[found]][:4].tolist())
 
 
