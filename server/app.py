@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
 from kg.errors import KgrankError
-from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2
+from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2, user_service_pb2
 from server.access.audit import Audit
 from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
@@ -23,9 +23,11 @@ from server.access.tls import credentials
 from server.config import ServeSettings
 from server.contract import Limits
 from server.drain import Drain
+from server.erasing import Eraser
 from server.follow import Follower
 from server.graph_link import GraphLink
-from server.journal import Journal, StoredEvent
+from server.journal import Journal
+from server.journal_file import StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.rule_keeper import RuleKeeper
@@ -33,6 +35,7 @@ from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.services.rules import RuleService
+from server.services.users import UserService
 from server.serving import Places, Serving
 from server.switch import Switch
 from server.traffic import Traffic
@@ -51,6 +54,7 @@ RANKING = ranking_service_pb2.DESCRIPTOR.services_by_name["RankingService"]
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
@@ -88,12 +92,14 @@ class Server:
         self._credentials = credentials(settings.tls)
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
-        self._journal = Journal(journal_file, self._committed)
+        self._journal = Journal(journal_file, self._committed, self._erased)
         self._serving = Serving(settings, places)
         self._memory = Memory(self._serving.histories, self._journal)
-        self._link = GraphLink(connect, self._graph_opened)
+        self._link = GraphLink(connect, self._graph_opening, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
         self._follower = Follower(self._link, self._memory, self._journal.name)
+        self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots)
+        self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
         self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
         self._follower.on(ChangeKind.RULE, self._rules.follow)
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
@@ -115,8 +121,6 @@ class Server:
         await self._server.start()
         self._rules.recall()
         self._link.start()
-        if self._link.configured:
-            self._drain.start()
         self._loading = asyncio.create_task(self._load())
         self._refreshing = asyncio.create_task(self._refresh())
         return port
@@ -148,6 +152,11 @@ class Server:
         if self._loading is not None:
             await self._loading
         return self._serving.active is not None
+
+    @property
+    def graph_open(self) -> bool:
+        """Whether the graph is there, as far as is known."""
+        return self._link.is_open
 
     @property
     def active(self) -> str | None:
@@ -188,6 +197,7 @@ class Server:
             RANKING: RankingService(self._serving, limits),
             EVENTS: EventService(self._serving, self._journal),
             RULES: RuleService(self._link, self._follower, limits),
+            USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
@@ -230,6 +240,7 @@ class Server:
 
     async def _load(self) -> None:
         """Put the models that were in service into service; without one, wait for `ActivateModel`."""
+        await asyncio.to_thread(self._eraser.redact_snapshots)
         traffic = await asyncio.to_thread(lambda: self._places.models.traffic)
         if traffic is None:
             _log.warning("no_model", folder=str(self._places.models.folder), remedy="train one and activate it")
@@ -268,9 +279,17 @@ class Server:
         self._loop.call_soon_threadsafe(self._memory.written, events)
         self._drain.wake()
 
+    def _erased(self, user_id: str, left: list[StoredEvent]) -> None:
+        """Hear from the journal's thread of a user who is gone."""
+        self._loop.call_soon_threadsafe(self._memory.forget, user_id, left)
+
+    def _graph_opening(self, graph: "Graph") -> None:
+        """Hear from the link's thread that the graph is about to be there."""
+        self._eraser.reconcile(graph)
+
     def _graph_opened(self) -> None:
         """Hear from the link's thread that the graph is there."""
-        self._drain.retry()
+        self._drain.start()
         self._loop.call_soon_threadsafe(self._follower.nudge)
         self._loop.call_soon_threadsafe(self._rules.graph_opened)
 

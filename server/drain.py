@@ -14,7 +14,8 @@ import structlog
 
 from kg.errors import KgrankError
 from kg.tables import INTERACTIONS
-from server.journal import Journal, StoredEvent
+from server.journal import Journal
+from server.journal_file import StoredEvent
 
 _log = structlog.get_logger(__name__)
 
@@ -49,19 +50,22 @@ class Drain:
         self._wake = threading.Event()
         self._leaving = threading.Event()
         self._retry = threading.Event()
+        self._batch = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; whatever the journal holds is taken first."""
-        self._thread.start()
+        """Start the thread, or let it try again now; whatever the journal holds is taken first."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self._retry.set()
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Return a context in which no events are on their way from the journal to the graph."""
+        return self._batch
 
     def wake(self) -> None:
         """Tell that the journal has new events."""
         self._wake.set()
-
-    def retry(self) -> None:
-        """Tell that the graph is there: do not wait for the next attempt."""
-        self._retry.set()
 
     def close(self, timeout_s: float) -> None:
         """Take what is in the journal to a graph that answers, then stop; give up after a while."""
@@ -96,15 +100,23 @@ class Drain:
         """Take events until the server leaves."""
         while True:
             self._wake.clear()
-            while events := self._journal.read(offset, BATCH):
-                offset = events[-1].offset
-                left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset)
-                if left_out:  # it has them already, or its catalogue lacks their products
-                    _log.warning("events_left_out", count=left_out)
-                self._journal.note_drained(offset)
+            while (taken := self._take(graph, offset)) > offset:
+                offset = taken
             if self._leaving.is_set():
                 return
             self._wake.wait()
+
+    def _take(self, graph: EventStore, offset: int) -> int:
+        """Take a batch of events after an offset; return the offset of the last."""
+        with self._batch:
+            events = self._journal.read(offset, BATCH)
+            if events:
+                offset = events[-1].offset
+                left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset)
+                if left_out:  # another server wrote them, too
+                    _log.info("events_left_out", count=left_out)
+                self._journal.note_drained(offset)
+            return offset
 
 
 def rows(events: list[StoredEvent]) -> pa.Table:

@@ -47,6 +47,10 @@ class UnknownProductError(KgrankError):
     """The single product that was asked about is not in the catalogue."""
 
 
+class UnknownUserError(KgrankError):
+    """Nothing is known of the user that was asked about."""
+
+
 class UnknownModelError(KgrankError):
     """There is no such model in the artifacts folder."""
 
@@ -113,6 +117,7 @@ class _Status:
 _TABLE: dict[type[Exception], _Status] = {
     InvalidRequestError: _Status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"),
     UnknownProductError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_PRODUCT"),
+    UnknownUserError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_USER"),
     UnknownModelError: _Status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     ModelRefusedError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
     NoModelBeforeError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "NO_MODEL_BEFORE"),

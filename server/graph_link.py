@@ -36,14 +36,19 @@ class GraphLink(Generic[G]):
 
     Args:
         connect: opens the graph; None: the server runs without one.
-        on_open: called by the link's own thread each time that the graph is there (again).
+        on_open: called by the link's own thread each time that the graph is there (again), before others may use it.
+        then: called by the link's own thread once they may.
     """
 
     def __init__(
-        self, connect: Callable[[], AbstractContextManager[G]] | None, on_open: Callable[[], None] = lambda: None
+        self,
+        connect: Callable[[], AbstractContextManager[G]] | None,
+        on_open: Callable[[G], None] = lambda graph: None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._on_open = on_open
+        self._then = then
         self._graph: G | None = None
         self._changed = threading.Condition()
         self._leaving = False
@@ -140,6 +145,7 @@ class GraphLink(Generic[G]):
         assert self._connect is not None  # else there is no thread
         with self._connect() as graph:
             graph.ensure_schema()
+            self._on_open(graph)
             self._lost.clear()
             with self._changed:
                 if self._leaving:
@@ -147,5 +153,5 @@ class GraphLink(Generic[G]):
                 self._graph = graph
                 self._changed.notify_all()
             _log.info("graph_open")
-            self._on_open()
+            self._then()
             self._lost.wait()

@@ -1,7 +1,9 @@
 """What every user has done, up to this moment: the snapshot's histories and the events written since."""
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,13 @@ class _Appended:
 _Waiting = tuple[str, Interaction]
 
 
+class Copies(Protocol):
+    """Who keeps what follows from a user's history."""
+
+    def forget(self, user_id: str) -> None:
+        """Forget what was kept of a user."""
+
+
 class LiveHistories:
     """Histories that grow. Appending and reading belong to one thread, the event loop's.
 
@@ -52,6 +61,7 @@ class LiveHistories:
         self._hidden: set[int] = set()
         self._waiting: dict[str, list[_Waiting]] = {}
         self._waiting_count = 0
+        self._copies: weakref.WeakSet[Copies] = weakref.WeakSet()  # engines come and go, histories stay
         self.applied = 0  # the own journal's last offset that is in here
         self.followed = snapshot.commit - 1  # the graph's last commit that is in here; the snapshot's own is looked at
 
@@ -86,10 +96,16 @@ class LiveHistories:
             for user_id, interaction in waiting:
                 self.append(user_id, replace(interaction, product_index=product_index))
 
+    def copied_by(self, copies: "Copies") -> None:
+        """Tell of somebody who keeps what follows from a history; it is told when that is to be forgotten."""
+        self._copies.add(copies)
+
     def forget(self, user_ids: Iterable[str]) -> None:
         """Forget all that users did so far; what they do from now on is their whole history."""
         for user_id in user_ids:
             self._appended.pop(user_id, None)
+            for copies in list(self._copies):
+                copies.forget(user_id)
             user_index = self._users.index(user_id)
             if user_index != MISSING:
                 self._hidden.add(user_index)
@@ -102,9 +118,9 @@ class LiveHistories:
                     del self._waiting[product_id]
 
     def users(self) -> Iterator[str]:
-        """Yield the id of every user with a history, some of them twice."""
-        yield from self._appended
-        yield from (user_id for waiting in self._waiting.values() for user_id, _ in waiting)
+        """Yield the id of every user with a history, some of them twice. May be called from any thread."""
+        yield from list(self._appended)
+        yield from [user_id for waiting in list(self._waiting.values()) for user_id, _ in list(waiting)]
         yield from self._users.array.to_pylist()
 
     def version(self, user_id: str) -> int:
@@ -148,8 +164,15 @@ class LiveHistories:
             user_id: the user; an unknown one has an empty history.
             more: interactions of this request only, which come after the stored ones of the same time.
         """
+        return self._latest(user_id, more, self._limit)
+
+    def whole(self, user_id: str) -> Histories:
+        """Return all interactions of a user, oldest first, as a batch of one."""
+        return self._latest(user_id, (), self.length(user_id))
+
+    def _latest(self, user_id: str, more: Sequence[Interaction], limit: int) -> Histories:
         rows, stored = self._rows(user_id), self._stored
-        rows = slice(max(rows.start, rows.stop - self._limit), rows.stop)
+        rows = slice(max(rows.start, rows.stop - limit), rows.stop)
         added = [*self._added(user_id), *more]
         history = (stored.product_index[rows], stored.type[rows], stored.at_ms[rows], stored.value[rows])
         if added:
@@ -159,7 +182,7 @@ class LiveHistories:
                 np.concatenate([history[2], np.array([each.at_ms for each in added], np.int64)]),
                 np.concatenate([history[3], np.array([each.value for each in added], np.float32)]),
             )
-            order = np.argsort(history[2], kind="stable")[-self._limit :]
+            order = np.argsort(history[2], kind="stable")[-limit:]
             history = (history[0][order], history[1][order], history[2][order], history[3][order])
         return Histories(np.array([0, len(history[0])], np.int64), *history)
 

@@ -16,7 +16,8 @@ from kg.vocabulary import MISSING
 from server.engine import Engine
 from server.errors import JournalError
 from server.histories import Interaction, LiveHistories
-from server.journal import Journal, StoredEvent
+from server.journal import Journal
+from server.journal_file import StoredEvent
 
 _NAN = float("nan")
 _MOST_FOLLOWED = 100_000
@@ -47,6 +48,18 @@ class Memory:
         for histories, engine in self._held():
             extend(histories, engine.snapshot, new)
             histories.applied = max(histories.applied, events[-1].offset)
+
+    def forget(self, user_id: str, left: Sequence[StoredEvent]) -> None:
+        """Forget a user but for some events of the own journal, that came after the user's erasure."""
+        for histories, engine in self._held():
+            histories.forget([user_id])
+            for stored in left:
+                interaction = interaction_of(engine.snapshot, stored)
+                _add(histories, engine.snapshot, user_id, stored.event.product_id, interaction)
+
+    def users(self) -> set[str]:
+        """Return the id of every user with a history. May be called from any thread."""
+        return {user_id for histories, _ in self._held() for user_id in histories.users()}
 
     @property
     def followed(self) -> int:

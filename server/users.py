@@ -39,6 +39,16 @@ class UserEncoder:
         self._scorer = scorer
         self._histories = histories
         self._kept: OrderedDict[str, _Encoded] = OrderedDict()
+        histories.copied_by(self)
+
+    def with_scorer(self, scorer: ScoringModel) -> "UserEncoder":
+        """Return an encoder with the same model over a changed catalogue; what is kept stays good, and is shared.
+
+        Vectors of users who had a product whose text has changed follow within the hour, or with their next event.
+        """
+        made = UserEncoder(scorer, self._histories)
+        made._kept = self._kept
+        return made
 
     def encode(self, users: Sequence[tuple[str, Sequence[Interaction]]], now_ms: int) -> UserVectors:
         """Return the vectors of users, each an id (may be empty) and what its request tells besides."""
@@ -63,6 +73,10 @@ class UserEncoder:
         """Make the vectors of users beforehand, as many of the first as are kept."""
         for start in range(0, min(len(users), CACHED_USERS), _WARMED_TOGETHER):
             self.encode([(user_id, ()) for user_id in users[start : start + _WARMED_TOGETHER]], now_ms)
+
+    def forget(self, user_id: str) -> None:
+        """Forget a user's vector; may be called from any thread. One that is being made now is not used again."""
+        self._kept.pop(user_id, None)
 
     def _keep(self, user_id: str, now_ms: int) -> _Encoded | None:
         encoded = self._kept.get(user_id)

@@ -20,10 +20,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kgrank.channel import Credentials, open_channel
 from kgrank.errors import CallError, decode, decode_batch
-from kgrank.v1 import common_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2
+from kgrank.v1 import (
+    common_pb2,
+    event_service_pb2,
+    model_service_pb2,
+    ranking_service_pb2,
+    rule_service_pb2,
+    user_service_pb2,
+)
 from kgrank.v1.event_service_pb2_grpc import EventServiceStub
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 from kgrank.v1.rule_service_pb2_grpc import RuleServiceStub
 
 TARGET_VARIABLE = "KGRANK_TARGET"
@@ -36,6 +44,7 @@ _SERVICE_CONFIG = {
                 {"service": "kgrank.v1.RankingService"},
                 {"service": "kgrank.v1.RuleService"},
                 {"service": "kgrank.v1.EventService"},
+                {"service": "kgrank.v1.UserService"},
                 {"service": "kgrank.v1.ModelService", "method": "ListModels"},
                 {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
             ],
@@ -104,6 +113,7 @@ class Client:
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._users = UserServiceStub(self._channel)
         self._rules = RuleServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -278,6 +288,43 @@ class Client:
         """Write events; each without an id is given one here, so that a retried call can't write it twice."""
         request = event_service_pb2.WriteEventsRequest(events=[_identified(each) for each in written])
         return list(self._call(self._events.WriteEvents, request).outcomes)
+
+    def ingest_events(
+        self, written: Iterable[event_service_pb2.Event], *, timeout_s: float | None = None
+    ) -> Iterator[event_service_pb2.EventOutcome]:
+        """Write events as they come; yields what became of each, in order, once it is on the server's disk.
+
+        Where the stream breaks off, write again those that were not yielded, under the same ids.
+        """
+        requests = (event_service_pb2.IngestEventsRequest(event=_identified(each)) for each in written)
+        try:
+            for response in self._events.IngestEvents(requests, timeout=timeout_s):
+                yield response.outcome
+        except grpc.RpcError as error:
+            raise decode(error) from None
+
+    def user_profile(
+        self, user_id: str, *, window_s: float | None = None, limit: int = 0
+    ) -> user_service_pb2.UserProfile:
+        """Summarise what a user did, in a time before now or ever."""
+        request = user_service_pb2.GetUserProfileRequest(user_id=user_id, limit=limit)
+        if window_s is not None:
+            request.window.FromMilliseconds(round(window_s * 1000))
+        return self._call(self._users.GetUserProfile, request).profile
+
+    def export_user(self, user_id: str, *, timeout_s: float = 120.0) -> Iterator[str]:
+        """Yield all that is stored about a user, a JSON object each."""
+        request = user_service_pb2.ExportUserRequest(user_id=user_id)
+        try:
+            for part in self._users.ExportUser(request, timeout=timeout_s):
+                yield from part.json_lines.decode().splitlines()
+        except grpc.RpcError as error:
+            raise decode(error) from None
+
+    def erase_user(self, user_id: str, *, timeout_s: float = 120.0) -> user_service_pb2.EraseUserResponse:
+        """Erase a user from wherever it is stored; may be repeated."""
+        request = user_service_pb2.EraseUserRequest(user_id=user_id)
+        return self._call(self._users.EraseUser, request, timeout_s)
 
     def list_models(self, *, page_size: int = 0, page_token: str = "") -> model_service_pb2.ListModelsResponse:
         """List a page of the models that the server can serve, newest first."""

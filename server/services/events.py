@@ -1,13 +1,15 @@
-"""EventService: WriteEvent, WriteEvents."""
+"""EventService: WriteEvent, WriteEvents, IngestEvents."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
 from kgrank.v1.event_service_pb2 import (
     EventOutcome,
+    IngestEventsRequest,
+    IngestEventsResponse,
     WriteEventRequest,
     WriteEventResponse,
     WriteEventsRequest,
@@ -18,6 +20,9 @@ from server.errors import UnknownProductError
 from server.journal import Journal, Stored
 from server.rpc import Context
 from server.serving import Serving
+
+_IN_FLIGHT = 256
+"""Events of one stream that wait for the disk together; the caller is held back beyond these."""
 
 
 class EventService:
@@ -39,6 +44,40 @@ class EventService:
         """Write events together."""
         return WriteEventsResponse(outcomes=await self._write(written_events(request.events, "events[{}]", _now_ms())))
 
+    async def IngestEvents(  # noqa: N802
+        self, requests: AsyncIterator[IngestEventsRequest], context: Context
+    ) -> AsyncIterator[IngestEventsResponse]:
+        """Write events as they come, many on their way to the disk at once, and acknowledge them in order."""
+        writing: asyncio.Queue[asyncio.Future[list[EventOutcome]] | None] = asyncio.Queue(_IN_FLIGHT)
+        reading = asyncio.create_task(self._ingest(requests, writing))
+        try:
+            while (written := await writing.get()) is not None:
+                (outcome,) = await written
+                yield IngestEventsResponse(outcome=outcome)
+        finally:
+            reading.cancel()
+            while not writing.empty():
+                left = writing.get_nowait()
+                if left is not None:
+                    left.add_done_callback(_heard)
+
+    async def _ingest(
+        self,
+        requests: AsyncIterator[IngestEventsRequest],
+        writing: "asyncio.Queue[asyncio.Future[list[EventOutcome]] | None]",
+    ) -> None:
+        """Take events from a stream in order; what is wrong with one ends the stream, after those before it."""
+        try:
+            async for request in requests:
+                events = written_events([request.event], "event", _now_ms())
+                await writing.put(asyncio.ensure_future(self._write(events)))
+        except Exception as error:
+            failed: asyncio.Future[list[EventOutcome]] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            await writing.put(failed)
+        else:
+            await writing.put(None)
+
     async def _write(self, events: Sequence[WrittenEvent]) -> list[EventOutcome]:
         products = self._serving.engine.snapshot.products
         named = [each if each.event_id else replace(each, event_id=uuid.uuid4().hex) for each in events]
@@ -55,6 +94,12 @@ class EventService:
                 status = EventOutcome.STATUS_DUPLICATE if next(stored).duplicate else EventOutcome.STATUS_WRITTEN
             outcomes.append(EventOutcome(event_id=each.event_id, status=status))
         return outcomes
+
+
+def _heard(written: "asyncio.Future[list[EventOutcome]]") -> None:
+    """Take note of how a write ended whose caller is gone."""
+    if not written.cancelled():
+        written.exception()
 
 
 def _now_ms() -> int:

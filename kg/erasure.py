@@ -1,0 +1,162 @@
+"""A person in the graph: everything that is stored about one, and its erasure.
+
+What stays of an erased user is `(:Erasure {user, commit, at})`, where `user` is a hash of the id: enough to recognise
+the id in an older snapshot, journal or backup, and to take it out there too. Whoever holds these hashes can test
+whether an id that he has already is among them, and nothing else.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kg import schema
+from kg.commits import ChangeKind, Commit
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_PAGE = 5_000
+_INTERACTIONS = "|".join(each.type for each in schema.INTERACTIONS)
+_TABLED = [*(each.type for each in schema.INTERACTIONS), schema.SEARCHED.type, schema.RECOMMENDED.type]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """A user that was erased: the hash of the id, the commit that did it, and when, ms since the epoch."""
+
+    user_key: str
+    commit: int
+    at_ms: int
+
+
+def user_key(user_id: str) -> str:
+    """Return the hash by which an erased user is known."""
+    return hashlib.blake2b(user_id.encode(), digest_size=16, person=b"kgrank-erased").hexdigest()
+
+
+def erase_user(graph: "Graph", user_id: str) -> tuple[Erasure, int]:
+    """Take a user out of the graph in one commit; return the erasure, and how many interactions went.
+
+    Interactions, searches and recommendations go, and the words, attributes and entities that nobody else has. It may
+    be run again; each time is an erasure of its own, for what has come since.
+    """
+    at_ms = time.time_ns() // 1_000_000
+    key = user_key(user_id)
+
+    def work(commit: Commit) -> tuple[Erasure, int]:
+        count = commit.run(
+            f"OPTIONAL MATCH (:User {{id: $user}})-[r:{_INTERACTIONS}]->() RETURN count(r)", user=user_id
+        ).rows[0][0]
+        commit.run(
+            "MATCH (u:User {id: $user}) "
+            "OPTIONAL MATCH (u)--(x) WHERE (x:Query OR x:Attribute OR x:Entity) AND NOT EXISTS { "
+            "MATCH (x)--(other) WHERE other <> u } "
+            "WITH u, collect(DISTINCT x) AS own FOREACH (x IN own | DETACH DELETE x) DETACH DELETE u",
+            user=user_id,
+        )
+        commit.run(
+            "MERGE (e:Erasure {user: $key}) SET e.commit = $commit, e.at = $at",
+            key=key,
+            commit=commit.number,
+            at=at_ms,
+        )
+        commit.note(ChangeKind.USER_ERASED, key)
+        return Erasure(key, commit.number, at_ms), int(count)
+
+    return graph.commit(work)
+
+
+def erase_events(graph: "Graph", event_ids: Sequence[str]) -> int:
+    """Take some interactions out of the graph; return how many there were."""
+    count = 0
+    for each in schema.INTERACTIONS:
+        result = graph.write(
+            f"UNWIND $rows AS id MATCH ()-[r:{each.type} {{event_id: id}}]->() "
+            f"USING INDEX SEEK r:{each.type}(event_id) DELETE r",
+            list(event_ids),
+        )
+        count += result.changes.get("relationships_deleted", 0)
+    return count
+
+
+def restore_erasure(graph: "Graph", erasure: Erasure) -> None:
+    """Remember an erasure that a graph which was restored from a backup does not know."""
+    graph.write(
+        "MERGE (e:Erasure {user: $key}) "
+        "SET e.commit = CASE WHEN coalesce(e.commit, 0) < $commit THEN $commit ELSE e.commit END, "
+        "e.at = CASE WHEN coalesce(e.at, 0) < $at THEN $at ELSE e.at END",
+        key=erasure.user_key,
+        commit=erasure.commit,
+        at=erasure.at_ms,
+    )
+
+
+def erasures_since(graph: "Graph", after: int) -> list[Erasure]:
+    """Return the users that commits above `after` erased, in order."""
+    rows = graph.read(
+        "MATCH (e:Erasure) WHERE e.commit > $after RETURN e.user, e.commit, e.at ORDER BY e.commit", after=after
+    )
+    return [Erasure(*row) for row in rows]
+
+
+def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
+    """Yield all that the graph has of a user, a dictionary each."""
+    rows = graph.read(
+        "MATCH (u:User {id: $user}) RETURN coalesce(u.attribute_keys, []), coalesce(u.attribute_values, [])",
+        user=user_id,
+    )
+    for keys, values in rows:
+        yield {"record": "user", "user_id": user_id, "attributes": dict(zip(keys, values, strict=True))}
+    kinds = {each.type: str(each.interaction) for each in schema.INTERACTIONS}
+    for type_, event_id, product_id, at_ms, value in _pages(
+        graph,
+        f"MATCH (u:User {{id: $user}})-[r:{_INTERACTIONS}]->(p) "
+        "RETURN type(r), r.event_id, p.id, r.at, r.value ORDER BY r.at, r.event_id",
+        user_id,
+    ):
+        yield {
+            "record": "interaction",
+            "event_id": event_id,
+            "type": kinds[type_],
+            "product_id": product_id,
+            "at_ms": at_ms,
+            "value": value,
+        }
+    for text, at_ms in _pages(
+        graph, "MATCH (u:User {id: $user})-[r:SEARCHED]->(q) RETURN q.text, r.at ORDER BY r.at", user_id
+    ):
+        yield {"record": "search", "query": text, "at_ms": at_ms}
+    for product_id, rank, score, model in _pages(
+        graph,
+        "MATCH (u:User {id: $user})-[r:RECOMMENDED]->(p) "
+        "RETURN p.id, r.rank, r.score, r.model ORDER BY r.model, r.rank",
+        user_id,
+    ):
+        yield {
+            "record": "recommendation",
+            "product_id": product_id,
+            "rank": rank,
+            "score": score,
+            "publication": model,
+        }
+    for relation, outward, labels, end in _pages(
+        graph,
+        "MATCH (u:User {id: $user})-[r]-(x) WHERE NOT type(r) IN $tabled "
+        "RETURN type(r), startNode(r) = u, labels(x), coalesce(x.id, x.name, x.path) ORDER BY 1, 4",
+        user_id,
+    ):
+        yield {"record": "fact", "relation": relation, "outward": outward, "kind": labels[0].lower(), "id": end}
+
+
+def _pages(graph: "Graph", cypher: str, user_id: str) -> Iterator[list[Any]]:
+    skipped = 0
+    while True:
+        rows = graph.read(
+            f"{cypher} SKIP $skipped LIMIT $limit", user=user_id, tabled=_TABLED, skipped=skipped, limit=_PAGE
+        )
+        yield from rows
+        skipped += len(rows)
+        if len(rows) < _PAGE:
+            return

@@ -1,0 +1,100 @@
+"""Erased users out of snapshots that were made before: their ids and their interactions.
+
+A snapshot keeps its name and content hash: they say what it was exported as. Its index spaces stay too, so that
+whatever was made of it still fits: an erased user is a row with a random id and an empty history.
+"""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kg.erasure import Erasure, user_key
+from kg.errors import SnapshotError
+from kg.snapshot import MANIFEST, Snapshot
+from kg.vocabulary import Vocabulary
+
+_ABANDONED = ".erasing-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
+    """Take erased users out of every snapshot of a folder; return in how many they were.
+
+    Args:
+        snapshots: the folder; one process at a time works on it.
+        erasures: a snapshot that was exported after one has nothing of that user, or what came after it.
+
+    Raises:
+        SnapshotError: one can't be read or written; those before it are done.
+    """
+    if not erasures or not snapshots.is_dir():
+        return 0
+    with (snapshots / ".erasing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in snapshots.glob(f"{_ABANDONED}*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        return sum(redact(path.parent, erasures) for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}")))
+
+
+def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
+    """Take erased users out of one snapshot; return whether they were in it.
+
+    Whoever has it open goes on with what it has; whoever opens it sees the old one or the new one, whole.
+
+    Raises:
+        SnapshotError: it can't be read or written.
+    """
+    try:
+        snapshot = Snapshot.open(folder, verify=False)
+    except SnapshotError:
+        return False  # of another version, or damaged: nobody can open it either
+    found = users_among(snapshot.users, {each.user_key for each in erasures if each.commit > snapshot.commit})
+    if not found:
+        return False
+    keep = ~np.isin(snapshot.histories.users_of_rows(), found)
+    ids = snapshot.users.array.to_pylist()
+    for user_index in found:
+        ids[user_index] = f"erased-{uuid.uuid4().hex}"
+    redacted = replace(snapshot, users=Vocabulary(ids), histories=snapshot.histories.where(keep))
+    new: Path | None = None
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=_ABANDONED, dir=folder.parent))
+        new = holder / folder.name
+        redacted.save(new)
+        _exchange(new, folder)
+    except OSError as error:
+        raise SnapshotError(
+            f"snapshot {folder} can't be rewritten: {error.strerror or error}", "Free space; it is tried again."
+        ) from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new.parent, ignore_errors=True)
+    return True
+
+
+def users_among(users: Vocabulary, user_keys: Collection[str]) -> list[int]:
+    """Return the indices of the users whose id has one of these hashes (`kg.erasure.user_key`)."""
+    if not user_keys:
+        return []
+    return [index for index, user_id in enumerate(users.array.to_pylist()) if user_key(user_id) in user_keys]
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step where the system can, else in two."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with suppress(AttributeError):
+        if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            return
+    aside = one.with_name(f"{one.name}.old")
+    other.rename(aside)
+    one.rename(other)

@@ -1,0 +1,146 @@
+"""Erases users: from the journal, the graph, memory, and the snapshots on disk; whatever happens on the way.
+
+What is to be done is written into the journal before anything is done, and crossed out after all is. A server that
+starts, or whose graph comes back, first finishes what is left. Other servers hear of it by the graph's commits, and
+erase what they have. A graph that is restored from an older backup is told of the erasures that it has forgotten.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kg.commits import Change
+from kg.erasure import Erasure, erase_events, erase_user, erasures_since, restore_erasure, user_key
+from kg.errors import GraphUnavailableError, SnapshotError
+from kg.redaction import redact_all
+from server.drain import Drain
+from server.graph_link import GraphLink
+from server.journal import Journal
+from server.memory import Memory
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What an erasure took away: interactions of the graph, events of the own journal; when, ms since the epoch."""
+
+    interactions: int
+    journal_events: int
+    at_ms: int
+
+
+class Eraser:
+    """Erases users here, and finishes what was begun.
+
+    Args:
+        journal: the own journal.
+        drain: what takes its events to the graph.
+        link: the graph.
+        memory: the histories in service.
+        snapshots: the folder of snapshots.
+    """
+
+    def __init__(
+        self, journal: Journal, drain: Drain, link: "GraphLink[Graph]", memory: Memory, snapshots: Path
+    ) -> None:
+        self._journal = journal
+        self._drain = drain
+        self._link = link
+        self._memory = memory
+        self._snapshots = snapshots
+        self._own: set[int] = set()  # commits of erasures that memory has heard of
+
+    async def erase(self, user_id: str) -> Erased:
+        """Erase a user everywhere.
+
+        Raises:
+            GraphUnavailableError: the graph is away; it is finished when that is back, by this server.
+            JournalError: it can't be written down; nothing is done.
+        """
+        if not self._link.configured:
+            with self._link.graph():
+                pass  # says why not
+        await asyncio.to_thread(self._journal.intend_erasure, user_id)
+        try:
+            erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
+        except GraphUnavailableError as error:
+            raise GraphUnavailableError(
+                error.problem, "The erasure is written down, and is finished when the graph is back."
+            ) from error
+        self._own.add(commit)
+        return erased
+
+    async def follow(self, changes: Sequence[Change]) -> None:
+        """Erase here whom other servers have erased, or this one before it was started."""
+        erasures = {
+            each.key: Erasure(each.key, each.commit, each.at_ms) for each in changes if each.commit not in self._own
+        }
+        if erasures:
+            await self._link.run(lambda graph: self._apply(graph, erasures))
+
+    def reconcile(self, graph: "Graph") -> None:
+        """Finish what was begun, and bring this server's erasures and the graph's together, before anything else.
+
+        Raises:
+            KgrankError: it failed; it is to be tried again.
+        """
+        for user_id in self._journal.pending_erasures():
+            self._erase(graph, user_id)
+            _log.info("erasure_finished")
+        there = {each.user_key: each for each in erasures_since(graph, 0)}
+        here = {each.user_key: each for each in self._journal.erasures()}
+        new = {key: each for key, each in there.items() if key not in here or here[key].commit < each.commit}
+        if new:
+            self._apply(graph, new)
+        forgotten = [each for key, each in here.items() if key not in there]
+        if forgotten:
+            self._erase_again(graph, forgotten)
+
+    def redact_snapshots(self) -> None:
+        """Take erased users out of snapshots that were put back from a backup; before any is served."""
+        try:
+            redact_all(self._snapshots, self._journal.erasures())
+        except SnapshotError as error:
+            # Served all the same: memory forgets them when the graph is followed.
+            _log.error("snapshot_not_redacted", reason=error.problem, remedy=error.remedy)
+
+    def _erase(self, graph: "Graph", user_id: str) -> tuple[Erased, int]:
+        # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.
+        with self._drain.paused():
+            events = self._journal.erase(user_id).result()
+            erasure, interactions = erase_user(graph, user_id)
+        redact_all(self._snapshots, [erasure])
+        self._journal.finish_erasure(erasure)
+        _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
+        return Erased(interactions, len(events), erasure.at_ms), erasure.commit
+
+    def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> None:
+        """Erase here what was there before some erasures, by the hash of the user's id."""
+        known = {*self._memory.users(), *self._journal.users()}
+        for user_id, erasure in ((each, new[key]) for each in known if (key := user_key(each)) in new):
+            with self._drain.paused():
+                events = self._journal.erase(user_id, erasure.at_ms).result()
+                # What was acknowledged here before the erasure may have reached the graph after it.
+                erase_events(graph, [each.event.event_id for each in events])
+        redact_all(self._snapshots, list(new.values()))
+        for erasure in new.values():
+            self._journal.finish_erasure(erasure)
+        _log.info("erasures_followed", users=len(new))
+
+    def _erase_again(self, graph: "Graph", erasures: Sequence[Erasure]) -> None:
+        """Take out of a graph that was restored from a backup whom it has not forgotten."""
+        keys = {each.user_key for each in erasures}
+        back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in keys]
+        for user_id in back:
+            erase_user(graph, user_id)
+        for erasure in erasures:
+            restore_erasure(graph, erasure)
+        _log.warning("erasures_restored", erasures=len(erasures), users=len(back))

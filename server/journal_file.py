@@ -1,0 +1,249 @@
+"""The file of the event journal: a SQLite database with a write-ahead log and full synchronisation.
+
+What is deleted is overwritten, so that an erased user is not to be found in the bytes either.
+"""
+
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from kg.erasure import Erasure, user_key
+from kg.errors import KgrankError
+from kg.tables import InteractionType
+from server.contract import WrittenEvent
+from server.errors import JournalError, JournalFullError
+
+_log = structlog.get_logger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    offset INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    product_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    value REAL,
+    received_ms INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS journal (name TEXT NOT NULL, drained INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS erasure (
+    user_key TEXT PRIMARY KEY,
+    user_id TEXT,
+    commit_number INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS reached (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
+"""
+_MADE_CLEAN = 1
+"""The `user_version` of a journal in whose file what was deleted has always been overwritten."""
+_IDS_AT_ONCE = 500
+_BUSY_S = 30
+_CHECKPOINT_AFTER_S = 0.05
+_LEAST_FREE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event of the journal, at its offset."""
+
+    offset: int
+    event: WrittenEvent
+    received_ms: int
+
+
+class JournalFile:
+    """A journal's events and what it remembers besides. Safe to use from any thread.
+
+    Args:
+        path: the SQLite file; made, with its folder, where it is missing.
+
+    Raises:
+        JournalError: the file can't be opened, or is not a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self.connection() as connection:
+                if connection.execute("PRAGMA user_version").fetchone()[0] < _MADE_CLEAN:
+                    connection.execute("VACUUM")  # an older version left what it deleted in the file
+                    connection.execute(f"PRAGMA user_version = {_MADE_CLEAN}")
+                connection.executescript(_SCHEMA)
+                connection.execute(
+                    "INSERT INTO journal SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM journal)", (uuid.uuid4().hex,)
+                )
+                self.name: str = connection.execute("SELECT name FROM journal").fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(
+                f"journal {path} can't be opened: {error}",
+                "Check the disk and the file's permissions; a damaged file moved away makes room for a new journal.",
+            ) from error
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """Open the database for the length of a `with` block."""
+        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            yield connection
+        finally:
+            connection.close()
+
+    def read(self, after: int, limit: int) -> list[StoredEvent]:
+        """Return events with an offset above `after`, in order, at most `limit`."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT * FROM event WHERE offset > ? ORDER BY offset LIMIT ?", (after, limit))
+            return [stored_event(row) for row in rows]
+
+    def all(self, page: int = 10_000) -> Iterator[StoredEvent]:
+        """Yield every event in order."""
+        after = 0
+        while events := self.read(after, page):
+            yield from events
+            after = events[-1].offset
+
+    def known(self, event_ids: Sequence[str]) -> set[str]:
+        """Return those of some event ids that are in the journal."""
+        found: set[str] = set()
+        with self.connection() as connection:
+            for start in range(0, len(event_ids), _IDS_AT_ONCE):
+                some = event_ids[start : start + _IDS_AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                rows = connection.execute(f"SELECT event_id FROM event WHERE event_id IN ({marks})", some)  # noqa: S608  # only question marks
+                found.update(row[0] for row in rows)
+        return found
+
+    @property
+    def drained(self) -> int:
+        """The last offset that the graph is known to have."""
+        with self.connection() as connection:
+            return int(connection.execute("SELECT drained FROM journal").fetchone()[0])
+
+    def undrained(self) -> tuple[int, int | None]:
+        """Return how many events the graph is not known to have, and when the oldest of them came (ms)."""
+        with self.connection() as connection:
+            found = connection.execute(
+                "SELECT count(*), min(received_ms) FROM event WHERE offset > (SELECT drained FROM journal)"
+            ).fetchone()
+        return int(found[0]), found[1]
+
+    def note_drained(self, offset: int) -> None:
+        """Remember that the graph has everything up to an offset."""
+        with self.connection() as connection:
+            connection.execute("UPDATE journal SET drained = max(drained, ?)", (offset,))
+
+    def trim(self, offsets: Sequence[int]) -> None:
+        """Forget events; the ids of forgotten events are no longer known as duplicates.
+
+        Raises:
+            JournalError: it can't be written; nothing is forgotten.
+        """
+        try:
+            with self.connection() as connection:
+                connection.execute("BEGIN")
+                connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"journal {self.path} can't be trimmed: {error}", "Check the disk and the file's permissions."
+            ) from error
+
+    def intend_erasure(self, user_id: str) -> None:
+        """Write down that a user is to be erased, before anything is: `pending_erasures` has it until it is done.
+
+        Raises:
+            JournalError: it can't be written.
+        """
+        self._change(
+            "INSERT INTO erasure VALUES (?, ?, 0, ?) ON CONFLICT (user_key) DO UPDATE SET user_id = excluded.user_id",
+            (user_key(user_id), user_id, time.time_ns() // 1_000_000),
+        )
+
+    def finish_erasure(self, erasure: Erasure) -> None:
+        """Note that a user is erased, here or by another server; the id itself goes.
+
+        Raises:
+            JournalError: it can't be written.
+        """
+        self._change(
+            "INSERT INTO erasure VALUES (?, NULL, ?, ?) ON CONFLICT (user_key) DO UPDATE SET "
+            "user_id = NULL, commit_number = excluded.commit_number, at_ms = excluded.at_ms",
+            (erasure.user_key, erasure.commit, erasure.at_ms),
+        )
+        self._overwrite()
+
+    def pending_erasures(self) -> list[str]:
+        """Return the ids of the users whose erasure was begun and not finished."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT user_id FROM erasure WHERE user_id IS NOT NULL ORDER BY at_ms")
+            return [row[0] for row in rows]
+
+    def erasures(self) -> list[Erasure]:
+        """Return the erasures that this server knows of and that are done."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT user_key, commit_number, at_ms FROM erasure WHERE commit_number > 0")
+            return [Erasure(*row) for row in rows]
+
+    def users(self) -> list[str]:
+        """Return the id of every user with an event in the journal."""
+        with self.connection() as connection:
+            return [row[0] for row in connection.execute("SELECT DISTINCT user_id FROM event")]
+
+    def of_user(self, user_id: str) -> list[StoredEvent]:
+        """Return the events of a user, in order."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT * FROM event WHERE user_id = ? ORDER BY offset", (user_id,))
+            return [stored_event(row) for row in rows]
+
+    def _change(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            with self.connection() as connection:
+                connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self.failure(error) from error
+
+    def _overwrite(self) -> None:
+        """Take what was deleted out of the write-ahead log, where its former pages are."""
+        deadline = time.monotonic() + _BUSY_S
+        with self.connection() as connection:
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > deadline:
+                    _log.warning("journal_not_checkpointed", remedy="It is done at the next erasure or start.")
+                    return
+                time.sleep(_CHECKPOINT_AFTER_S)
+
+    def failure(self, error: sqlite3.Error) -> KgrankError:
+        """Return what a caller is told of a write that failed."""
+        # A full disk shows as SQLITE_FULL, or as an I/O error where the shared-memory file can't grow.
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        with suppress(OSError):
+            full = full or shutil.disk_usage(self.path.parent).free < _LEAST_FREE_BYTES
+        if full:
+            return JournalFullError(
+                "the event journal's disk is full; the event is not stored", "Free space on that disk."
+            )
+        return not_written()
+
+
+def not_written() -> JournalError:
+    """Return the error for what is not stored."""
+    return JournalError("the event journal can't be written; nothing is stored", "The server's log says why.")
+
+
+def stored_event(row: tuple[int, str, str, str, str, int, float | None, int]) -> StoredEvent:
+    """Return a row of the table of events."""
+    offset, event_id, user_id, product_id, kind, at_ms, value, received_ms = row
+    return StoredEvent(
+        offset, WrittenEvent(event_id, user_id, product_id, InteractionType(kind), at_ms, value), received_ms
+    )

@@ -1,0 +1,243 @@
+"""UserService over a real socket and a real Neo4j: what is known of a user, all that is stored, and its erasure."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from kg.erasure import user_key
+from kg.redaction import redact_all
+from kg.snapshot import Snapshot
+from kg.store import Graph
+from kgrank.client import Client, event
+from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
+from kgrank.v1 import common_pb2
+from server.journal import Journal
+from tests.server.running import Running, running
+from tests.server.shop import Shop, tables
+from tests.waiting import until
+
+pytestmark = pytest.mark.neo4j
+
+
+@contextmanager
+def shop_server(home: Path, graph: Graph) -> Iterator[tuple[Running, Client]]:
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        until(lambda: server.server.graph_open)
+        yield server, client
+
+
+def publish_for(graph: Graph, user_id: str) -> None:
+    graph.write(
+        "MERGE (u:User {id: $user}) SET u.attribute_keys = ['city'], u.attribute_values = ['Bern'] "
+        "WITH u MATCH (p:Product {id: 'product-01'}) CREATE (u)-[:RECOMMENDED {rank: 1, score: 2.0, model: 'm'}]->(p) "
+        "MERGE (q:Query {text: 'a gift for my daughter'}) CREATE (u)-[:SEARCHED {at: 5}]->(q) "
+        "MERGE (a:Attribute {id: 'city=Bern', key: 'city', value: 'Bern'}) "
+        "CREATE (u)-[:HAS_ATTRIBUTE {from_catalogue: true}]->(a)",
+        user=user_id,
+    )
+
+
+def lines_of(client: Client, user_id: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.export_user(user_id)]
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and text.encode() in path.read_bytes()
+    )
+
+
+def test_a_profile_says_what_a_user_likes(client: Client) -> None:
+    profile = client.user_profile("user-01")
+    assert profile.state == common_pb2.USER_STATE_WARM
+    assert profile.interaction_count == 7
+    assert [(each.id, each.count) for each in profile.brands] == [("Bolt", 7)]
+    assert profile.brands[0].weight == pytest.approx(1.0)
+    assert sum(each.count for each in profile.categories) == 7
+    assert sum(each.weight for each in profile.categories) == pytest.approx(1.0)
+    assert {(each.kind, each.name) for each in profile.interests} == {
+        ("attribute", "colour=red"),
+        ("attribute", "colour=blue"),
+    }
+    prices = profile.price_level
+    assert prices.lower <= prices.median <= prices.upper
+    assert 0 <= prices.percentile <= 1
+    assert profile.first_time.seconds < profile.last_time.seconds
+    assert [(each.type, each.count) for each in profile.types] == [(common_pb2.INTERACTION_TYPE_PURCHASE, 7)]
+
+
+def test_a_profile_of_a_time_window_has_what_happened_in_it(client: Client) -> None:
+    client.write_events([event("windowed", f"product-{number:02}", "view") for number in (3, 6)])
+    assert client.user_profile("windowed", window_s=3600).interaction_count == 2
+    assert client.user_profile("windowed", limit=1).state == common_pb2.USER_STATE_FEW_EVENTS
+    assert len(client.user_profile("windowed", limit=1).categories) == 1
+    # The shop's purchases are years old.
+    assert client.user_profile("user-02", window_s=3600).interaction_count == 0
+    with pytest.raises(NotFoundError, match="nothing is known"):
+        client.user_profile("nobody at all")
+    with pytest.raises(InvalidRequestError):
+        client.user_profile("user-02", window_s=-1)
+    with pytest.raises(InvalidRequestError):
+        client.user_profile("user-02", limit=101)
+
+
+def test_without_a_graph_nobody_is_exported_or_erased(client: Client) -> None:
+    with pytest.raises(ServerUnavailableError, match="without a graph"):
+        lines_of(client, "user-01")
+    with pytest.raises(ServerUnavailableError, match="without a graph"):
+        client.erase_user("user-01")
+    assert client.user_profile("user-01").interaction_count == 7
+
+
+def test_an_export_has_all_that_is_stored_wherever_it_is(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    publish_for(graph, "user-03")
+    with shop_server(home, graph) as (_, client):
+        client.write_event(event("user-03", "product-05", "view", event_id="seen"))
+        until(lambda: graph.read("MATCH ()-[r:VIEWED {event_id: 'seen'}]->() RETURN count(r)") == [[1]])
+        found = lines_of(client, "user-03")
+        assert lines_of(client, "never heard of") == []
+    kinds = {(each["source"], each["record"]) for each in found}
+    assert kinds == {
+        ("graph", "user"),
+        ("graph", "interaction"),
+        ("graph", "search"),
+        ("graph", "recommendation"),
+        ("graph", "fact"),
+        ("journal", "interaction"),
+        ("snapshot", "history"),
+        ("memory", "interaction"),
+    }
+    of_graph = [each for each in found if (each["source"], each["record"]) == ("graph", "interaction")]
+    assert len(of_graph) == 10
+    assert len([each for each in found if each["source"] == "memory"]) == 10
+    assert of_graph[-1] == {
+        "source": "graph",
+        "record": "interaction",
+        "event_id": "seen",
+        "type": "view",
+        "product_id": "product-05",
+        "at_ms": of_graph[-1]["at_ms"],
+        "value": None,
+    }
+
+
+def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    publish_for(graph, "user-04")
+    assert files_with(home, "user-04") != []
+    with shop_server(home, graph) as (_, client):
+        client.write_events([event("user-04", f"product-{number:02}", event_id=f"w-{number}") for number in range(4)])
+        before = client.recommend("user-04", k=90, exclude_seen=True)
+        first = client.erase_user("user-04")
+        assert first.journal_event_count == 4
+        assert first.interaction_count >= 10
+        assert client.recommend("user-04", k=5).user_state == common_pb2.USER_STATE_COLD
+        assert len(client.recommend("user-04", k=90, exclude_seen=True).results) == 90 > len(before.results)
+        assert lines_of(client, "user-04") == []
+        again = client.erase_user("user-04")
+        assert (again.interaction_count, again.journal_event_count) == (0, 0)
+        client.write_event(event("user-04", "product-09", "purchase", event_id="later"))
+        assert client.user_profile("user-04").interaction_count == 1
+        until(lambda: graph.read("MATCH (:User {id: 'user-04'})-[r]->() RETURN r.event_id") == [["later"]])
+    assert graph.read("MATCH (q:Query) RETURN count(q)") == [[0]]  # nobody else searched for it
+    # The event after the erasure is in the journal, and the rest of the home has nothing.
+    assert {Path(each).name.partition("-")[0] for each in files_with(home, "user-04")} == {"journal.db"}
+    with shop_server(home, graph) as (_, client):
+        assert client.user_profile("user-04").interaction_count == 1
+        client.erase_user("user-04")
+    assert files_with(home, "user-04") == []
+    assert graph.read(
+        "MATCH (n) WHERE any(k IN keys(n) WHERE toStringOrNull(n[k]) CONTAINS 'user-04') RETURN count(n)"
+    ) == [[0]]
+
+
+def test_an_erasure_that_a_kill_stopped_is_finished_by_the_next_start(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(home / "journal.db")
+    # What a kill right after the first step leaves.
+    journal.intend_erasure("user-05")
+    journal.close()
+    with shop_server(home, graph) as (_, client):
+        until(lambda: graph.read("MATCH (u:User {id: 'user-05'}) RETURN count(u)") == [[0]])
+        until(lambda: client.recommend("user-05", k=1).user_state == common_pb2.USER_STATE_COLD)
+        assert client.recommend("user-06", k=1).user_state == common_pb2.USER_STATE_WARM
+    assert files_with(home, "user-05") == []
+    assert graph.read("MATCH (e:Erasure) RETURN e.user") == [[user_key("user-05")]]
+
+
+def test_with_the_graph_away_an_erasure_waits_for_it(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    away = True
+
+    @contextmanager
+    def connect() -> Iterator[Graph]:
+        if away:
+            from kg.errors import GraphUnavailableError
+
+            raise GraphUnavailableError("the graph is away", "Wait.")
+        yield graph
+
+    with running(home, connect) as server, Client(server.target, timeout_s=30) as client:
+        with pytest.raises(ServerUnavailableError, match="finished when the graph is back"):
+            client.erase_user("user-07")
+        away = False
+        until(lambda: graph.read("MATCH (u:User {id: 'user-07'}) RETURN count(u)") == [[0]])
+        until(lambda: client.recommend("user-07", k=1).user_state == common_pb2.USER_STATE_COLD)
+    assert files_with(home, "user-07") == []
+
+
+def test_neither_an_older_snapshot_nor_an_older_graph_brings_an_erased_user_back(
+    home: Path, shop: Shop, graph: Graph
+) -> None:
+    graph.load(tables())
+    with shop_server(home, graph) as (_, client):
+        client.erase_user("user-08")
+    # Yesterday's backup of both is put back.
+    name = next(path.name for path in (shop.home / "snapshots").iterdir() if path.is_dir())
+    import shutil
+
+    shutil.rmtree(home / "snapshots" / name)
+    shutil.copytree(shop.home / "snapshots" / name, home / "snapshots" / name)
+    graph.write("MATCH (n) DETACH DELETE n")
+    graph.load(tables())
+    with shop_server(home, graph) as (_, client):
+        assert client.recommend("user-08", k=1).user_state == common_pb2.USER_STATE_COLD
+        until(lambda: graph.read("MATCH (u:User {id: 'user-08'}) RETURN count(u)") == [[0]])
+    assert files_with(home, "user-08") == []
+    assert graph.read("MATCH (e:Erasure) RETURN e.user") == [[user_key("user-08")]]
+
+
+def test_a_redacted_snapshot_is_whole_and_keeps_everybody_else(home: Path, shop: Shop) -> None:
+    from kg.erasure import Erasure
+
+    folder = next(path for path in (home / "snapshots").iterdir() if path.is_dir())
+    assert redact_all(home / "snapshots", [Erasure(user_key("user-09"), 1, 0)]) == 1
+    assert redact_all(home / "snapshots", [Erasure(user_key("user-09"), 1, 0)]) == 0
+    before, after = shop.snapshot, Snapshot.open(folder)  # checks every file
+    assert after.content_hash == before.content_hash
+    gone = before.users.index("user-09")
+    for index, user_id in enumerate(before.users.array.to_pylist()):
+        rows = before.histories.rows(index), after.histories.rows(index)
+        if index == gone:
+            assert after.users.id(index).startswith("erased-")
+            assert rows[1].start == rows[1].stop
+        else:
+            assert after.users.id(index) == user_id
+            assert (before.histories.product_index[rows[0]] == after.histories.product_index[rows[1]]).all()
+
+
+def test_user_ids_are_checked(served: str) -> None:
+    from kgrank.v1.user_service_pb2 import EraseUserRequest
+    from kgrank.v1.user_service_pb2_grpc import UserServiceStub
+
+    with grpc.insecure_channel(served) as channel, pytest.raises(grpc.RpcError) as refused:
+        UserServiceStub(channel).EraseUser(EraseUserRequest(user_id="a\nb"), timeout=10)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
