@@ -15,11 +15,12 @@ from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
 from kg.errors import KgrankError
-from kgrank.v1 import event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2, user_service_pb2
+from kgrank.v1 import catalog_service_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2, user_service_pb2
 from server.access.audit import Audit
 from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
 from server.access.tls import credentials
+from server.catalogue_following import KINDS, CatalogueFollowing
 from server.config import ServeSettings
 from server.contract import Limits
 from server.drain import Drain
@@ -31,6 +32,7 @@ from server.journal_file import StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.rule_keeper import RuleKeeper
+from server.services.catalogue import CatalogService
 from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
@@ -55,6 +57,7 @@ EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
+CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
@@ -102,6 +105,9 @@ class Server:
         self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
         self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
         self._follower.on(ChangeKind.RULE, self._rules.follow)
+        self._catalogue = CatalogueFollowing(self._serving, self._link)
+        for kind in KINDS:
+            self._follower.on(kind, self._catalogue.follow)
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
         self._follower.on(ChangeKind.MODEL, self._switch.follow)
         self._web = self._watch()
@@ -172,6 +178,7 @@ class Server:
             self._refreshing.cancel()
         await self._server.stop(self._settings.drain_s)
         await self._follower.stop()
+        await self._catalogue.stop()
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
         await asyncio.to_thread(self._drain.close, self._settings.drain_s)
@@ -198,6 +205,7 @@ class Server:
             EVENTS: EventService(self._serving, self._journal),
             RULES: RuleService(self._link, self._follower, limits),
             USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
+            CATALOG: CatalogService(self._link, self._follower),
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
@@ -266,6 +274,7 @@ class Server:
 
     async def _activated(self) -> None:
         self._follower.start(self._serving.engine.snapshot.commit)
+        self._catalogue.prepare()
         await self._say(_SERVING)
 
     async def _say(self, status: int) -> None:

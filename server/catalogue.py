@@ -36,7 +36,7 @@ class LiveCatalogue:
 
     def __init__(self, cache: Path, catch_up: CatchUp = lambda snapshot: None) -> None:
         self._cache = cache
-        self._catch_up = catch_up
+        self.catch_up = catch_up
         self._since: dict[str, Extension] = {}  # by content hash
         self._states: dict[str, HiddenStates | None] = {}  # by model version
 
@@ -45,7 +45,7 @@ class LiveCatalogue:
         known = self._since.get(snapshot.content_hash)
         if known is not None:
             return known.snapshot
-        change = self._catch_up(snapshot)
+        change = self.catch_up(snapshot)
         if change is None or not change.product_ids:
             return snapshot
         extension = extended(snapshot, change)

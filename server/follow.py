@@ -179,7 +179,7 @@ class Follower:
             return _Page(last, after, [], [], more=False)
         changes = graph.changes_since(after, _PAGE)
         more = len(changes) >= _PAGE
-        until = changes[-1].commit if more else max(last, *(each.commit for each in changes[-1:]))
+        until = changes[-1].commit if more else max([last, *(each.commit for each in changes[-1:])])
         if behind < after:
             found = [event for block in graph.events_since(behind, until) for event in block]
         else:

@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kgrank.channel import Credentials, open_channel
 from kgrank.errors import CallError, decode, decode_batch
 from kgrank.v1 import (
+    catalog_service_pb2,
     common_pb2,
     event_service_pb2,
     model_service_pb2,
@@ -28,11 +29,12 @@ from kgrank.v1 import (
     rule_service_pb2,
     user_service_pb2,
 )
+from kgrank.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from kgrank.v1.event_service_pb2_grpc import EventServiceStub
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
-from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 from kgrank.v1.rule_service_pb2_grpc import RuleServiceStub
+from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 
 TARGET_VARIABLE = "KGRANK_TARGET"
 DEFAULT_TARGET = "localhost:50051"
@@ -42,9 +44,10 @@ _SERVICE_CONFIG = {
         {
             "name": [
                 {"service": "kgrank.v1.RankingService"},
-                {"service": "kgrank.v1.RuleService"},
                 {"service": "kgrank.v1.EventService"},
+                {"service": "kgrank.v1.CatalogService"},
                 {"service": "kgrank.v1.UserService"},
+                {"service": "kgrank.v1.RuleService"},
                 {"service": "kgrank.v1.ModelService", "method": "ListModels"},
                 {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
             ],
@@ -91,6 +94,41 @@ def event(
     return made
 
 
+def product(
+    product_id: str,
+    title: str = "",
+    *,
+    description: str = "",
+    brand: str = "",
+    category: Iterable[str] = (),
+    price: float | None = None,
+    available: bool | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> catalog_service_pb2.Product:
+    """Return a product; `category` is its path from the root."""
+    return catalog_service_pb2.Product(
+        product_id=product_id,
+        title=title,
+        description=description,
+        brand=brand,
+        category=category,
+        price=price,
+        available=available,
+        attributes=attributes,
+    )
+
+
+def fact(
+    head: str, relation: str, tail: str, *, head_kind: str = "product", tail_kind: str = "product"
+) -> catalog_service_pb2.Fact:
+    """Return a fact: `head` and `tail` are ids, of products unless their kinds say otherwise."""
+    return catalog_service_pb2.Fact(
+        head=catalog_service_pb2.FactNode(kind=head_kind, id=head),
+        relation=relation,
+        tail=catalog_service_pb2.FactNode(kind=tail_kind, id=tail),
+    )
+
+
 class Client:
     """A connection to one server; may be shared by threads.
 
@@ -113,6 +151,7 @@ class Client:
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._catalogue = CatalogServiceStub(self._channel)
         self._users = UserServiceStub(self._channel)
         self._rules = RuleServiceStub(self._channel)
 
@@ -325,6 +364,56 @@ class Client:
         """Erase a user from wherever it is stored; may be repeated."""
         request = user_service_pb2.EraseUserRequest(user_id=user_id)
         return self._call(self._users.EraseUser, request, timeout_s)
+
+    def upsert_products(
+        self,
+        products: Iterable[catalog_service_pb2.Product],
+        changing: Iterable[str] | None = None,
+        *,
+        timeout_s: float = 30.0,
+    ) -> list[catalog_service_pb2.ProductOutcome]:
+        """Add products or change them; `changing` names the fields of known ones that take the new value, all if None.
+
+        What is acknowledged is ranked, found and explained within two seconds.
+        """
+        request = catalog_service_pb2.UpsertProductsRequest(products=products)
+        if changing is not None:
+            request.update_mask.paths.extend(changing)
+        return list(self._call(self._catalogue.UpsertProducts, request, timeout_s).outcomes)
+
+    def get_product(self, product_id: str) -> catalog_service_pb2.GetProductResponse:
+        """Return a product, and when it was written last."""
+        request = catalog_service_pb2.GetProductRequest(product_id=product_id)
+        return self._call(self._catalogue.GetProduct, request)
+
+    def list_products(self, *, page_size: int = 0, page_token: str = "") -> catalog_service_pb2.ListProductsResponse:
+        """List a page of products in the order of their ids."""
+        request = catalog_service_pb2.ListProductsRequest(page_size=page_size, page_token=page_token)
+        return self._call(self._catalogue.ListProducts, request)
+
+    def delete_products(self, product_ids: Iterable[str]) -> catalog_service_pb2.DeleteProductsResponse:
+        """Take products out of the catalogue."""
+        request = catalog_service_pb2.DeleteProductsRequest(product_ids=product_ids)
+        return self._call(self._catalogue.DeleteProducts, request)
+
+    def upsert_facts(self, facts: Iterable[catalog_service_pb2.Fact], *, timeout_s: float = 30.0) -> int:
+        """Add facts; return how many were not there before."""
+        request = catalog_service_pb2.UpsertFactsRequest(facts=facts)
+        return self._call(self._catalogue.UpsertFacts, request, timeout_s).created_count
+
+    def list_facts(
+        self, product_id: str, *, page_size: int = 0, page_token: str = ""
+    ) -> catalog_service_pb2.ListFactsResponse:
+        """List a page of the facts of a product."""
+        request = catalog_service_pb2.ListFactsRequest(
+            product_id=product_id, page_size=page_size, page_token=page_token
+        )
+        return self._call(self._catalogue.ListFacts, request)
+
+    def delete_facts(self, facts: Iterable[catalog_service_pb2.Fact]) -> int:
+        """Remove facts; return how many were there."""
+        request = catalog_service_pb2.DeleteFactsRequest(facts=facts)
+        return self._call(self._catalogue.DeleteFacts, request).deleted_count
 
     def list_models(self, *, page_size: int = 0, page_token: str = "") -> model_service_pb2.ListModelsResponse:
         """List a page of the models that the server can serve, newest first."""

@@ -12,7 +12,7 @@ from kg.store import Graph
 from tests.kg.small_tables import SMALL, event, tables
 from tests.kg.test_extending import named
 
-pytestmark = [pytest.mark.neo4j, pytest.mark.xdist_group("neo4j")]
+pytestmark = pytest.mark.neo4j
 
 POT = Product("pot", "Pot", "for tea", "Clay", ("Kitchen", "Pots"), 9.5, True, (("colour", "red"), ("size", "L")))
 

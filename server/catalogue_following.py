@@ -1,0 +1,81 @@
+"""Catalogue changes of the graph, taken into service: those that come, and those that a snapshot missed."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kg.catalogue import as_they_are
+from kg.commits import Change, ChangeKind
+from kg.errors import GraphError, KgrankError
+from kg.extending import CatalogueChange
+from kg.snapshot import Snapshot
+from server.graph_link import GraphLink
+from server.serving import Serving
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+KINDS = (ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
+
+_log = structlog.get_logger(__name__)
+
+
+class CatalogueFollowing:
+    """Reads from the graph what commits changed of the catalogue, as it is now, and hands it to the engines.
+
+    Args:
+        serving: the engines.
+        link: the graph.
+    """
+
+    def __init__(self, serving: Serving, link: "GraphLink[Graph]") -> None:
+        self._serving = serving
+        self._link = link
+        self._preparing: asyncio.Task[None] | None = None
+        serving.catalogue.catch_up = self.since
+
+    async def follow(self, changes: Sequence[Change]) -> None:
+        """Take changes of the catalogue into service.
+
+        Raises:
+            KgrankError: the graph is away, or a text encoder can't be loaded; nothing was changed.
+        """
+        ids = dict.fromkeys(change.key for change in changes)
+        await self._serving.catalogue_changed(await self._link.run(lambda graph: as_they_are(graph, ids)))
+
+    def since(self, snapshot: Snapshot) -> CatalogueChange | None:
+        """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""
+        if not self._link.is_open:
+            return None
+        try:
+            with self._link.graph() as graph:
+                ids: dict[str, None] = {}
+                after = snapshot.commit
+                while changes := graph.changes_since(after):
+                    ids |= dict.fromkeys(change.key for change in changes if change.kind in KINDS)
+                    after = changes[-1].commit
+                return as_they_are(graph, ids)
+        except GraphError as error:  # what it missed is followed once the graph is back
+            _log.warning("catalogue_not_caught_up", reason=error.problem, remedy=error.remedy)
+            return None
+
+    def prepare(self) -> None:
+        """Begin to make ready what new products need; ranking goes on meanwhile."""
+        if self._link.configured and (self._preparing is None or self._preparing.done()):
+            self._preparing = asyncio.create_task(self._prepare(), name="catalogue")
+
+    async def stop(self) -> None:
+        """Wait for what is being made ready no longer."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
+
+    async def _prepare(self) -> None:
+        try:
+            await self._serving.prepare_to_grow()
+        except KgrankError as error:  # new products are then ranked by their text alone
+            _log.error("catalogue_not_prepared", reason=error.problem, remedy=error.remedy)
+        except Exception:
+            _log.exception("catalogue_not_prepared")

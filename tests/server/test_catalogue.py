@@ -1,0 +1,235 @@
+"""The catalogue online: what is written over gRPC is ranked, found and explained by the server soon after."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from kg.store import Graph
+from kgrank.client import Client, event, fact, product
+from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
+from kgrank.v1.catalog_service_pb2 import ProductOutcome
+from kgrank.v1.common_pb2 import Context, Filter
+from tests.server.running import Running, running
+from tests.server.shop import tables
+
+CREATED, UPDATED, UNCHANGED = (
+    ProductOutcome.STATUS_CREATED,
+    ProductOutcome.STATUS_UPDATED,
+    ProductOutcome.STATUS_UNCHANGED,
+)
+
+
+def soon(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    """Wait until something holds; two seconds are promised, on a quiet machine."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(home: Path, graph: Graph, **settings: int) -> Iterator[Client]:
+    """Run a server whose graph has the shop, ready to take new products."""
+    with running(home, lambda: nullcontext(graph), **settings) as server, Client(server.target, timeout_s=30) as client:
+        wait_until_prepared(server)
+        yield client
+
+
+def wait_until_prepared(server: Running) -> None:
+    serving_of = server.server._serving
+    soon(lambda: server.server._link.is_open and not serving_of.catalogue.unprepared(serving_of.lineup), 60)
+
+
+@pytest.fixture
+def client(home: Path, graph: Graph) -> Iterator[Client]:
+    """A client of a server of its own, whose graph has the shop."""
+    graph.load(tables())
+    with serving(home, graph) as connected:
+        yield connected
+
+
+def known(client: Client, product_id: str) -> bool:
+    return not client.rank("user-00", [product_id]).missing_ids
+
+
+@pytest.mark.neo4j
+def test_a_new_product_is_ranked_found_and_explained_soon_after(client: Client) -> None:
+    lamp = product("lamp-1", "Brass desk lamp", brand="Acme", category=["Things", "Kind 1"], price=30.0)
+    outcomes = client.upsert_products([lamp, product("bare-1")])
+    assert [each.status for each in outcomes] == [CREATED, CREATED]
+    soon(lambda: known(client, "lamp-1") and known(client, "bare-1"))
+    # `user-00` buys Acme only: the lamp is of that brand.
+    listed = client.recommend("user-00", k=92, details=True)
+    place = [result.product_id for result in listed.results].index("lamp-1")
+    assert listed.results[place].title == "Brass desk lamp"
+    others = [result.brand for result in listed.results]
+    assert place < len(others) - others[::-1].index("Bolt")
+    assert client.search("brass lamp", k=3).results[0].product_id == "lamp-1"
+    explained = client.explain("user-00", "lamp-1").result
+    parts = explained.components
+    assert parts.graph
+    assert {node.name for reason in explained.reasons for node in reason.nodes} >= {"Acme"}
+    assert "lamp-1" in [result.product_id for result in client.similar_products("product-00", k=91).results]
+    assert client.explain("user-00", "bare-1").result.product_id == "bare-1"
+
+
+@pytest.mark.neo4j
+def test_products_are_changed_by_mask_and_facts_join_them(client: Client) -> None:
+    assert (
+        client.upsert_products([product("product-03", price=3.5, available=False)], ["price", "available"])[0].status
+        == UPDATED
+    )
+    got = client.get_product("product-03")
+    assert (got.product.title, got.product.price, got.product.available) == ("Thing 3", 3.5, False)
+    assert got.HasField("update_time")
+    assert client.upsert_products([got.product])[0].status == UNCHANGED
+    only = Filter(only_available=True)
+    soon(lambda: "product-03" not in [r.product_id for r in client.recommend(k=90, filter=only).results])
+    link = fact("product-03", "GOES_WITH", "product-04")
+    made = fact("product-03", "MADE_OF", "brass", tail_kind="material")
+    assert client.upsert_facts([link, made]) == 2
+    assert client.upsert_facts([link]) == 0
+    assert list(client.list_facts("product-03").facts) == [link, made]
+    bought = Context(seed_product_ids=["product-03"])
+
+    def explained() -> bool:
+        reasons = client.explain("", "product-04", context=bought, max_reasons=10).result.reasons
+        return "GOES_WITH" in {edge.relation for reason in reasons for edge in reason.edges}
+
+    # The model has not learned from this relation, so it can be no reason of its score; those it has learned from can.
+    soon(lambda: list(client.list_facts("product-04").facts) == [link])
+    assert not explained()
+    assert client.delete_facts([link, link]) == 1
+    assert list(client.list_facts("product-04").facts) == []
+
+
+@pytest.mark.neo4j
+def test_a_deleted_product_is_nowhere_and_its_events_are_refused(client: Client) -> None:
+    client.write_event(event("late", "product-06", "purchase", event_id="before"))
+    outcome = client.delete_products(["product-06", "never"])
+    assert (outcome.deleted_count, list(outcome.missing_ids)) == (1, ["never"])
+    soon(lambda: not known(client, "product-06"))
+    for user in ("user-00", "late", ""):
+        assert "product-06" not in [result.product_id for result in client.recommend(user, k=90).results]
+    assert "product-06" not in [result.product_id for result in client.similar_products("product-09", k=90).results]
+    assert "product-06" not in [result.product_id for result in client.search("Thing 6", k=90).results]
+    for call in (client.explain, lambda user, each: client.get_product(each)):
+        with pytest.raises(NotFoundError):
+            call("user-00", "product-06")
+    with pytest.raises(NotFoundError):
+        client.write_event(event("late", "product-06"))
+    # What the user did with it still tells of the user.
+    assert client.recommend("late", k=3).user_state == client.recommend("newcomer", k=3).user_state
+    client.upsert_products([product("product-06", "Thing 6 again", brand="Acme")])
+    soon(lambda: known(client, "product-06"))
+    assert client.get_product("product-06").product.title == "Thing 6 again"
+
+
+@pytest.mark.neo4j
+def test_a_restart_knows_what_was_written_online(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    with serving(home, graph) as client:
+        client.upsert_products([product("lamp-1", "Brass desk lamp", brand="Acme")])
+        client.delete_products(["product-06"])
+        soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+        client.write_event(event("guest", "lamp-1", "purchase"))
+    with serving(home, graph) as client:
+        soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+        soon(lambda: client.explain("guest", "lamp-1").result.components.history != 0)
+        assert client.search("brass lamp", k=1).results[0].product_id == "lamp-1"
+
+
+@pytest.mark.neo4j
+def test_another_model_is_put_into_service_over_the_changed_catalogue(client: Client) -> None:
+    client.upsert_products([product("lamp-1", "Brass desk lamp", brand="Acme")])
+    client.delete_products(["product-06"])
+    soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+    before = client.recommend("user-00", k=1).model_version
+    (other,) = (model for model in client.list_models().models if model.model_version != before)
+    client.activate_model(other.name)
+    answer = client.rank("user-00", ["lamp-1", "product-06"])
+    assert answer.model_version == other.model_version
+    assert list(answer.missing_ids) == ["product-06"]
+    assert answer.results[0].components.graph
+    client.upsert_products([product("lamp-2", "Brass floor lamp", brand="Acme")])
+    soon(lambda: known(client, "lamp-2"))
+
+
+@pytest.mark.neo4j
+def test_products_and_facts_are_listed_page_by_page(client: Client) -> None:
+    listed, token = [], ""
+    while True:
+        page = client.list_products(page_size=40, page_token=token)
+        listed += [each.product_id for each in page.products]
+        token = page.next_page_token
+        if not token:
+            break
+    assert listed == [f"product-{number:02}" for number in range(90)]
+    facts = [fact("product-01", "GOES_WITH", f"product-{number:02}") for number in range(10, 15)]
+    client.upsert_facts(facts)
+    first = client.list_facts("product-01", page_size=3)
+    rest = client.list_facts("product-01", page_size=3, page_token=first.next_page_token)
+    assert [*first.facts, *rest.facts] == facts
+    assert not rest.next_page_token
+    with pytest.raises(NotFoundError):
+        client.list_facts("never")
+    with pytest.raises(InvalidRequestError):
+        client.list_facts("product-01", page_token="bm9uc2Vuc2U=")
+
+
+@pytest.mark.neo4j
+def test_every_violated_field_is_named_and_nothing_is_written(client: Client, graph: Graph) -> None:
+    wild = product("", "bad\ttitle", brand="x" * 300, category=["A > B", ""], price=-1.0, attributes={"a=b": ""})
+    with pytest.raises(InvalidRequestError) as refused:
+        client.upsert_products([product("good"), wild, product("good")], ["price", "product_id"])
+    assert {each.field for each in refused.value.violations} == {
+        "products[1].product_id",
+        "products[1].title",
+        "products[1].brand",
+        "products[1].category[0]",
+        "products[1].category[1]",
+        "products[1].price",
+        "products[1].attributes[0].key",
+        "products[1].attributes[0].value",
+        "products[2].product_id",
+        "update_mask.paths[1]",
+    }
+    with pytest.raises(InvalidRequestError) as refused:
+        client.upsert_facts(
+            [
+                fact("product-01", "HAS_BRAND", "Acme", tail_kind="brand"),
+                fact("product-01", "x]->() DETACH DELETE n //", "product-02"),
+                fact("never", "GOES_WITH", "product-02"),
+                fact("a", "IS", "b", head_kind="brand", tail_kind="city"),
+                fact("user-00", "LIKES", "product-02", head_kind="user"),
+                fact("product-01", "MADE_OF", "steel", tail_kind="Bad`Kind"),
+                fact("product-01", "PURCHASED", "product-02"),
+            ]
+        )
+    assert {each.field for each in refused.value.violations} == {
+        "facts[0].relation",
+        "facts[1].relation",
+        "facts[3]",
+        "facts[4].head.kind",
+        "facts[5].tail.kind",
+        "facts[6].relation",
+    }
+    with pytest.raises(InvalidRequestError) as refused:
+        client.upsert_facts([fact("never", "GOES_WITH", "product-02")])
+    assert [each.field for each in refused.value.violations] == ["facts[0].head.id"]
+    with pytest.raises(InvalidRequestError):
+        client.upsert_products([product(f"p{number}") for number in range(1001)])
+    assert graph.last_commit == 0
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
+
+
+def test_without_a_graph_the_call_says_what_to_do(home: Path) -> None:
+    with (
+        running(home) as server,
+        Client(server.target) as client,
+        pytest.raises(ServerUnavailableError, match="without --no-graph"),
+    ):
+        client.get_product("product-01")
