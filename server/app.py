@@ -15,7 +15,14 @@ from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
 from kg.errors import KgrankError
-from kgrank.v1 import catalog_service_pb2, event_service_pb2, model_service_pb2, ranking_service_pb2, rule_service_pb2, user_service_pb2
+from kgrank.v1 import (
+    catalog_service_pb2,
+    event_service_pb2,
+    model_service_pb2,
+    ranking_service_pb2,
+    rule_service_pb2,
+    user_service_pb2,
+)
 from server.access.audit import Audit
 from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
@@ -54,10 +61,10 @@ _log = structlog.get_logger(__name__)
 
 RANKING = ranking_service_pb2.DESCRIPTOR.services_by_name["RankingService"]
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
-RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
+RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
@@ -203,9 +210,9 @@ class Server:
         servicers = {
             RANKING: RankingService(self._serving, limits),
             EVENTS: EventService(self._serving, self._journal),
-            RULES: RuleService(self._link, self._follower, limits),
             USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
             CATALOG: CatalogService(self._link, self._follower),
+            RULES: RuleService(self._link, self._follower, limits),
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
