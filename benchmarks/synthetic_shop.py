@@ -12,18 +12,21 @@ from kg.snapshot import Edges, Histories, Snapshot
 from kg.tables import ATTRIBUTES
 from kg.vocabulary import Vocabulary
 from model.artifact import save_artifact
-from model.config import ModelConfig, TrainConfig
-from model.graph import symmetric_relation
+from model.config import ModelConfig, TextConfig, TrainConfig
+from model.graph import TRANSITION, symmetric_relation
 from model.network import RankingNetwork
 from model.popularity import product_statistics
 from model.product_graph import ProductGraph
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split, SplitConfig
+from model.text import cache_file, text_key, write_cache
 from model.train import Trained
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
 BRANDS, CATEGORIES = 2000, 400
+TEXT_WIDTH = 384
+"""That of the built-in encoder, which reads queries and new products."""
 
 
 def make_home(
@@ -61,6 +64,17 @@ def make_home(
     _artifact(home / "artifacts", snapshot, generator, category, brand, graph, text)
 
 
+def fill_text_cache(home: Path, seed: int = 1) -> None:
+    """Keep drawn features for every text of the shop: reading 100,000 of them takes minutes, and says nothing here."""
+    generator = np.random.default_rng(seed)
+    snapshot = Snapshot.open(home / "snapshots" / "synthetic")
+    texts = {*snapshot.catalogue["text"].to_pylist(), *snapshot.nodes["name"].to_pylist()}
+    keys = np.sort(np.array([text_key(text).encode() for text in texts]))
+    features = generator.standard_normal((len(keys), TEXT_WIDTH), np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    write_cache(cache_file(TextConfig(), home / "cache"), keys, features.astype(np.float16))
+
+
 def _artifact(
     folder: Path,
     snapshot: Snapshot,
@@ -71,14 +85,14 @@ def _artifact(
     text: int,
 ) -> None:
     """Save a network that was not trained, over product vectors with the structure that training gives."""
-    config = ModelConfig(dimension=graph, layers=1, text_kernel_dimension=text, repeat=True)
+    config = ModelConfig(dimension=graph, layers=2, text_kernel_dimension=text, repeat=True)
     keys = Vocabulary([f"product\t{each}" for each in snapshot.products.array.to_pylist()])
     nothing = np.empty(0, np.int64)
     relation = symmetric_relation(nothing, nothing, len(keys))
     torch.manual_seed(7)
-    network = RankingNetwork(config, max(text, 8), len(keys), ["HAS_BRAND"])
+    network = RankingNetwork(config, TEXT_WIDTH, len(keys), ["HAS_BRAND", "IN_CATEGORY", TRANSITION])
     statistics = product_statistics(snapshot.histories, snapshot.as_of_ms, 28, len(keys))
-    kernel = TextKernel(torch.zeros(max(text, 8)), torch.eye(max(text, 8))[:, :text].contiguous())
+    kernel = TextKernel(torch.zeros(TEXT_WIDTH), torch.eye(TEXT_WIDTH)[:, :text].contiguous())
     model = TrainedModel(
         (network,),
         _vectors(generator, category, brand, graph, decay=0.3),

@@ -98,8 +98,8 @@ def encode_cached(
     Raises:
         ModelError: the encoder can't be loaded.
     """
-    file = cache_folder / "text" / f"{encoder_digest(config)}.safetensors"
-    keys = np.array([_key(text) for text in texts], f"S{_KEY_BYTES * 2}")
+    file = cache_file(config, cache_folder)
+    keys = np.array([text_key(text) for text in texts], f"S{_KEY_BYTES * 2}")
     known_keys, known = _read_cache(file)
     unique, first = np.unique(keys, return_index=True)
     missing = first[~np.isin(unique, known_keys)]
@@ -112,7 +112,7 @@ def encode_cached(
         known = np.concatenate([known.reshape(-1, encoder.width), fresh.astype(np.float16)])
         order = np.argsort(known_keys)
         known_keys, known = known_keys[order], known[order]
-        _write_cache(file, known_keys, known)
+        write_cache(file, known_keys, known)
     # Also fresh features go through float16, so that a run with a full cache equals the run that filled it.
     return known[np.searchsorted(known_keys, keys)].astype(np.float32)
 
@@ -190,7 +190,13 @@ def batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[npt
     return batches
 
 
-def _key(text: str) -> str:
+def cache_file(config: TextConfig, cache_folder: Path) -> Path:
+    """Return where an encoder's features are kept."""
+    return cache_folder / "text" / f"{encoder_digest(config)}.safetensors"
+
+
+def text_key(text: str) -> str:
+    """Return what the cache knows a text by."""
     return hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
@@ -227,7 +233,8 @@ def _read_cache(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16]]:
         return empty
 
 
-def _write_cache(file: Path, keys: npt.NDArray[Any], features: npt.NDArray[np.float16]) -> None:
+def write_cache(file: Path, keys: npt.NDArray[Any], features: npt.NDArray[np.float16]) -> None:
+    """Write features `[N, W]` of texts, ascending keys `[N]`, into a cache; a disk that is full is only logged."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".text.", dir=file.parent) as folder:
