@@ -1,0 +1,94 @@
+"""A journal whose file is damaged: what can be read of it goes into a new one, and the old one is put aside.
+
+A torn end of the write-ahead log, which a power failure leaves, is none of this: SQLite leaves it out by its checksums.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_SUFFIXES = ("", "-wal", "-shm")
+_TABLES = ("erasure", "reached", "search")
+
+
+def mend(path: Path) -> None:
+    """Check a journal's file, and replace it by what can be read of it where it is damaged.
+
+    The new one has another name, so that everything in it goes to the graph once more; the graph knows each event by
+    its id.
+
+    Raises:
+        sqlite3.Error: the file is no journal, or the new one can't be written.
+        OSError: the disk fails.
+    """
+    if not path.exists() or path.stat().st_size == 0 or _is_sound(path):
+        return
+    began = time.monotonic()
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    new = path.with_name(f".{path.name}.mended")
+    new.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(new)) as mended:
+        script = _schema(old)
+        mended.executescript(script)
+        events = 0
+        for row in _rows(old, "event"):
+            marks = ", ".join("?" * len(row))
+            with suppress(sqlite3.IntegrityError):
+                mended.execute(f"INSERT INTO event VALUES ({marks})", row)  # noqa: S608  # only question marks
+                events += 1
+        for table in (each for each in _TABLES if f"CREATE TABLE {each} " in script):
+            for row in _rows(old, table):
+                marks = ", ".join("?" * len(row))
+                mended.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608  # names of ours
+        mended.commit()
+    for suffix in _SUFFIXES:
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    new.rename(path)
+    _log.error(
+        "journal_damaged",
+        events_read=events,
+        aside=str(aside),
+        seconds=round(time.monotonic() - began, 2),
+        remedy="Check the disk. What could not be read is in the graph if it was drained; see docs/durability.md.",
+    )
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+        return False
+
+
+def _schema(old: sqlite3.Connection) -> str:
+    """Return the statements that made the tables; those of the file itself, so that the columns fit."""
+    rows = old.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+    if not any("CREATE TABLE event" in row[0] for row in rows):
+        raise sqlite3.DatabaseError("its first page is damaged, or it is no journal")
+    return ";\n".join(row[0] for row in rows)
+
+
+def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table from its beginning, and from its end, as far as each can be read."""
+    last = None
+    try:
+        for rowid, *row in old.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid"):  # noqa: S608  # names of ours
+            last = rowid
+            yield tuple(row)
+    except sqlite3.DatabaseError:
+        with suppress(sqlite3.DatabaseError):
+            above = -1 if last is None else last
+            query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid DESC"  # noqa: S608  # names of ours
+            for _, *row in old.execute(query, (above,)):
+                yield tuple(row)
