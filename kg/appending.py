@@ -1,5 +1,6 @@
 """A server's journal into the graph: events and the journal's offset in one transaction, so each event once."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -53,6 +54,21 @@ def append_events(graph: "Graph", interactions: pa.Table, journal: str, offset: 
         return created
 
     return graph.commit(work)
+
+
+def append_searches(graph: "Graph", searches: Sequence[tuple[str, str, str, int]]) -> None:
+    """Add searches, each an event id, a user id, what was typed and when; one that is there already stays as it is."""
+
+    def work(commit: Commit) -> None:
+        commit.run(
+            "UNWIND $rows AS row OPTIONAL MATCH ()-[old:SEARCHED {event_id: row[0]}]->() WITH row, old "
+            "WHERE old IS NULL MERGE (u:User {id: row[1]}) MERGE (q:Query {text: row[2]}) "
+            "CREATE (u)-[:SEARCHED {event_id: row[0], at: row[3], commit: $commit}]->(q)",
+            [list(each) for each in searches],
+            commit=commit.number,
+        )
+
+    graph.commit(work)
 
 
 def journal_offset(graph: "Graph", journal: str) -> int:

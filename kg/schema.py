@@ -218,7 +218,16 @@ INTERACTIONS = (
 RELATIONSHIP_OF = {each.interaction: each for each in INTERACTIONS}
 
 SEARCHED = Relationship(
-    "SEARCHED", "User", "Query", (Property("at", "INTEGER", "ms since the epoch, UTC"),), "searched for"
+    "SEARCHED",
+    "User",
+    "Query",
+    (
+        Property("event_id", "STRING", "unique"),
+        Property("at", "INTEGER", "ms since the epoch, UTC"),
+        Property("commit", "INTEGER", "the commit that wrote it"),
+    ),
+    "searched for",
+    unique="event_id",
 )
 RECOMMENDED = Relationship(
     "RECOMMENDED",

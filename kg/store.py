@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from kg.appending import append_events, journal_offset
+from kg.appending import append_events, append_searches, journal_offset
 from kg.commits import (
     CHANGES_KEPT_MS,
     Change,
@@ -260,6 +260,10 @@ class Graph:
     def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
         """Add events and remember the journal's offset in one transaction; return how many were new."""
         return append_events(self, interactions, journal, offset)
+
+    def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
+        """Add searches: event id, user id, what was typed, when."""
+        append_searches(self, searches)
 
     def journal_offset(self, journal: str) -> int:
         """Return how far a journal has reached the graph; 0 if it never has."""

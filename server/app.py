@@ -45,6 +45,7 @@ from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.services.rules import RuleService
 from server.services.users import UserService
+from server.searches import SearchLog
 from server.serving import Places, Serving
 from server.switch import Switch
 from server.traffic import Traffic
@@ -206,9 +207,11 @@ class Server:
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ],
         )
+        # Without a graph searches would wait in the journal for ever.
+        searches = SearchLog(self._journal, self._drain.wake) if self._link.configured else None
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
-            RANKING: RankingService(self._serving, limits),
+            RANKING: RankingService(self._serving, limits, searches),
             EVENTS: EventService(self._serving, self._journal),
             USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
             CATALOG: CatalogService(self._link, self._follower),

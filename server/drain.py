@@ -5,7 +5,7 @@ nothing and loses nothing. While the graph is away, events wait in the journal; 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -31,6 +31,9 @@ class EventStore(Protocol):
 
     def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
         """Store events, and how far the journal has been taken, in one transaction; return how many were new."""
+
+    def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
+        """Store searches, each once: event id, user id, what was typed, when."""
 
     def journal_offset(self, journal: str) -> int:
         """Return how far a journal has been taken, 0 if not at all."""
@@ -102,9 +105,20 @@ class Drain:
             self._wake.clear()
             while (taken := self._take(graph, offset)) > offset:
                 offset = taken
+            while self._take_searches(graph):
+                pass
             if self._leaving.is_set():
                 return
             self._wake.wait()
+
+    def _take_searches(self, graph: EventStore) -> bool:
+        """Take a batch of searches, which leave the journal; return whether there were any."""
+        with self._batch:
+            searches = self._journal.searches(BATCH)
+            if searches:
+                graph.append_searches([(s.event_id, s.user_id, s.query, s.at_ms) for s in searches.values()])
+                self._journal.forget_searches(list(searches))
+            return bool(searches)
 
     def _take(self, graph: EventStore, offset: int) -> int:
         """Take a batch of events after an offset; return the offset of the last."""

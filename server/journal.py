@@ -21,7 +21,7 @@ import structlog
 from kg.errors import KgrankError
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
-from server.journal_file import JournalFile, StoredEvent, not_written, stored_event
+from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +29,7 @@ _INSERT = """
 INSERT INTO event (event_id, user_id, product_id, type, at_ms, value, received_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
 """
+_INSERT_SEARCH = "INSERT INTO search (event_id, user_id, query, at_ms) VALUES (?, ?, ?, ?)"
 KEPT_MS = 7 * 24 * 3_600_000
 
 _MOST_TOGETHER = 500
@@ -49,6 +50,10 @@ class Stored:
 class _Waiting:
     events: Sequence[WrittenEvent]
     done: Future[list[Stored]]
+    searches: Sequence[WrittenSearch] = ()
+
+    def __len__(self) -> int:
+        return len(self.events) + len(self.searches)
 
     def fail(self, error: KgrankError) -> None:
         """Tell the caller of an error, unless it has been told something already."""
@@ -117,14 +122,20 @@ class Journal(JournalFile):
             NotServingError: the journal is closed.
             OverloadedError: too many events are waiting; none of these is stored.
         """
-        waiting = _Waiting(events, Future())
+        return self._append(_Waiting(events, Future()))
+
+    def append_search(self, search: WrittenSearch) -> "Future[list[Stored]]":
+        """Store a search; the future is done once it is on disk. Fails as `append` does."""
+        return self._append(_Waiting((), Future(), (search,)))
+
+    def _append(self, waiting: _Waiting) -> "Future[list[Stored]]":
         waiting.done.set_running_or_notify_cancel()  # what is on its way to the disk is not taken back
         with self._appending:
             if self._leaving.is_set():
                 raise NotServingError("the server is leaving", "Try again; another one may be there.")
             if self._waiting_events >= self._max_waiting:
                 raise OverloadedError(f"{self._waiting_events} events are waiting", "Try again a little later.")
-            self._waiting_events += len(events)
+            self._waiting_events += len(waiting)
             self._queue.put(waiting)
         return waiting.done
 
@@ -184,7 +195,7 @@ class Journal(JournalFile):
 
     def _took(self, together: list[_Waiting]) -> None:
         with self._appending:
-            self._waiting_events -= sum(len(each.events) for each in together)
+            self._waiting_events -= sum(map(len, together))
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         waiting: _Waiting | _ToErase | None = self._queue.get()
@@ -195,7 +206,7 @@ class Journal(JournalFile):
                 continue
             then: _ToErase | None = None
             together = [waiting]
-            count = len(waiting.events)
+            count = len(waiting)
             while count < _MOST_TOGETHER:
                 try:
                     following = self._queue.get_nowait()
@@ -208,7 +219,7 @@ class Journal(JournalFile):
                     then = following
                     break
                 together.append(following)
-                count += len(following.events)
+                count += len(following)
             try:
                 self._write(connection, together)
             finally:
@@ -230,6 +241,10 @@ class Journal(JournalFile):
                 "DELETE FROM event WHERE user_id = ? AND received_ms <= ? RETURNING *",
                 (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms),
             ).fetchall()
+            connection.execute(
+                "DELETE FROM search WHERE user_id = ? AND at_ms <= ?",
+                (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms),
+            )
             connection.execute("COMMIT")
             left = self.of_user(erasing.user_id)
         except sqlite3.Error as error:
@@ -249,6 +264,14 @@ class Journal(JournalFile):
             connection.execute("BEGIN IMMEDIATE")
             now_ms = time.time_ns() // 1_000_000
             stored = [[_insert(connection, event, now_ms) for event in waiting.events] for waiting in together]
+            connection.executemany(
+                _INSERT_SEARCH,
+                [
+                    (search.event_id, search.user_id, search.query, search.at_ms)
+                    for waiting in together
+                    for search in waiting.searches
+                ],
+            )
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             failure = self.failure(error)

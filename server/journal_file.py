@@ -33,6 +33,13 @@ CREATE TABLE IF NOT EXISTS event (
     value REAL,
     received_ms INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS search (
+    offset INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    query TEXT NOT NULL,
+    at_ms INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS journal (name TEXT NOT NULL, drained INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS erasure (
     user_key TEXT PRIMARY KEY,
@@ -57,6 +64,16 @@ class StoredEvent:
     offset: int
     event: WrittenEvent
     received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSearch:
+    """What a user looked for, and when; it stays here until the graph has it."""
+
+    event_id: str
+    user_id: str
+    query: str
+    at_ms: int
 
 
 class JournalFile:
@@ -196,9 +213,36 @@ class JournalFile:
             return [Erasure(*row) for row in rows]
 
     def users(self) -> list[str]:
-        """Return the id of every user with an event in the journal."""
+        """Return the id of every user with an event or a search in the journal."""
         with self.connection() as connection:
-            return [row[0] for row in connection.execute("SELECT DISTINCT user_id FROM event")]
+            rows = connection.execute("SELECT user_id FROM event UNION SELECT user_id FROM search")
+            return [row[0] for row in rows]
+
+    def searches(self, limit: int) -> dict[int, WrittenSearch]:
+        """Return the oldest searches, at most `limit`, by offset."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT * FROM search ORDER BY offset LIMIT ?", (limit,))
+            return {row[0]: WrittenSearch(*row[1:]) for row in rows}
+
+    def searches_of(self, user_id: str) -> list[WrittenSearch]:
+        """Return the searches of a user, in order."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT * FROM search WHERE user_id = ? ORDER BY offset", (user_id,))
+            return [WrittenSearch(*row[1:]) for row in rows]
+
+    def forget_searches(self, offsets: Sequence[int]) -> None:
+        """Forget searches: the graph has them.
+
+        Raises:
+            JournalError: it can't be written; nothing is forgotten.
+        """
+        try:
+            with self.connection() as connection:
+                connection.execute("BEGIN")
+                connection.executemany("DELETE FROM search WHERE offset = ?", ((offset,) for offset in offsets))
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self.failure(error) from error
 
     def of_user(self, user_id: str) -> list[StoredEvent]:
         """Return the events of a user, in order."""

@@ -41,6 +41,7 @@ from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, attribution_token, fill
 from server.rpc import Context
+from server.searches import SearchLog
 from server.serving import Serving
 from server.streaming import in_any_order
 
@@ -52,11 +53,18 @@ _BATCH = "kgrank.v1.RankingService.BatchRecommend"
 
 
 class RankingService:
-    """Answers with the engine that is in service when a call begins, to the call's end."""
+    """Answers with the engine that is in service when a call begins, to the call's end.
 
-    def __init__(self, serving: Serving, limits: Limits) -> None:
+    Args:
+        serving: the engines.
+        limits: of requests.
+        searches: where searches of users are written down; None: nowhere.
+    """
+
+    def __init__(self, serving: Serving, limits: Limits, searches: SearchLog | None = None) -> None:
         self._serving = serving
         self._limits = limits
+        self._searches = searches
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """Rank the whole catalogue."""
@@ -118,6 +126,8 @@ class RankingService:
                 raise SearchOffError("this server does not answer searches", "Set serve.search to true.")
             ranking = await self._serving.answer(engine, question)
             reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            if self._searches is not None and question.user_id and not request.untracked:
+                self._searches.note(question.user_id, question.query)
             response = SearchResponse(
                 model_version=engine.model_version,
                 attribution_token=attribution_token(engine),

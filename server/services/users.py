@@ -122,6 +122,14 @@ class UserService:
                 "value": event.value,
                 "received_ms": stored.received_ms,
             }
+        for search in self._journal.searches_of(user_id):
+            yield {
+                "source": "journal",
+                "record": "search",
+                "event_id": search.event_id,
+                "query": search.query,
+                "at_ms": search.at_ms,
+            }
 
     def _of_snapshots(self, user_id: str) -> Iterator[dict[str, Any]]:
         for path in sorted(self._snapshots.glob(f"[!.]*/{MANIFEST}")):

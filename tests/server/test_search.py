@@ -1,13 +1,22 @@
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from kg.store import Graph
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError
 from kgrank.v1 import common_pb2
 from kgrank.v1.common_pb2 import Context, Filter
+from server.journal import Journal
+from server.journal_file import WrittenSearch
 from server.search.spelling import Speller
 from server.search.words import WordIndex
+from tests.server.running import running
 from tests.server.shop import Shop
+from tests.waiting import until
 
 
 def ids(results: "object") -> list[str]:
@@ -152,3 +161,42 @@ def test_a_speller_mends_what_is_near_and_leaves_the_rest() -> None:
     assert speller.corrected("sham poo") == "shampoo"
     assert speller.corrected("lipstick") == ""
     assert speller.corrected("xyzzyq rd 4712") == ""
+
+
+@pytest.mark.neo4j
+def test_a_search_of_a_user_is_stored_exported_and_erased(home: Path, graph: Graph) -> None:
+    asked = "MATCH (u:User)-[r:SEARCHED]->(q:Query) RETURN u.id, q.text ORDER BY q.text"
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        client.search("red thing", "seeker")
+        client.search("red thing", "seeker")
+        client.search("blue thing", "someone-else")
+        client.search("secret thing", "seeker", untracked=True)
+        client.search("nobody's thing")
+        until(lambda: len(graph.read(asked)) == 3)
+        assert graph.read(asked) == [["someone-else", "blue thing"], ["seeker", "red thing"], ["seeker", "red thing"]]
+        exported = [json.loads(line) for line in client.export_user("seeker")]
+        assert [each["query"] for each in exported if each["record"] == "search"] == ["red thing"] * 2
+        client.erase_user("seeker")
+        assert graph.read(asked) == [["someone-else", "blue thing"]]
+        assert not graph.read("MATCH (q:Query {text: 'red thing'}) RETURN q")
+    journal = Journal(home / "journal.db")
+    assert not journal.searches(10)
+    journal.close()
+
+
+def test_searches_wait_in_the_journal_and_go_with_their_user(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    for number, user in enumerate(("seeker", "seeker", "other")):
+        journal.append_search(WrittenSearch(f"search-{number}", user, f"thing {number}", 1000 + number)).result(10)
+    assert [each.query for each in journal.searches(10).values()] == ["thing 0", "thing 1", "thing 2"]
+    assert journal.users() == ["other", "seeker"]
+    journal.erase("seeker", 1000).result(10)
+    assert [each.query for each in journal.searches_of("seeker")] == ["thing 1"]
+    journal.erase("seeker").result(10)
+    (left,) = journal.searches(10).items()
+    assert left[1].user_id == "other"
+    journal.forget_searches([left[0]])
+    assert not journal.searches(10)
+    journal.close()
+    for file in tmp_path.iterdir():
+        assert b"seeker" not in file.read_bytes()
