@@ -92,7 +92,8 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     stated[gone[gone >= 0]] = True
     stated[count : count + len(of_nodes)] = np.asarray(joined, bool)
     all_keys = pa.concat_arrays([known, fresh])
-    head, tail = (pc.index_in(end, value_set=all_keys).to_numpy().astype(np.int64) for end in (edges.head, edges.tail))
+    both = pc.index_in(pa.concat_arrays([edges.head, edges.tail]), value_set=all_keys).to_numpy().astype(np.int64)
+    head, tail = both[: len(edges.head)], both[len(edges.head) :]
     kept = {name: _shifted(each, old_count, count - old_count) for name, each in snapshot.facts.items()}
     facts, touched = _restated(kept, edges.relation, head, tail, stated, node_count)
 
@@ -143,14 +144,22 @@ def _restated(
         old = old_head * node_count + old_tail
         chosen = codes == names.index(name) if name in names else np.zeros(len(codes), np.bool_)
         new = np.unique(head[chosen] * node_count + tail[chosen])
-        left = np.setdiff1d(old[~stays], new)
-        come = np.setdiff1d(new, old)
-        if not len(left) and not len(come):
-            merged = np.sort(old) if len(old) and (np.diff(old) < 0).any() else old
-        else:
-            merged = np.union1d(old[stays], new)
+        # All are sorted; what is gone over is what was stated, not the many that stay.
+        left, come = _without(old[~stays], new), _without(new, old)
+        merged = old
+        if len(left) or len(come):
+            merged = np.sort(np.concatenate([_without(old, left), come]), kind="stable")
             for keys in (left, come):
                 other += [keys // node_count, keys % node_count]
         if len(merged):
             facts[name] = Edges((merged // node_count).astype(np.int32), (merged % node_count).astype(np.int32))
     return facts, np.unique(np.concatenate(other))
+
+
+def _without(keys: Int64s, others: Int64s) -> Int64s:
+    """Return the keys that are not among others; both ascending."""
+    if not len(others):
+        return keys
+    place = np.minimum(np.searchsorted(others, keys), len(others) - 1)
+    left: Int64s = keys[others[place] != keys]
+    return left

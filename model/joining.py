@@ -183,8 +183,12 @@ def _normalised(
     count = len(inside)
     kept = inside[head] & inside[tail] & (head != tail)
     head, tail = head[kept].astype(np.int64), tail[kept].astype(np.int64)
-    pairs = np.unique(np.minimum(head, tail) * count + np.maximum(head, tail))
-    low, high = np.divmod(pairs, count)
+    low, high = np.minimum(head, tail), np.maximum(head, tail)
+    ends = np.zeros(count, np.bool_)
+    ends[head] = True
+    if ends[tail].any():  # else no pair can be there in both directions
+        pairs = np.sort(low * count + high)
+        low, high = np.divmod(pairs[np.append(True, pairs[1:] != pairs[:-1])], count) if len(pairs) else (low, high)
     degree = np.bincount(low, minlength=count) + np.bincount(high, minlength=count)
     target = np.concatenate([low[chosen[low]], high[chosen[high]]])
     source = np.concatenate([high[chosen[low]], low[chosen[high]]])
@@ -285,13 +289,10 @@ def _keys(snapshot: Snapshot, nodes: Int64s) -> list[str]:
 def _extended(model: TrainedModel, anew: Int64s, graph: Tensor | None, text: Tensor, count: int) -> TrainedModel:
     """Return the model over `count` products, some with other vectors; without a graph's, new ones have zeros there."""
     old, rows = len(model.matrix), torch.from_numpy(anew)
-    parts = []
-    for name, made in ((GRAPH, graph), (TEXT, text)):
-        known = model.matrix[:, model.blocks[name]]
-        part = known if made is None and count == old else torch.cat([known, torch.zeros(count - old, known.shape[1])])
-        if made is not None:
-            part[rows] = made
-        parts.append(part)
-    neighbours = None if model.neighbours is None else model.neighbours.with_more(count - old)
-    statistics = model.statistics.with_more(count - old)
-    return TrainedModel(model.networks, parts[0], parts[1], statistics, model.blend, neighbours)
+    matrix = torch.empty((count, model.matrix.shape[1]))
+    matrix[:old] = model.matrix
+    matrix[old:] = 0
+    matrix[rows, model.blocks[TEXT]] = text
+    if graph is not None:
+        matrix[rows, model.blocks[GRAPH]] = graph
+    return model.over(matrix)

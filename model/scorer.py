@@ -7,6 +7,7 @@ The matrix has the z of each network m (one, or the members of an ensemble), the
 principal components, unit length) and popularity side by side; temperature and weights go into the user vectors.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -128,6 +129,16 @@ class TrainedModel:
         """Return the same model with other neighbours."""
         graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
         return TrainedModel(self.networks, graph, text, self.statistics, self.blend, neighbours)
+
+    def over(self, matrix: Tensor) -> "TrainedModel":
+        """Return the same model with another product matrix `[P, D]`; further products are ones that nobody has had."""
+        more = len(matrix) - len(self._matrix)
+        made = copy.copy(self)
+        made._matrix = matrix
+        if more:
+            made.statistics = self.statistics.with_more(more)
+            made.neighbours = None if self.neighbours is None else self.neighbours.with_more(more)
+        return made
 
     @torch.inference_mode()
     def encode_users(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> UserVectors:
