@@ -201,6 +201,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not shared
                 ("grpc.max_receive_message_length", _MOST_BYTES),
                 ("grpc.max_concurrent_streams", self._settings.max_streams),
+                ("grpc.http.overload_protection", 0),  # clients that know the limit wait; with it they are refused
                 # Who opens a connection and says nothing, or has gone without a word, does not keep it.
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),

@@ -63,7 +63,7 @@ class ServeSettings(BaseModel):
         False,
         description="listen beyond loopback without TLS, for whoever is on the network to read and change",
     )
-    max_streams: int = Field(256, ge=1, le=100_000, description="calls at once on one connection, streams among them")
+    max_streams: int = Field(1024, ge=1, le=100_000, description="calls at once on one connection, streams among them")
     max_calls: int = Field(8192, ge=1, le=1_000_000, description="calls at once in all, unfinished requests among them")
     tls: TlsSettings = TlsSettings()
     access: AccessSettings = AccessSettings()

@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
 from kg.errors import GraphUnavailableError, KgrankError
+from server.refusals import RefusalLog
 
 DOMAIN = "kgrank"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -25,6 +26,7 @@ _MOST_VIOLATION_BYTES = 4096
 _MOST_MESSAGE_BYTES = 400
 
 _log = structlog.get_logger(__name__)
+_REFUSALS = RefusalLog()
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         _log.error("call_failed", method=method, error_id=error_id, request_id=request_id, exc_info=error)
     else:
         message = _shortened(str(error).replace("\n", " "))
-        _log.info("call_refused", method=method, reason=status.reason, request_id=request_id)
+        _REFUSALS.refused(method=method, reason=status.reason, request_id=request_id)
     details = [error_details_pb2.ErrorInfo(reason=status.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequestError):
         details.append(_bad_request(error.violations))

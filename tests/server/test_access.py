@@ -1,8 +1,6 @@
 """Who may call what: tokens, JSON Web Tokens, roles, rates, and the record of what was done."""
 
-import importlib
 import json
-import pkgutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import kgrank.v1
 from kg.errors import ConfigError
 from kgrank.channel import Credentials
 from kgrank.client import Client
@@ -31,17 +28,11 @@ from server.access.roles import NEEDS, Need, Role, need_of
 from server.access.web_tokens import WebTokens
 from server.errors import AuditError
 from tests.server.command import CommandLine
+from tests.server.methods import methods
 from tests.server.running import Running, running
 from tests.server.shop import Shop
 
 USER = "a-person@example.com"
-
-
-def methods() -> list[MethodDescriptor]:
-    """Every method of every service of the contract."""
-    modules = [importlib.import_module(f"kgrank.v1.{each.name}") for each in pkgutil.iter_modules(kgrank.v1.__path__)]
-    files = {module.DESCRIPTOR for module in modules if module.__name__.endswith("_pb2")}
-    return [method for file in files for service in file.services_by_name.values() for method in service.methods]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""The log of refused calls, which a flood of them can't fill: so many lines a second, and the rest is counted."""
+
+import threading
+import time
+
+import structlog
+
+_LINES_PER_S = 20
+
+_log = structlog.get_logger(__name__)
+
+
+class RefusalLog:
+    """Logs refusals. May be called from any thread.
+
+    Args:
+        lines_per_s: lines a second at most.
+    """
+
+    def __init__(self, lines_per_s: int = _LINES_PER_S) -> None:
+        self._lines_per_s = lines_per_s
+        self._lock = threading.Lock()
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def refused(self, *, method: str, reason: str, request_id: str) -> None:
+        """Log a refusal, or count it; the next line says how many were left out before it."""
+        with self._lock:
+            second = int(time.monotonic())
+            if second != self._second:
+                self._second, self._lines = second, 0
+            if self._lines >= self._lines_per_s:
+                self._left_out += 1
+                return
+            self._lines += 1
+            left_out, self._left_out = self._left_out, 0
+        more = {"left_out_before": left_out} if left_out else {}
+        _log.info("call_refused", method=method, reason=reason, request_id=request_id, **more)
