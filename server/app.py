@@ -103,12 +103,13 @@ class Server:
         self._credentials = credentials(settings.tls)
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
-        self._journal = Journal(journal_file, self._committed, self._erased)
+        kept_ms = round(settings.journal_days * 24 * 3_600_000)
+        self._journal = Journal(journal_file, self._committed, self._erased, kept_ms=kept_ms)
         self._serving = Serving(settings, places)
         self._memory = Memory(self._serving.histories, self._journal)
         self._link = GraphLink(connect, self._graph_opening, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
-        self._follower = Follower(self._link, self._memory, self._journal.name)
+        self._follower = Follower(self._link, self._memory, self._journal)
         self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots)
         self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
         self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
@@ -151,6 +152,8 @@ class Server:
             family, _, _, _, place = socket.getaddrinfo(self._settings.host, self._settings.port)[0]
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if self._settings.reuse_port:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 probe.bind(place)
             if self._credentials is not None:
                 return self._server.add_secure_port(address, self._credentials)
@@ -198,7 +201,7 @@ class Server:
         server = grpc.aio.server(
             maximum_concurrent_rpcs=self._settings.max_calls,
             options=[
-                ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not shared
+                ("grpc.so_reuseport", int(self._settings.reuse_port)),  # else a taken port is an error, not shared
                 ("grpc.max_receive_message_length", _MOST_BYTES),
                 ("grpc.max_concurrent_streams", self._settings.max_streams),
                 ("grpc.http.overload_protection", 0),  # clients that know the limit wait; with it they are refused
@@ -213,7 +216,9 @@ class Server:
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
             RANKING: RankingService(self._serving, limits, searches),
-            EVENTS: EventService(self._serving, self._journal),
+            EVENTS: EventService(
+                self._serving, self._journal, self._settings.max_undrained if self._link.configured else None
+            ),
             USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
             CATALOG: CatalogService(self._link, self._follower),
             RULES: RuleService(self._link, self._follower, limits),

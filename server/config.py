@@ -50,6 +50,21 @@ class ServeSettings(BaseModel):
         le=100_000,
         description="ranking calls at once before new ones are refused; half of them with reasons",
     )
+    reuse_port: bool = Field(
+        False, description="share the port with other servers of this host; `kgrank serve --processes` sets it"
+    )
+    max_undrained: int = Field(
+        1_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="events on disk that the graph does not have yet before new ones are refused",
+    )
+    journal_days: float = Field(
+        7,
+        ge=1,
+        le=3650,
+        description="days that events stay in the journal: a graph restored from an older backup can't catch up",
+    )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
     reflection: bool | None = Field(
@@ -127,6 +142,10 @@ class Settings(BaseSettings):
     def audit_file(self) -> Path:
         """The server's record of what was done by whom."""
         return self.serve.access.audit_file or self.home / "audit.jsonl"
+
+    def journal_file_of(self, process: int) -> Path:
+        """Return the event journal of one of several servers on this home; the first has the usual one."""
+        return self.journal_file if process == 0 else self.home / f"journal-{process}.db"
 
     @property
     def cache_folder(self) -> Path:

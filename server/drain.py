@@ -14,8 +14,7 @@ import structlog
 
 from kg.errors import KgrankError
 from kg.tables import INTERACTIONS
-from server.journal import Journal
-from server.journal_file import StoredEvent
+from server.journal_file import TRIMMED, JournalFile, StoredEvent
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +46,7 @@ class Drain:
         connect: opens the graph; called again after each failure.
     """
 
-    def __init__(self, journal: Journal, connect: Callable[[], AbstractContextManager[EventStore]]) -> None:
+    def __init__(self, journal: JournalFile, connect: Callable[[], AbstractContextManager[EventStore]]) -> None:
         self._journal = journal
         self._connect = connect
         self._wake = threading.Event()
@@ -61,6 +60,7 @@ class Drain:
         if self._thread.ident is None:
             self._thread.start()
         self._retry.set()
+        self._wake.set()
 
     def paused(self) -> AbstractContextManager[object]:
         """Return a context in which no events are on their way from the journal to the graph."""
@@ -83,11 +83,14 @@ class Drain:
         while True:
             try:
                 with self._connect() as graph:
-                    offset = graph.journal_offset(self._journal.name)
+                    self._retry.clear()
+                    offset = self._resume(graph)
                     _log.info("drain_connected", offset=offset)
                     wait_s = _FIRST_WAIT_S
                     self._drain(graph, offset)
+                if self._leaving.is_set():
                     return
+                continue
             except KgrankError as error:
                 _log.warning("drain_waits", reason=error.problem, remedy=error.remedy, next_attempt_s=wait_s)
             except Exception:
@@ -99,15 +102,34 @@ class Drain:
                 return
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
+    def _resume(self, graph: EventStore) -> int:
+        """Return the offset after which the graph lacks this journal's events, whichever of the two is an older one."""
+        journal = self._journal
+        offset, last = graph.journal_offset(journal.name), journal.last_offset
+        if offset > last:
+            _log.warning("journal_begins_anew", graph_offset=offset, journal_offset=last)
+            journal.begin_anew()
+            return graph.journal_offset(journal.name)
+        if offset < journal.drained:
+            # It was restored from a backup; what it has forgotten is still here.
+            _log.warning("graph_went_back", graph_offset=offset, drained=journal.drained)
+            if offset < journal.noted(TRIMMED):
+                _log.error(
+                    "graph_lacks_trimmed_events",
+                    remedy="The graph's backup is older than what the journal keeps: restore a newer one.",
+                )
+            journal.went_back(offset)
+        return offset
+
     def _drain(self, graph: EventStore, offset: int) -> None:
-        """Take events until the server leaves."""
+        """Take events until the server leaves, or the graph is another one."""
         while True:
             self._wake.clear()
             while (taken := self._take(graph, offset)) > offset:
                 offset = taken
             while self._take_searches(graph):
                 pass
-            if self._leaving.is_set():
+            if self._leaving.is_set() or self._retry.is_set():
                 return
             self._wake.wait()
 
@@ -129,7 +151,7 @@ class Drain:
                 left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset)
                 if left_out:  # another server wrote them, too
                     _log.info("events_left_out", count=left_out)
-                self._journal.note_drained(offset)
+                self._journal.drained_to(offset, len(events))
             return offset
 
 

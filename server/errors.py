@@ -81,6 +81,10 @@ class JournalFullError(KgrankError):
     """The event journal's disk is full; the event is not stored."""
 
 
+class GraphBehindError(KgrankError):
+    """As many events wait on disk for the graph as may; the event is not stored."""
+
+
 class JournalError(KgrankError):
     """The event journal can't be opened or written."""
 
@@ -127,6 +131,7 @@ _TABLE: dict[type[Exception], _Status] = {
     SearchOffError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "SEARCH_OFF"),
     OverloadedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", 0.2),
     JournalFullError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "JOURNAL_FULL", 30),
+    GraphBehindError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "GRAPH_BEHIND", 30),
     JournalError: _Status(grpc.StatusCode.UNAVAILABLE, "JOURNAL_FAILED", 5),
     NotServingError: _Status(grpc.StatusCode.UNAVAILABLE, "NOT_SERVING", 1),
     UnauthenticatedError: _Status(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),

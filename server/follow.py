@@ -19,6 +19,7 @@ import structlog
 from kg.commits import Change, ChangeKind, CommittedEvent
 from kg.errors import KgrankError
 from server.graph_link import GraphLink
+from server.journal_file import COMMIT, JournalFile
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -31,6 +32,7 @@ POLL_S = 0.5
 _LONGEST_WAIT_S = 5.0
 _PAGE = 1_000
 _TIDY_S = 3_600.0
+_NOTED_EVERY_S = 5.0
 _FIRST = (ChangeKind.USER_ERASED, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS, ChangeKind.RULE)
 """Erasures before anything else; products before the events that name them."""
 
@@ -71,10 +73,10 @@ class Follower:
     Args:
         link: the graph.
         histories: take the interactions that others wrote.
-        journal: the name of this server's own journal, whose events are in the histories already.
+        journal: this server's own, whose events are in the histories already; it notes how far the graph was followed.
     """
 
-    def __init__(self, link: "GraphLink[Graph]", histories: Histories, journal: str) -> None:
+    def __init__(self, link: "GraphLink[Graph]", histories: Histories, journal: JournalFile) -> None:
         self._link = link
         self._histories = histories
         self._journal = journal
@@ -83,6 +85,7 @@ class Follower:
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
+        self._noted = time.monotonic()
         self.applied = 0
         """The commit up to which everything has been applied."""
 
@@ -172,6 +175,9 @@ class Follower:
     def _read(self, graph: "Graph", after: int, behind: int) -> _Page:
         """Read what commits above `after` changed, and the interactions of those above `behind`; in a thread."""
         last = graph.last_commit
+        if time.monotonic() - self._noted > _NOTED_EVERY_S:
+            self._noted = time.monotonic()
+            self._journal.note(COMMIT, after)
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
             graph.forget_old_changes()
@@ -183,6 +189,6 @@ class Follower:
         if behind < after:
             found = [event for block in graph.events_since(behind, until) for event in block]
         else:
-            others = {each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal}
+            others = {each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal.name}
             found = graph.events_of(sorted(others))
         return _Page(last, until, changes, self._histories.unknown(found), more)

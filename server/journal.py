@@ -6,6 +6,7 @@ is unique: one that is stored already is acknowledged and not stored again. Offs
 from any other, so that the graph can keep how far it has taken each.
 """
 
+import fcntl
 import queue
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -100,17 +102,45 @@ class Journal(JournalFile):
         max_waiting: int = _MOST_WAITING,
         kept_ms: int = KEPT_MS,
     ) -> None:
-        super().__init__(path)
+        self._lock = _locked(path)
+        try:
+            super().__init__(path)
+        except BaseException:
+            self._lock.close()
+            raise
         self.kept_ms = kept_ms
         self._on_commit = on_commit
         self._on_erase = on_erase
         self._max_waiting = max_waiting
         self._queue: queue.SimpleQueue[_Waiting | _ToErase | None] = queue.SimpleQueue()
         self._appending = threading.Lock()
+        self._counting = threading.Lock()
         self._waiting_events = 0
         self._leaving = threading.Event()
+        self._behind = self.undrained()[0]
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
+
+    @property
+    def behind(self) -> int:
+        """About how many events on disk the graph is not known to have; costs nothing to ask."""
+        return self._behind
+
+    def went_back(self, offset: int) -> None:
+        """Take the graph to have events up to an offset only: it was restored from a backup."""
+        super().went_back(offset)
+        self._recount()
+
+    def begin_anew(self) -> None:
+        """Take another name (see `JournalFile.begin_anew`)."""
+        super().begin_anew()
+        self._recount()
+
+    def drained_to(self, offset: int, count: int) -> None:
+        """Remember that the graph has everything up to an offset, `count` events more than before."""
+        super().drained_to(offset, count)
+        with self._counting:
+            self._behind = max(0, self._behind - count)
 
     def append(self, events: Sequence[WrittenEvent]) -> "Future[list[Stored]]":
         """Store events, each with an id; the future is done once they are on disk.
@@ -163,6 +193,11 @@ class Journal(JournalFile):
             self._leaving.set()
             self._queue.put(None)
         self._thread.join()
+        self._lock.close()
+
+    def _recount(self) -> None:
+        with self._counting:
+            self._behind = self.undrained()[0]
 
     def _run(self) -> None:
         """Write until the journal is closed; after a failure, with a connection of its own again."""
@@ -290,9 +325,31 @@ class Journal(JournalFile):
                 if not outcome.duplicate
             ]
             if new:
+                with self._counting:
+                    self._behind += len(new)
                 self._on_commit(new)
             for waiting, outcomes in zip(together, stored, strict=True):
                 waiting.done.set_result(outcomes)
+
+
+def _locked(path: Path) -> IO[str]:
+    """Return an open file that keeps a journal to this process for as long as it is open, however the process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise JournalError(
+            f"journal {path} can't be opened: {error}", "Check the disk and the file's permissions."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise JournalError(
+            f"journal {path} belongs to another server that runs",
+            "Stop that one, or start more than one with `kgrank serve --processes N`: each has a journal of its own.",
+        ) from error
+    return lock
 
 
 def _insert(connection: sqlite3.Connection, event: WrittenEvent, now_ms: int) -> Stored:

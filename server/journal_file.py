@@ -19,6 +19,7 @@ from kg.errors import KgrankError
 from kg.tables import InteractionType
 from server.contract import WrittenEvent
 from server.errors import JournalError, JournalFullError
+from server.journal_repair import mend
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +52,11 @@ CREATE TABLE IF NOT EXISTS reached (name TEXT PRIMARY KEY, number INTEGER NOT NU
 """
 _MADE_CLEAN = 1
 """The `user_version` of a journal in whose file what was deleted has always been overwritten."""
+COMMIT = "commit"
+"""`JournalFile.note`: the last commit of the graph that this server has seen."""
+TRIMMED = "trimmed"
+"""`JournalFile.note`: the last offset whose event was trimmed."""
+
 _IDS_AT_ONCE = 500
 _BUSY_S = 30
 _CHECKPOINT_AFTER_S = 0.05
@@ -90,6 +96,7 @@ class JournalFile:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            mend(path)
             with self.connection() as connection:
                 if connection.execute("PRAGMA user_version").fetchone()[0] < _MADE_CLEAN:
                     connection.execute("VACUUM")  # an older version left what it deleted in the file
@@ -102,7 +109,7 @@ class JournalFile:
         except (sqlite3.Error, OSError) as error:
             raise JournalError(
                 f"journal {path} can't be opened: {error}",
-                "Check the disk and the file's permissions; a damaged file moved away makes room for a new journal.",
+                "Check the disk and the file's permissions: what is in it is acknowledged.",
             ) from error
 
     @contextmanager
@@ -160,6 +167,47 @@ class JournalFile:
         with self.connection() as connection:
             connection.execute("UPDATE journal SET drained = max(drained, ?)", (offset,))
 
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last event that is, or ever was, in the journal; 0 if none was."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+            return int(rows[0]) if rows else 0
+
+    def went_back(self, offset: int) -> None:
+        """Take the graph to have events up to an offset only: it was restored from a backup."""
+        with self.connection() as connection:
+            connection.execute("UPDATE journal SET drained = ?", (offset,))
+
+    def begin_anew(self) -> None:
+        """Take another name: the graph has offsets of this one that this file does not have any more.
+
+        Everything in the file then goes to the graph once more, which knows each event by its id.
+        """
+        name = uuid.uuid4().hex
+        with self.connection() as connection:
+            connection.execute("UPDATE journal SET name = ?, drained = 0", (name,))
+        self.name = name
+
+    def note(self, name: str, number: int) -> None:
+        """Remember the largest number that was ever noted under a name."""
+        with self.connection() as connection:
+            connection.execute(
+                "INSERT INTO reached VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)",
+                (name, number),
+            )
+
+    def noted(self, name: str) -> int:
+        """Return the largest number that was noted under a name; 0 if none was."""
+        with self.connection() as connection:
+            row = connection.execute("SELECT number FROM reached WHERE name = ?", (name,)).fetchone()
+            return 0 if row is None else int(row[0])
+
+    def drained_to(self, offset: int, count: int) -> None:
+        """Remember that the graph has everything up to an offset, `count` events more than before."""
+        self.note_drained(offset)
+
     def trim(self, offsets: Sequence[int]) -> None:
         """Forget events; the ids of forgotten events are no longer known as duplicates.
 
@@ -171,6 +219,8 @@ class JournalFile:
                 connection.execute("BEGIN")
                 connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
                 connection.execute("COMMIT")
+            if offsets:
+                self.note(TRIMMED, max(offsets))
         except sqlite3.Error as error:
             raise JournalError(
                 f"journal {self.path} can't be trimmed: {error}", "Check the disk and the file's permissions."

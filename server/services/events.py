@@ -16,7 +16,7 @@ from kgrank.v1.event_service_pb2 import (
     WriteEventsResponse,
 )
 from server.contract import WrittenEvent, written_events
-from server.errors import UnknownProductError
+from server.errors import GraphBehindError, UnknownProductError
 from server.journal import Journal, Stored
 from server.rpc import Context
 from server.serving import Serving
@@ -26,11 +26,18 @@ _IN_FLIGHT = 256
 
 
 class EventService:
-    """Acknowledges an event once it is in the journal and in the history that the next answer is made of."""
+    """Acknowledges an event once it is in the journal and in the history that the next answer is made of.
 
-    def __init__(self, serving: Serving, journal: Journal) -> None:
+    Args:
+        serving: the histories and the catalogue.
+        journal: where events are stored.
+        max_undrained: events that wait for the graph before new ones are refused; None: there is no graph, none do.
+    """
+
+    def __init__(self, serving: Serving, journal: Journal, max_undrained: int | None = None) -> None:
         self._serving = serving
         self._journal = journal
+        self._max_undrained = max_undrained
 
     async def WriteEvent(self, request: WriteEventRequest, context: Context) -> WriteEventResponse:  # noqa: N802
         """Write one event."""
@@ -82,6 +89,11 @@ class EventService:
         products = self._serving.engine.snapshot.products
         named = [each if each.event_id else replace(each, event_id=uuid.uuid4().hex) for each in events]
         known = [each for each in named if each.product_id in products]
+        if known and self._max_undrained is not None and self._journal.behind >= self._max_undrained:
+            raise GraphBehindError(
+                f"{self._journal.behind:,} events wait for the graph, as many as may",
+                "It takes them when it is back; look at it, and try again later.",
+            )
         # A caller that goes away does not take back what is on its way to the disk.
         stored: Iterator[Stored] = iter(())
         if known:

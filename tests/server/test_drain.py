@@ -1,6 +1,6 @@
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,9 @@ from kg.config import GraphSettings
 from kg.errors import MissingExtraError
 from kg.store import Graph
 from kgrank.client import Client, event
+from kgrank.errors import OverloadedError
 from server.contract import written_events
-from server.drain import BATCH, Drain
+from server.drain import BATCH, Drain, rows
 from server.journal import Journal
 from tests.server.running import running
 from tests.server.shop import tables
@@ -76,3 +77,58 @@ def test_a_graph_that_can_t_be_opened_is_logged_with_what_to_do(tmp_path: Path) 
         drain.close(30)
     journal.close()
     assert [(each["event"], each["remedy"]) for each in logged] == [("drain_waits", "Install it.")]
+
+
+@pytest.mark.neo4j
+def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    events = [event("patient", f"product-{number:02}", event_id=f"e-{number}") for number in range(60)]
+    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    # Yesterday's backup: it has the first 20 events.
+    graph.write("MATCH ()-[r:VIEWED]->() WHERE toInteger(substring(r.event_id, 2)) >= 20 DELETE r")
+    graph.write("MATCH (j:Journal) SET j.offset = 20")
+    with capture_logs() as logged:
+        drain_all(journal, graph)
+    assert [each["graph_offset"] for each in logged if each["event"] == "graph_went_back"] == [20]
+    stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
+    assert stored == [[60, 60]]
+    assert (journal.drained, journal.behind) == (60, 0)
+    journal.close()
+
+
+@pytest.mark.neo4j
+def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    first = [event("patient", "product-01", event_id=f"first-{number}") for number in range(3)]
+    journal.append(written_events(first, "events[{}]", 2_000_000_000_000)).result(30)
+    name = journal.name
+    graph.append_events(rows(journal.read(0, 10)), name, 50)  # the graph had 47 events more of it
+    drain_all(journal, graph)
+    assert journal.name != name
+    later = [event("patient", "product-02", event_id=f"later-{number}") for number in range(2)]
+    journal.append(written_events(later, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
+    assert stored == [[5, 5]]
+    journal.close()
+
+
+def drain_all(journal: Journal, graph: Graph) -> None:
+    drain = Drain(journal, lambda: nullcontext(graph))
+    drain.start()
+    drain.close(60)
+
+
+def test_events_wait_for_the_graph_up_to_a_limit_and_are_then_refused(home: Path) -> None:
+    nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
+    connect = lambda: Graph.connect(nowhere, home / "graph")  # noqa: E731  # read at the call below
+    with running(home, connect, max_undrained=20) as server, Client(server.target) as client:
+        client.write_events([event("patient", "product-02", event_id=f"w-{number}") for number in range(20)])
+        with pytest.raises(OverloadedError) as refused:
+            client.write_event(event("patient", "product-03"))
+        assert refused.value.reason == "GRAPH_BEHIND"
+        assert refused.value.retry_after_s == 30
+        assert client.recommend("patient").results
