@@ -28,7 +28,7 @@ MOST_FRESH = 0.01
 
 _LEAST_FRESH = 256
 _DIMENSIONS = (64, 96, 128, 192, 256)
-_OVERSAMPLING = (1, 2, 4)
+_OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4)
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -46,12 +46,12 @@ class Plan:
     """
 
     dimensions: int | None
-    oversampling: Mapping[int, int]
+    oversampling: Mapping[int, float]
 
     def candidates(self, k: int, kept: int) -> int:
         """Return how many candidates are scored exactly to keep some of them for a list of k."""
         suits = min((each for each in self.oversampling if each >= k), default=max(self.oversampling))
-        return kept * self.oversampling[suits]
+        return int(kept * self.oversampling[suits])
 
 
 EXACT = Plan(None, {max(JUDGED_AT): 1})

@@ -24,6 +24,7 @@ from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.selection import Selection, parts_of
 from server.users import UserEncoder, sampled_users
+from server.wire import ResultWriter
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,8 @@ _VIEW = CODES[InteractionType.VIEW]
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
+
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Engine:
         self.index = index
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
+        self.writer = ResultWriter(self.product_ids)
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
@@ -126,7 +130,7 @@ class Engine:
         engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules)
         for batch in _WARM_UP:
             engine.answer([Question(user_id="", k=10)] * batch)
-        engine._users.warm(_latest_users(snapshot), engine._now_ms())
+        engine._users.warm(_latest_users(snapshot), engine.now_ms())
         return engine
 
     @torch.inference_mode()
@@ -159,7 +163,7 @@ class Engine:
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Ranking]:
         """Answer questions together; each answer is what it would be alone."""
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         resolved = [self._resolve(question, now_ms) for question in questions]
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
         whole = [row for row, each in enumerate(resolved) if each.candidates is None and not each.selected]
@@ -181,7 +185,7 @@ class Engine:
     @torch.inference_mode()
     def place(self, question: Question, product_index: int) -> int:
         """Return a product's place among all products for a user, from 1, nothing left out."""
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         resolved = self._resolve(question, now_ms)
         users = self._users.encode([(question.user_id, resolved.told)], now_ms)
         scores = full_scores(self.artifact.scorer, users)[0].numpy()
@@ -207,16 +211,16 @@ class Engine:
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
-        told, _ = self._told(question, self._now_ms())
+        told, _ = self._told(question, self.now_ms())
         return self.histories.latest(question.user_id, told)
 
     def only_told(self, question: Question) -> frozenset[int]:
         """Return the products that a question's context tells of and the stored history does not have."""
-        told, _ = self._told(question, self._now_ms())
+        told, _ = self._told(question, self.now_ms())
         seen = self.histories.seen(question.user_id) if told else ()
         return frozenset(each.product_index for each in told).difference(int(product) for product in seen)
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         """Return the moment to rank for."""
         return _clock_ms() - self._behind_ms
 
@@ -268,22 +272,24 @@ class Engine:
         if question.query and question.fit is None:
             question = replace(question, fit=self.find([question])[0])
         told, unknown_told = self._told(question, now_ms)
-        leave_out, unknown_excluded = self._indices(question.exclude)
+        excluded, unknown_excluded = self._indices(question.exclude)
+        left_out: list[npt.NDArray[np.integer]] = [excluded]
         candidates: Int64s | None = None
         unknown_candidates: tuple[str, ...] = ()
         if question.candidates is not None:
             candidates, unknown_candidates = self._indices(dict.fromkeys(question.candidates))
         exclude_seen = self._exclude_seen if question.exclude_seen is None else question.exclude_seen
         if exclude_seen:
-            seen = self.histories.seen(question.user_id).astype(np.int64)
-            leave_out = np.concatenate([leave_out, seen, np.array([each.product_index for each in told], np.int64)])
+            left_out += [self.histories.seen(question.user_id), _products_of(told)]
         elif question.seeds and candidates is None:
-            leave_out = np.concatenate([leave_out, self._indices(question.seeds)[0]])
+            left_out.append(self._indices(question.seeds)[0])
         selected = self.selection.wanted_by(question)
         if not selected:
-            leave_out = np.concatenate([leave_out, self.selection.left_out(question)])
-        missing = tuple(dict.fromkeys((*unknown_candidates, *unknown_told, *unknown_excluded)))
-        return _Resolved(question, told, leave_out, candidates, self._state(question, told), missing, selected)
+            left_out.append(self.selection.left_out(question))
+        unknown = (*unknown_candidates, *unknown_told, *unknown_excluded)
+        missing = tuple(dict.fromkeys(unknown)) if unknown else ()
+        state = self._state(question, told)
+        return _Resolved(question, told, _together(left_out), candidates, state, missing, selected)
 
     def _told(self, question: Question, now_ms: int) -> tuple[list[Interaction], list[str]]:
         """Return a question's context as interactions with known products, and the unknown ones' ids."""
@@ -304,7 +310,7 @@ class Engine:
         """Return the indices of known ids, and the unknown ids."""
         ids = list(product_ids)
         if not ids:
-            return np.empty(0, np.int64), ()
+            return _NOTHING, ()
         indices = self.snapshot.products.indices(ids).astype(np.int64)
         known = indices != MISSING
         return indices[known], tuple(ids[row] for row in np.flatnonzero(~known))
@@ -315,6 +321,18 @@ class Engine:
             return UserState.WARM if length >= FEW_EVENTS else UserState.FEW_EVENTS
         looked_for = question.categories or (question.query and not question.only_found)
         return UserState.CONTEXT_ONLY if told or looked_for else UserState.COLD
+
+
+def _products_of(told: Sequence[Interaction]) -> Int64s:
+    return np.array([each.product_index for each in told], np.int64) if told else _NOTHING
+
+
+def _together(indices: Sequence[npt.NDArray[np.integer]]) -> Int64s:
+    """Return product indices as one array."""
+    filled = [each for each in indices if len(each)]
+    if len(filled) < 2:  # most calls leave out the history alone, and joining costs as much as all else here
+        return filled[0].astype(np.int64) if filled else _NOTHING
+    return np.concatenate(filled).astype(np.int64)
 
 
 def _latest_users(snapshot: Snapshot) -> list[str]:

@@ -145,7 +145,7 @@ _DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT")
 
 @dataclass(frozen=True)
 class Failure:
-    """What a caller is told: gRPC code, reason, sentence, and the serialised `google.rpc.Status` for the trailing metadata."""
+    """What a caller is told; `details` is the serialised `google.rpc.Status` for the trailing metadata."""
 
     code: grpc.StatusCode
     reason: str

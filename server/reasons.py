@@ -48,7 +48,7 @@ def reasons_for(
     paths = [reasoner.paths(around, product) for product in products]
     of_each = [list(dict.fromkeys(path.start for path in found))[:_WEIGHED_EACH] for found in paths]
     starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]
-    drops = score_drops(engine.artifact.scorer, history, engine._now_ms(), starts, np.array(products, np.int64))
+    drops = score_drops(engine.artifact.scorer, history, engine.now_ms(), starts, np.array(products, np.int64))
     strong = strengths(drops)
     place = {start: row for row, start in enumerate(starts)}
     made = []

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Sequence
 
-from kgrank.v1 import common_pb2
+from kgrank.v1 import common_pb2, ranking_service_pb2
 from model.scoring import (
     DIVERSITY,
     EXPLORATION,
@@ -17,6 +17,14 @@ from model.scoring import (
 )
 from server.engine import Engine
 from server.question import Ranking, UserState
+from server.wire import is_plain
+
+Listing = (
+    ranking_service_pb2.RecommendResponse
+    | ranking_service_pb2.RankResponse
+    | ranking_service_pb2.SearchResponse
+    | ranking_service_pb2.SimilarProductsResponse
+)
 
 USER_STATES = {state: common_pb2.UserState.Value(f"USER_STATE_{state.name}") for state in UserState}
 
@@ -70,11 +78,27 @@ def fill(
             result.title, result.brand = rows[place]["title"], rows[place]["brand"]
 
 
-def _details(engine: Engine, ranking: Ranking) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = (
-        engine.snapshot.catalogue.select(["title", "brand"]).take(ranking.product_index).to_pylist()
-    )
-    return rows
+def with_results(
+    response: Listing,
+    engine: Engine,
+    ranking: Ranking,
+    *,
+    details: bool,
+    reasons: Sequence[Sequence[common_pb2.Reason]],
+) -> bytes:
+    """Return a response with a ranking's products as its results, best first, as it is sent.
+
+    Args:
+        response: all but the results.
+        engine: the engine that made the ranking.
+        ranking: K products.
+        details: with title and brand.
+        reasons: of each product, or none at all.
+    """
+    if not details and not reasons and is_plain(ranking):
+        return engine.writer.results(ranking) + response.SerializeToString()
+    fill(response.results.add, engine, ranking, details=details, reasons=reasons)
+    return response.SerializeToString()
 
 
 def attribution_token(engine: Engine) -> str:

@@ -64,6 +64,7 @@ def service_handler(service: ServiceDescriptor, servicer: object, front: Front) 
         service: the service, as the contract has it.
         servicer: has a method for each RPC, by the RPC's name: `async (request, context) -> response`, where the
             response is a stream an async generator of responses, where the request is one an async iterator of them.
+            A response may be serialised already.
         front: what a call passes first.
     """
     methods = {
@@ -101,7 +102,7 @@ class _Method:
             return kind(self.many, response_serializer=_serialise)
         return grpc.unary_unary_rpc_method_handler(self.one, response_serializer=_serialise)
 
-    async def one(self, serialised: bytes, context: Context) -> Message:
+    async def one(self, serialised: bytes, context: Context) -> Message | bytes:
         """Answer a call with one response."""
         began_s = time.perf_counter()
         code, caller = _OK, None
@@ -109,7 +110,7 @@ class _Method:
             caller = self._gate.let_in(self._need, context)
             request = self._decoded(serialised)
             if self._audit is None:
-                response: Message = await self._answer(request, context)
+                response: Message | bytes = await self._answer(request, context)
             else:
                 async with self._recorded(self._audit, caller, request, context):
                     response = await self._answer(request, context)
@@ -125,7 +126,7 @@ class _Method:
             self._ended(code, time.perf_counter() - began_s, caller, context)
         raise AssertionError("abort raises")
 
-    async def many(self, request: Any, context: Context) -> AsyncIterator[Message]:
+    async def many(self, request: Any, context: Context) -> AsyncIterator[Message | bytes]:
         """Answer a call with a stream of responses."""
         code, caller = _OK, None
         try:
@@ -218,8 +219,8 @@ def _cancelled(context: Context) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
-def _serialise(response: Message) -> bytes:
-    return response.SerializeToString()
+def _serialise(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def request_id(context: Context) -> str:

@@ -362,9 +362,11 @@ def parts_of(
     scorer: ScoringModel, index: ProductIndex, users: UserVectors, product_index: Int64s
 ) -> dict[str, Float32s]:
     """Return each component's share of the scores of `product_index [B, K]`, as name to `[B, K]`."""
-    products = index.matrix[product_index] * users.vectors.numpy()[:, None, :]
+    products, vectors = index.matrix[product_index], users.vectors.numpy()
     blocks: Mapping[str, slice] = scorer.blocks
-    parts: dict[str, Float32s] = {name: products[:, :, columns].sum(2) for name, columns in blocks.items()}
+    parts: dict[str, Float32s] = {
+        name: np.einsum("bkd,bd->bk", products[:, :, columns], vectors[:, columns]) for name, columns in blocks.items()
+    }
     whole, parts[HISTORY] = added(users, product_index, len(index))
     parts[NEIGHBOURS] = whole - parts[HISTORY]
     return parts

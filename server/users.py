@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from kg.snapshot import Histories, Snapshot
 from model.scoring import ScoringModel, UserVectors
@@ -26,7 +25,7 @@ class _Encoded:
 
     version: int
     at_ms: int
-    vector: Tensor
+    vector: npt.NDArray[np.float32]
     added_index: npt.NDArray[np.int32]
     added_score: npt.NDArray[np.float32]
     added_history: npt.NDArray[np.float32]
@@ -59,8 +58,9 @@ class UserEncoder:
             versions = [self._histories.version(users[row][0]) for row in fresh]
             histories = stack([self._histories.latest(*users[row]) for row in fresh])
             made = self._scorer.encode_users(histories, moments(histories, now_ms))
+            vectors = made.vectors.numpy()
             for place, row in enumerate(fresh):
-                encoded = _Encoded(versions[place], now_ms, made.vectors[place], *made.added(place))
+                encoded = _Encoded(versions[place], now_ms, vectors[place], *made.added(place))
                 rows[row] = encoded
                 user_id, told = users[row]
                 if user_id and not told:
@@ -105,7 +105,7 @@ def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserV
 
 def _stacked(users: Sequence[_Encoded]) -> UserVectors:
     return UserVectors(
-        torch.stack([user.vector for user in users]),
+        torch.from_numpy(np.stack([user.vector for user in users])),
         np.cumsum([0, *(len(user.added_index) for user in users)]).astype(np.int64),
         np.concatenate([user.added_index for user in users]),
         np.concatenate([user.added_score for user in users]),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import numpy as np
+from google.protobuf.message import Message
 
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
@@ -39,16 +40,18 @@ from server.engine import Engine
 from server.errors import InvalidRequestError, SearchOffError, UnknownProductError, failure
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
-from server.reply import USER_STATES, attribution_token, fill
+from server.reply import USER_STATES, attribution_token, fill, with_results
 from server.rpc import Context
 from server.searches import SearchLog
 from server.serving import Serving
 from server.streaming import in_any_order
+from server.wire import embedded
 
 AT_ONCE = 32
 """Requests of one stream that are worked on together."""
 
 _MOST_FIELDS = 3
+_RESPONSE = BatchRecommendResponse.DESCRIPTOR.fields_by_name["response"].number
 _BATCH = "kgrank.v1.RankingService.BatchRecommend"
 
 
@@ -66,21 +69,22 @@ class RankingService:
         self._limits = limits
         self._searches = searches
 
-    async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
+    async def Recommend(self, request: RecommendRequest, context: Context) -> bytes:  # noqa: N802
         """Rank the whole catalogue."""
         return await self._recommend(request)
 
     async def BatchRecommend(  # noqa: N802
         self, requests: AsyncIterator[BatchRecommendRequest], context: Context
-    ) -> AsyncIterator[BatchRecommendResponse]:
+    ) -> AsyncIterator[Message | bytes]:
         """Rank the whole catalogue for many users."""
         async with aclosing(in_any_order(requests, self._outcome, at_once=AT_ONCE)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
-    async def _outcome(self, each: BatchRecommendRequest) -> BatchRecommendResponse:
+    async def _outcome(self, each: BatchRecommendRequest) -> Message | bytes:
         try:
-            return BatchRecommendResponse(sequence=each.sequence, response=await self._recommend(each.request))
+            answer = await self._recommend(each.request)
+            return BatchRecommendResponse(sequence=each.sequence).SerializeToString() + embedded(_RESPONSE, answer)
         except Exception as error:
             told = failure(error, method=_BATCH, request_id="")
             code: int = told.code.value[0]
@@ -89,7 +93,7 @@ class RankingService:
                 error=BatchError(code=code, message=_with_fields(told.message, error), reason=told.reason),
             )
 
-    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
+    async def _recommend(self, request: RecommendRequest) -> bytes:
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = recommend_question(request, self._limits, _now_ms())
             ranking = await self._serving.answer(engine, question)
@@ -100,10 +104,9 @@ class RankingService:
                 missing_ids=ranking.missing,
                 user_state=USER_STATES[ranking.state],
             )
-            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-            return response
+            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
 
-    async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
+    async def Rank(self, request: RankRequest, context: Context) -> bytes:  # noqa: N802
         """Rank given candidates."""
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = rank_question(request, self._limits, _now_ms())
@@ -115,10 +118,9 @@ class RankingService:
                 missing_ids=ranking.missing,
                 user_state=USER_STATES[ranking.state],
             )
-            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-            return response
+            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
 
-    async def Search(self, request: SearchRequest, context: Context) -> SearchResponse:  # noqa: N802
+    async def Search(self, request: SearchRequest, context: Context) -> bytes:  # noqa: N802
         """Find products by words and meaning, and rank them for the user."""
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
             question = search_question(request, self._limits, _now_ms())
@@ -135,12 +137,9 @@ class RankingService:
                 user_state=USER_STATES[ranking.state],
                 corrected_query=ranking.corrected,
             )
-            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-            return response
+            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
 
-    async def SimilarProducts(  # noqa: N802
-        self, request: SimilarProductsRequest, context: Context
-    ) -> SimilarProductsResponse:
+    async def SimilarProducts(self, request: SimilarProductsRequest, context: Context) -> bytes:  # noqa: N802
         """Find the products most like one."""
         with self._serving.admitted(reasons=request.include_reasons) as engine:
             product_id, question = similar_question(request, self._limits)
@@ -158,8 +157,7 @@ class RankingService:
                 attribution_token=attribution_token(engine),
                 missing_ids=ranking.missing,
             )
-            fill(response.results.add, engine, ranking, details=request.include_details, reasons=reasons)
-            return response
+            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """Explain one score."""
