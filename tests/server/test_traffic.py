@@ -37,8 +37,8 @@ def until(done: Callable[[], bool], timeout_s: float = 30) -> None:
 
 
 @contextmanager
-def serving_of(home: Path) -> Iterator[tuple[Serving, Journal]]:
-    journal = Journal(home / "journal.db")
+def serving_of(home: Path, journal_name: str = "journal.db") -> Iterator[tuple[Serving, Journal]]:
+    journal = Journal(home / journal_name)
     serving = Serving(ServeSettings(), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache"))
     try:
         yield serving, journal
@@ -168,7 +168,7 @@ def test_a_shadow_is_measured_and_never_served(home: Path, shop: Shop) -> None:
 
 def test_a_shadow_of_the_served_model_agrees_with_it(home: Path) -> None:
     async def run() -> None:
-        with serving_of(home) as (serving, journal), serving_of(home) as (other, other_journal):
+        with serving_of(home) as (serving, journal), serving_of(home, "other.db") as (other, other_journal):
             version = ModelFolder(home / "artifacts").manifests()[0].model_version
             engine, twin = await serving.activate(version, journal), await other.activate(version, other_journal)
             shadow = Shadow(twin, lambda: False)
