@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from kg.snapshot import Histories, Snapshot
 from kg.tables import CATEGORY_SEPARATOR
@@ -106,7 +107,7 @@ def _entities(snapshot: Snapshot, products: list[int]) -> Iterator[list[Named]]:
     """Yield, for each product, the attributes and entities that its facts lead to."""
     of_product = {product: sorted(set(_tails(snapshot, product))) for product in set(products)}
     nodes = sorted({node for found in of_product.values() for node in found})
-    rows = snapshot.nodes.take([node - len(snapshot.products) for node in nodes]).to_pylist()
+    rows = snapshot.nodes.take(pa.array([node - len(snapshot.products) for node in nodes], pa.int64())).to_pylist()
     named = {node: (row["kind"], row["id"], row["name"]) for node, row in zip(nodes, rows, strict=True)}
     for product in products:
         yield [named[node] for node in of_product[product] if named[node][0] not in _TOLD_ALREADY]

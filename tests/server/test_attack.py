@@ -19,6 +19,7 @@ import grpc.aio
 import psutil
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,6 +32,8 @@ from kgrank.errors import CallError, InvalidRequestError, NotFoundError
 from kgrank.v1 import common_pb2
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from kgrank.v1.user_service_pb2 import GetUserProfileRequest
+from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 from tests.conftest import empty
 from tests.server.attack import (
     INJECTIONS,
@@ -135,6 +138,13 @@ def weathered(victim: Attacked, count: int, seed: int) -> None:
     assert victim.process.num_threads() <= threads + 20
     assert "Traceback" not in victim.log.read_text()
     assert victim.graph.read("MATCH (n:Hacked) RETURN count(n)") == [[0]]
+
+
+def test_a_profile_of_a_moment_without_events_is_empty(victim: Attacked) -> None:
+    with grpc.insecure_channel(victim.target) as channel:
+        asked = GetUserProfileRequest(user_id="user-03", window=Duration(seconds=1))
+        profile = UserServiceStub(channel).GetUserProfile(asked, timeout=30).profile
+    assert (profile.interaction_count, len(profile.interests)) == (0, 0)
 
 
 # --- text that wants to be code
