@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench report quickreport serve proto constraints clean
+.PHONY: help demo test chaos lint format bench report quickreport serve proto constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -23,6 +23,9 @@ demo: $(READY) ## real groceries, a real Neo4j, a trained model, ten explained p
 
 test: $(READY) ## all tests, on two workers
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+chaos: $(READY) ## the long forms of what kills, floods and attacks (an hour)
+	@$(BIN)/python -m pytest -m chaos -n 1 --dist loadgroup
 
 lint: $(READY) ## format, lint, types, import rules, contract
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -330,12 +331,14 @@ def _front(settings: ServeSettings) -> Front:
     )
 
 
-async def serve(server: Server, on_ready: Callable[[int, str | None], None]) -> None:
-    """Run a server until SIGTERM or SIGINT."""
+async def serve(server: Server, on_ready: Callable[[int, str | None], None], *, supervised: bool = False) -> None:
+    """Run a server until SIGTERM or SIGINT; one that is supervised leaves too when its stdin, the supervisor, ends."""
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
+    if supervised:
+        loop.add_reader(sys.stdin.fileno(), leave.set)
     port = await server.start()
     ready = asyncio.create_task(server.ready())
     leaving = asyncio.create_task(leave.wait())
@@ -343,4 +346,6 @@ async def serve(server: Server, on_ready: Callable[[int, str | None], None]) -> 
     if ready.done():
         on_ready(port, server.active)
     await leaving
+    if supervised:
+        loop.remove_reader(sys.stdin.fileno())
     await server.stop()

@@ -50,8 +50,9 @@ class ServeSettings(BaseModel):
         le=100_000,
         description="ranking calls at once before new ones are refused; half of them with reasons",
     )
+    processes: int = Field(1, ge=1, le=256, description="server processes that share the port, each with its journal")
     reuse_port: bool = Field(
-        False, description="share the port with other servers of this host; `kgrank serve --processes` sets it"
+        False, description="share the port with other servers of this host; set where `processes` is above 1"
     )
     max_undrained: int = Field(
         1_000_000,

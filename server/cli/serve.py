@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +35,17 @@ def serve(
         str | None, typer.Option(help="Snapshot to serve it with.", show_default="the one it was trained on")
     ] = None,
     no_graph: Annotated[bool, typer.Option("--no-graph", help="Keep events in the journal only.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Server processes that share the port.", show_default="serve.processes"),
+    ] = None,
+    process: Annotated[int | None, typer.Option(hidden=True, help="Which of several processes this is.")] = None,
     json: Json = False,
 ) -> None:
-    """Serve ranked, explained recommendations until SIGTERM."""
+    """Serve ranked, explained recommendations until SIGTERM.
+
+    With several processes, SIGHUP restarts one after the other; one that dies is replaced.
+    """
     try:
         import grpc_health  # noqa: F401
         import grpc_reflection  # noqa: F401
@@ -47,22 +56,41 @@ def serve(
             "Install it: pip install 'kgrank[server]'",
         ) from error
     settings = settings_of(context)
-    changed = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    count = processes or settings.serve.processes
+    given = (("host", host), ("port", port), ("processes", count))
+    changed: dict[str, object] = {name: value for name, value in given if value is not None}
     # What is found at home unless the settings name another place.
     at_home = {"tokens_file": settings.tokens_file, "audit_file": settings.audit_file}
     access = settings.serve.access.model_copy(update=at_home)
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
     _log_to_stderr()
-    torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2))
-    asyncio.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, json))
+    if count > 1 and process is None:
+        _supervise(settings, json)
+        return
+    torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2 // count))
+    asyncio.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
 
 
-async def _run(settings: "Settings", artifact: str | None, snapshot: Path | None, no_graph: bool, json: bool) -> None:
-    from kg.store import Graph
-    from server.app import Server, serve
-    from server.models import ModelFolder
-    from server.serving import Places
+def _supervise(settings: "Settings", json: bool) -> None:
+    """Run several processes of this very command line, each told which one it is."""
+    from server.processes import own_command, supervise
 
+    def command(number: int, port: int) -> list[str]:
+        return own_command([*sys.argv[1:], "--process", str(number), "--port", str(port), "--json"])
+
+    supervise(settings.serve.processes, settings.serve.host, settings.serve.port, command, _teller(settings, json))
+
+
+def _of_process(settings: "Settings", process: int) -> "Settings":
+    """Return the settings of one of several processes: a shared port, metrics on a port of its own."""
+    watch = settings.serve.watch
+    if watch.metrics_port:
+        watch = watch.model_copy(update={"metrics_port": watch.metrics_port + process})
+    changed = {"reuse_port": settings.serve.processes > 1, "watch": watch}
+    return settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
+
+
+def _teller(settings: "Settings", json: bool) -> Callable[[int, str | None], None]:
     def ready(port: int, model_version: str | None) -> None:
         target = f"{settings.serve.host}:{port}"
         if json:
@@ -73,12 +101,33 @@ async def _run(settings: "Settings", artifact: str | None, snapshot: Path | None
         else:
             console.say(f"serving {model_version} on {target}")
 
+    return ready
+
+
+async def _run(
+    settings: "Settings",
+    artifact: str | None,
+    snapshot: Path | None,
+    no_graph: bool,
+    process: int | None,
+    json: bool,
+) -> None:
+    from kg.store import Graph
+    from server.app import Server, serve
+    from server.journal_merge import merge
+    from server.models import ModelFolder
+    from server.serving import Places
+
+    if process is not None:
+        settings = _of_process(settings, process)
+    number = process or 0
+    merge(settings.home, number, settings.serve.processes)
     places = Places(
         ModelFolder(settings.artifacts_folder, artifact), settings.snapshots_folder, settings.cache_folder, snapshot
     )
     connect = None if no_graph else lambda: Graph.connect(settings.graph, settings.graph_folder)
-    server = Server(settings.serve, places, settings.journal_file, connect)
-    await serve(server, ready)
+    server = Server(settings.serve, places, settings.journal_file_of(number), connect)
+    await serve(server, _teller(settings, json), supervised=process is not None)
 
 
 def _snapshot_folder(settings: "Settings", name: str | None) -> Path | None:

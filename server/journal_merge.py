@@ -1,0 +1,65 @@
+"""The journal of a server process that is no more, taken into one that goes on."""
+
+from pathlib import Path
+
+import structlog
+
+from server.journal import Journal
+from server.journal_file import JournalFile
+
+_log = structlog.get_logger(__name__)
+
+_MERGE = (
+    "INSERT OR IGNORE INTO event (event_id, user_id, product_id, type, at_ms, value, received_ms) "
+    "SELECT event_id, user_id, product_id, type, at_ms, value, received_ms FROM other.event ORDER BY offset",
+    "INSERT OR IGNORE INTO search (event_id, user_id, query, at_ms) "
+    "SELECT event_id, user_id, query, at_ms FROM other.search ORDER BY offset",
+    "INSERT INTO erasure SELECT * FROM other.erasure WHERE true ON CONFLICT (user_key) DO UPDATE SET "
+    "user_id = coalesce(excluded.user_id, user_id), "
+    "commit_number = max(commit_number, excluded.commit_number), at_ms = max(at_ms, excluded.at_ms)",
+    "INSERT INTO reached SELECT name, number FROM other.reached WHERE name = 'commit' "
+    "ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)",
+)
+
+
+def merge(home: Path, process: int, count: int) -> None:
+    """Take the journals of processes that are not started any more into the journal of the first one.
+
+    Their events then reach the graph, which has some of them already and knows each by its id. May be stopped at any
+    moment and run again.
+
+    Args:
+        home: where the journals are: `journal.db`, `journal-1.db`, ...
+        process: which process this is; only the first one, 0, does it.
+        count: how many processes there are now.
+
+    Raises:
+        JournalError: one of them is in use, or can't be read or written.
+    """
+    if process != 0:
+        return
+    for path in sorted(home.glob("journal-*.db")):
+        number = path.stem.removeprefix("journal-")
+        if number.isdigit() and int(number) >= count:
+            events = _merge(home / "journal.db", path)
+            _log.info("journal_merged", journal=path.name, events=events)
+
+
+def _merge(into: Path, path: Path) -> int:
+    left = Journal(path)  # makes sure that nobody writes it
+    try:
+        target = JournalFile(into)
+        with target.connection() as connection:
+            connection.execute("ATTACH ? AS other", (str(path),))
+            connection.execute("BEGIN IMMEDIATE")
+            changed = connection.total_changes
+            connection.execute(_MERGE[0])
+            events = connection.total_changes - changed
+            for statement in _MERGE[1:]:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+    finally:
+        left.close()
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f".{path.name}.lock"):
+        path.with_name(name).unlink(missing_ok=True)
+    return events

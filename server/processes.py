@@ -1,0 +1,222 @@
+"""Several server processes on one port: started, watched, replaced when they die, restarted one after the other.
+
+Each has a journal of its own, and hears of the others' events through the graph. The kernel spreads connections over
+them (SO_REUSEPORT). SIGTERM ends all, each in order; SIGHUP restarts one after the other, so that some always serve.
+"""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from kg.errors import KgrankError
+from server.app import PortTakenError
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S = 0.1
+_SOUND_AFTER_S = 60.0
+_LONGEST_WAIT_S = 30.0
+
+
+class ProcessFailedError(KgrankError):
+    """A server process ended before it was ready."""
+
+
+class Worker:
+    """One place among the processes, and the process that has it now.
+
+    Args:
+        number: from 0.
+        command: starts the process; it prints one line of JSON once it serves, and leaves when its stdin ends.
+    """
+
+    def __init__(self, number: int, command: Sequence[str]) -> None:
+        self.number = number
+        self.ready = threading.Event()
+        self.told: dict[str, Any] = {}
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Start a process here."""
+        self.ready.clear()
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+
+    def ended(self) -> int | None:
+        """Return how the process ended; None while it runs, or where there is none."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def lived_s(self) -> float:
+        """How long ago the process was started."""
+        return time.monotonic() - self._started
+
+    def leave(self) -> None:
+        """Ask the process to end in order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        if self._process is not None:
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _listen(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None  # for mypy: it is a pipe
+        line = process.stdout.readline()
+        if line and process is self._process:
+            self.told = json.loads(line)
+            self.ready.set()
+
+
+@dataclass
+class _Wish:
+    """What signals ask for."""
+
+    leave: bool = False
+    restart: bool = False
+
+
+def supervise(
+    count: int,
+    host: str,
+    port: int,
+    command: Callable[[int, int], Sequence[str]],
+    on_ready: Callable[[int, str | None], None],
+) -> None:
+    """Run processes until SIGTERM or SIGINT.
+
+    Args:
+        count: how many.
+        host: address to listen on.
+        port: port to share; 0 takes a free one.
+        command: returns the command line of a process, by its number and the port.
+        on_ready: called once all serve, with the port and the model version.
+
+    Raises:
+        PortTakenError: somebody else listens there.
+        ProcessFailedError: one ended before it was ready for the first time; the others are ended too.
+    """
+    wish = _Wish()
+    _hear(wish)
+    with _reserved(host, port) as reserved:
+        port = reserved.getsockname()[1]
+        workers = [Worker(number, command(number, port)) for number in range(count)]
+        try:
+            for worker in workers:
+                worker.start()
+            if _all_ready(workers, wish):
+                on_ready(port, workers[0].told.get("model_version"))
+                _watch(workers, wish)
+        finally:
+            for worker in workers:
+                worker.leave()
+            for worker in workers:
+                worker.wait()
+
+
+def _hear(wish: _Wish) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
+        wish.leave = True
+
+    def restart(number: int, frame: FrameType | None) -> None:
+        wish.restart = True
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGHUP, restart)
+
+
+def _reserved(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the port and does not listen: nobody but us can share it."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        _refuse_listener(family, place)
+        reserved = socket.socket(family, kind, protocol)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(place)
+    except OSError as error:
+        raise PortTakenError(
+            f"the servers can't listen on {host}:{port}: {error.strerror or error}",
+            "Stop what listens there, or choose another port: --port 0 takes a free one.",
+        ) from error
+    return reserved
+
+
+def _refuse_listener(family: int, place: Any) -> None:
+    """Raise OSError where somebody listens, be it one who would share."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(place)
+
+
+def _all_ready(workers: Sequence[Worker], wish: _Wish) -> bool:
+    """Wait until all serve; return False if that is not wanted any more."""
+    while not all(worker.ready.wait(_LOOK_EVERY_S / len(workers)) for worker in workers):
+        for worker in workers:
+            ended = worker.ended()
+            if ended is not None and not worker.ready.is_set():
+                raise ProcessFailedError(
+                    f"server process {worker.number} ended before it was ready (status {ended})",
+                    "Its own lines above say why.",
+                )
+        if wish.leave:
+            return False
+    return True
+
+
+def _watch(workers: Sequence[Worker], wish: _Wish) -> None:
+    """Replace processes that end, until we are to leave."""
+    waits = dict.fromkeys(range(len(workers)), 0.0)
+    due: dict[int, float] = {}
+    while not wish.leave:
+        if wish.restart:
+            wish.restart = False
+            _restart(workers, wish)
+        for worker in workers:
+            ended = worker.ended()
+            if ended is None:
+                continue
+            if worker.number not in due:
+                wait_s = 0.0 if worker.lived_s > _SOUND_AFTER_S else waits[worker.number]
+                waits[worker.number] = min(max(1.0, wait_s * 2), _LONGEST_WAIT_S)
+                due[worker.number] = time.monotonic() + wait_s
+                _log.error("process_ended", process=worker.number, status=ended, replaced_in_s=wait_s)
+            if time.monotonic() >= due[worker.number]:
+                del due[worker.number]
+                worker.wait()
+                worker.start()
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _restart(workers: Sequence[Worker], wish: _Wish) -> None:
+    """End one process after the other in order, each replaced before the next."""
+    for worker in workers:
+        worker.leave()
+        worker.wait()
+        worker.start()
+        while not worker.ready.wait(_LOOK_EVERY_S):
+            if wish.leave or worker.ended() is not None:
+                return  # what ended is replaced by the watch
+        _log.info("process_restarted", process=worker.number)
+
+
+def own_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command line of `kgrank` with these arguments, by the interpreter that runs now."""
+    return [sys.executable, "-m", "server.main", *arguments]

@@ -1,0 +1,197 @@
+"""Kills at random moments under write load: what was acknowledged is there, once. Long forms run in `make chaos`."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kg.store import Graph
+from kgrank.client import Client, event
+from kgrank.errors import CallError
+from server.journal_file import JournalFile
+from tests.server.shop import tables
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+WRITERS = 4
+USERS = 5
+
+
+class Servers:
+    """One server after the other on one home and one port."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.home = home
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._command = [sys.executable, "-m", "server.main", "serve", "--port", str(self.port), "--json", *arguments]
+        self._environment = os.environ | {
+            "KGRANK_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+            "KGRANK_SERVE__SEARCH": "false",
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start one, and wait until it serves."""
+        with (self.home / "serve.log").open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, cwd=self.home, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, (self.home / "serve.log").read_text()[-4000:]
+
+    def stop(self, how: signal.Signals) -> int:
+        """End it with a signal, and wait until it has ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.send_signal(how)
+        status = self._process.wait(90)
+        self._process.stdout.close()
+        self._process = None
+        return status
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.stop(signal.SIGKILL)
+
+
+class Load:
+    """Callers that write one event after the other, and remember which were acknowledged."""
+
+    def __init__(self, target: str) -> None:
+        self.acknowledged: set[str] = set()
+        self._target = target
+        self._leaving = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
+
+    def _write(self, number: int) -> None:
+        count = 0
+        with Client(self._target, timeout_s=60) as client:
+            while not self._leaving.is_set():
+                count += 1
+                ids = [f"w{number}-{count}-{each}" for each in range(1 if count % 3 else 7)]
+                events = [event(f"writer-{number % USERS}", f"product-{count % 90:02}", event_id=each) for each in ids]
+                # An unanswered call is written again under the same ids, as a caller should.
+                while not self._leaving.is_set():
+                    try:
+                        client.write_events(events)
+                    except CallError:
+                        time.sleep(0.05)
+                    else:
+                        with self._lock:
+                            self.acknowledged.update(ids)
+                        break
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def servers(home: Path, *arguments: str) -> Iterator[Servers]:
+    made = Servers(home, *arguments)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def kill_under_load(home: Path, kills: int, *arguments: str) -> set[str]:
+    """Kill servers at random moments while events are written, and end the last in order; return what was acked."""
+    moments = random.Random(7)
+    with servers(home, *arguments) as each:
+        each.start()
+        with Load(each.target) as load:
+            for _ in range(kills):
+                seen = len(load.acknowledged)
+                until(lambda seen=seen: len(load.acknowledged) > seen, timeout_s=90)
+                time.sleep(moments.uniform(0, 0.5))  # the random moment itself, not a wait for something
+                each.stop(signal.SIGKILL)
+                each.start()  # recovers by itself
+        assert each.stop(signal.SIGTERM) == 0
+        return load.acknowledged
+
+
+def assert_stored_once(home: Path, acknowledged: set[str]) -> None:
+    stored = [each.event.event_id for each in JournalFile(home / "journal.db").all()]
+    assert len(stored) == len(set(stored)), "twice"
+    assert acknowledged <= set(stored), "lost"
+
+
+@pytest.mark.slow
+def test_two_kills_under_write_load_lose_no_acknowledged_event(home: Path) -> None:
+    acknowledged = kill_under_load(home, 2, "--no-graph")
+    assert_stored_once(home, acknowledged)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.neo4j
+def test_fifty_kills_under_write_load_lose_no_acknowledged_event(home: Path, graph: Graph, graph_folder: Path) -> None:
+    graph.load(tables())
+    (home / "graph").symlink_to(graph_folder)
+    acknowledged = kill_under_load(home, 50)
+    assert_stored_once(home, acknowledged)
+    found = graph.read("MATCH (u:User)-[r]->() WHERE u.id STARTS WITH 'writer-' RETURN r.event_id")
+    there = [row[0] for row in found]
+    assert len(there) == len(set(there)), "twice in the graph"
+    assert acknowledged <= set(there), "lost on the way to the graph"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.neo4j
+def test_kills_in_the_middle_of_erasures_leave_nobody_half_erased(home: Path, graph: Graph, graph_folder: Path) -> None:
+    graph.load(tables())
+    (home / "graph").symlink_to(graph_folder)
+    moments = random.Random(11)
+    users = [f"user-{number:02}" for number in range(10)]
+    with servers(home) as each:
+        each.start()
+        for user_id in users:
+            with Client(each.target, timeout_s=60) as client:
+                client.write_event(event(user_id, "product-01", event_id=f"last of {user_id}"))
+                erasing = threading.Thread(target=_erase_or_fail, args=(each.target, user_id))
+                erasing.start()
+                time.sleep(moments.uniform(0, 0.3))  # the random moment itself
+                each.stop(signal.SIGKILL)
+                erasing.join()
+            each.start()
+            with Client(each.target, timeout_s=60) as client:
+                client.erase_user(user_id)  # as a caller who did not hear from the first would
+        assert each.stop(signal.SIGTERM) == 0
+    for user_id in users:
+        assert graph.read("MATCH (u:User {id: $id}) RETURN count(u)", id=user_id) == [[0]]
+        held = [path for path in home.rglob("*") if path.is_file() and user_id.encode() in path.read_bytes()]
+        assert [path for path in held if graph_folder.resolve() not in path.resolve().parents] == []
+
+
+def _erase_or_fail(target: str, user_id: str) -> None:
+    with Client(target, timeout_s=2) as client:
+        try:
+            client.erase_user(user_id, timeout_s=2)
+        except CallError:
+            return

@@ -1,0 +1,179 @@
+"""More than one server: what one is told, the others know; each may be killed and replaced."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kg.store import Graph
+from kgrank.client import Client, event
+from kgrank.v1 import common_pb2
+from server.contract import written_events
+from server.journal import Journal
+from server.journal_merge import merge
+from tests.server.running import running
+from tests.server.shop import Shop, tables
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def two_servers(shop: Shop, folder: Path, graph: Graph) -> Iterator[tuple[Client, Client]]:
+    homes = [Path(shutil.copytree(shop.home, folder / name)) for name in ("one", "two")]
+    with (
+        running(homes[0], lambda: nullcontext(graph)) as one,
+        running(homes[1], lambda: nullcontext(graph)) as two,
+        Client(one.target) as first,
+        Client(two.target) as second,
+    ):
+        until(lambda: one.server.graph_open and two.server.graph_open)
+        yield first, second
+
+
+@pytest.mark.neo4j
+def test_what_one_server_is_told_changes_the_answers_of_another(shop: Shop, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    with two_servers(shop, tmp_path, graph) as (one, two):
+        assert two.recommend("wanderer", k=3).user_state == common_pb2.USER_STATE_COLD
+        one.write_event(event("wanderer", "product-02", "purchase", event_id="told-one"))
+        until(lambda: two.recommend("wanderer", k=3).user_state == common_pb2.USER_STATE_FEW_EVENTS)
+        answers = [
+            [each.product_id for each in client.recommend("wanderer", k=90, exclude_seen=True).results]
+            for client in (one, two)
+        ]
+        assert answers[0] == answers[1]
+        assert "product-02" not in answers[0]
+        # A caller that did not hear from the first writes it to the second; it counts once.
+        two.write_event(event("wanderer", "product-02", "purchase", event_id="told-one"))
+        two.write_event(event("wanderer", "product-05", "purchase", event_id="told-two"))
+        until(lambda: one.user_profile("wanderer").interaction_count == 2)
+        assert two.user_profile("wanderer").interaction_count == 2
+        one.erase_user("wanderer")
+        until(lambda: two.recommend("wanderer", k=3).user_state == common_pb2.USER_STATE_COLD)
+        until(lambda: list(two.export_user("wanderer")) == [])
+        two.write_event(event("wanderer", "product-08", "view", event_id="after"))
+        until(lambda: graph.read("MATCH (:User {id: 'wanderer'})-[r]->() RETURN r.event_id") == [["after"]])
+        until(lambda: one.recommend("wanderer", k=3).user_state == common_pb2.USER_STATE_FEW_EVENTS)
+
+
+@pytest.mark.neo4j
+def test_events_that_only_the_graph_has_are_there_after_a_start(shop: Shop, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    with two_servers(shop, tmp_path / "before", graph) as (one, two):
+        one.write_event(event("settler", "product-02", "purchase"))
+        two.write_event(event("settler", "product-05", "view"))
+        until(lambda: two.user_profile("settler").interaction_count == 2)
+    new_host = Path(shutil.copytree(shop.home, tmp_path / "new"))
+    with running(new_host, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        until(lambda: client.recommend("settler", k=3).user_state == common_pb2.USER_STATE_FEW_EVENTS)
+        assert client.user_profile("settler").interaction_count == 2
+
+
+def test_the_journal_of_a_process_that_is_no_more_goes_to_the_first(tmp_path: Path) -> None:
+    for number in range(3):
+        name = "journal.db" if number == 0 else f"journal-{number}.db"
+        journal = Journal(tmp_path / name)
+        events = [event("u", "p", event_id=each) for each in ("same", f"of-{number}")]
+        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(10)
+        journal.close()
+    merge(tmp_path, 1, 2)  # not the first: leaves all alone
+    merge(tmp_path, 0, 2)
+    assert sorted(path.name for path in tmp_path.glob("journal*.db")) == ["journal-1.db", "journal.db"]
+    journal = Journal(tmp_path / "journal.db")
+    assert [each.event.event_id for each in journal.all()] == ["same", "of-0", "of-2"]
+    journal.close()
+
+
+def test_a_journal_belongs_to_one_server(tmp_path: Path) -> None:
+    from server.errors import JournalError
+
+    journal = Journal(tmp_path / "journal.db")
+    with pytest.raises(JournalError, match="belongs to another server"):
+        Journal(tmp_path / "journal.db")
+    journal.close()
+    Journal(tmp_path / "journal.db").close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGKILL], id="one"),
+        pytest.param(
+            [signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], marks=pytest.mark.chaos, id="all"
+        ),
+    ],
+)
+def test_processes_are_killed_and_replaced_without_a_failed_call(home: Path, signals: list[signal.Signals]) -> None:
+    command = [sys.executable, "-m", "server.main", "serve", "--processes", "2", "--port", "0", "--no-graph", "--json"]
+    environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT), "KGRANK_SERVE__SEARCH": "false"}
+    with (
+        (home / "serve.log").open("w") as log,
+        subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True) as parent,
+    ):
+        try:
+            assert parent.stdout is not None
+            line = parent.stdout.readline()
+            assert line, (home / "serve.log").read_text()
+            calls_go_on(parent, json.loads(line)["target"], signals)
+            parent.send_signal(signal.SIGTERM)
+            assert parent.wait(60) == 0
+        finally:
+            for each in [*psutil.Process(parent.pid).children(recursive=True)] if parent.poll() is None else []:
+                each.kill()
+            parent.kill()
+
+
+def calls_go_on(parent: "subprocess.Popen[str]", target: str, signals: list[signal.Signals]) -> None:
+    """End one process after the other, the oldest first; every call must be answered."""
+    assert serving_workers(parent) == 2
+    done, failures, answered = threading.Event(), [], 0
+
+    def call_on() -> None:
+        nonlocal answered
+        number = 0
+        while not done.is_set():
+            number += 1
+            try:
+                with Client(target, timeout_s=30) as client:  # a new connection, to either process
+                    client.recommend("user-01", k=3)
+                    client.write_event(event("caller", "product-02", event_id=f"{threading.get_ident()}-{number}"))
+                answered += 1
+            except Exception as error:  # whatever it is, the call has failed
+                failures.append(error)
+
+    callers = [threading.Thread(target=call_on) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for how in signals:
+        before = answered
+        worker = min(psutil.Process(parent.pid).children(), key=lambda each: each.create_time())
+        worker.send_signal(how)
+        until(lambda worker=worker: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        until(lambda before=before: answered > before + 5)
+        until(lambda: serving_workers(parent) == 2, timeout_s=120)
+    done.set()
+    for caller in callers:
+        caller.join()
+    assert failures == []
+    assert answered > 0
+
+
+def serving_workers(parent: "subprocess.Popen[str]") -> int:
+    """Return how many processes listen: a replacement does once it is there."""
+    workers = psutil.Process(parent.pid).children()
+    return sum(
+        any(each.status == psutil.CONN_LISTEN for each in worker.net_connections())
+        for worker in workers
+        if worker.status() != psutil.STATUS_ZOMBIE
+    )
