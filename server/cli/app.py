@@ -47,6 +47,7 @@ COMMANDS = (
     "publish",
     "serve",
     "models",
+    "products",
     "token",
     "doctor",
     "recommend",

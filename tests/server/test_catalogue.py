@@ -1,5 +1,6 @@
 """The catalogue online: what is written over gRPC is ranked, found and explained by the server soon after."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ from kgrank.client import Client, event, fact, product
 from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
 from kgrank.v1.catalog_service_pb2 import ProductOutcome
 from kgrank.v1.common_pb2 import Context, Filter
+from tests.server.command import CommandLine
 from tests.server.running import Running, running
 from tests.server.shop import tables
 
@@ -233,3 +235,27 @@ def test_without_a_graph_the_call_says_what_to_do(home: Path) -> None:
         pytest.raises(ServerUnavailableError, match="without --no-graph"),
     ):
         client.get_product("product-01")
+
+
+@pytest.mark.neo4j
+def test_the_command_line_sees_and_changes_the_catalogue(
+    kgrank: CommandLine, home: Path, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    file = tmp_path / "new.csv"
+    file.write_text(
+        "product_id,title,brand,category,price,available\n"
+        "lamp-1,Brass lamp,Acme,Things > Kind 1,30,in stock\n"
+        "product-03,Thing 3,Acme,,4.5,no\n"
+    )
+    with running(home, lambda: nullcontext(graph)) as server:
+        soon(lambda: server.server._link.is_open)
+        monkeypatch.setenv("KGRANK_TARGET", server.target)
+        done = kgrank(home, "products", "upsert", str(file), "--only", "price", "--only", "available", "--json")
+        assert json.loads(done.out) == {"created": 1, "updated": 1, "unchanged": 0}
+        got = json.loads(kgrank(home, "products", "get", "product-03", "--json").out)
+        assert (got["product"]["price"], got["product"]["category"]) == (4.5, ["Things", "Kind 3"])
+        assert "Brass lamp" in kgrank(home, "products", "get", "lamp-1").out
+        assert "took out 1 of 1" in kgrank(home, "products", "delete", "lamp-1").err
+        assert kgrank(home, "products", "get", "lamp-1").code == 1
+        assert "does not have lamp-1" in kgrank(home, "products", "delete", "lamp-1").err
