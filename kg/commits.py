@@ -119,6 +119,12 @@ class Commit:
             self.run(_NOTE, rows, commit=self.number, at=time.time_ns() // 1_000_000)
 
 
+def hold(run: _Run) -> int:
+    """Take the lock that every commit begins with; return the number of the last one."""
+    taken = "MERGE (s:CommitSequence {name: 'commits'}) SET s.locked = true RETURN coalesce(s.number, 0)"
+    return int(run(taken, {}).rows[0][0])
+
+
 Work = Callable[[Commit], T]
 """What a commit does. It may run more than once, each time in a new transaction: it must have no other effect."""
 

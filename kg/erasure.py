@@ -7,7 +7,7 @@ whether an id that he has already is among them, and nothing else.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +81,18 @@ def erase_events(graph: "Graph", event_ids: Sequence[str]) -> int:
     return count
 
 
-def restore_erasure(graph: "Graph", erasure: Erasure) -> None:
-    """Remember an erasure that a graph which was restored from a backup does not know."""
+def erase_again(graph: "Graph", erasures: Collection[Erasure]) -> int:
+    """Take out of a graph that was restored from a backup whom it has not forgotten; return how many there were."""
+    keys = {each.user_key for each in erasures}
+    back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in keys]
+    for user_id in back:
+        erase_user(graph, user_id)
+    for erasure in erasures:
+        _remember(graph, erasure)
+    return len(back)
+
+
+def _remember(graph: "Graph", erasure: Erasure) -> None:
     graph.write(
         "MERGE (e:Erasure {user: $key}) "
         "SET e.commit = CASE WHEN coalesce(e.commit, 0) < $commit THEN $commit ELSE e.commit END, "

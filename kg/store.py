@@ -25,6 +25,7 @@ from kg.commits import (
     events_of,
     events_since,
     forget_old_changes,
+    hold,
     last_commit,
 )
 from kg.config import GraphSettings
@@ -189,6 +190,37 @@ class Graph:
         ):
             run = session.execute_write if write else session.execute_read
             return run(_run, cypher, parameters or {})
+
+    def stream(self, cypher: str, **parameters: Any) -> Iterator[list[Any]]:
+        """Yield the rows of a reading query as they come: for results that are too large to hold.
+
+        Raises:
+            GraphError: the query is wrong, or writes.
+            GraphUnavailableError: the store went away; what was yielded is a part.
+        """
+        with (
+            _our_errors(self.place),
+            self._driver.session(
+                database=self._database, default_access_mode=neo4j.READ_ACCESS, fetch_size=1000
+            ) as session,
+        ):
+            for record in session.run(cypher, parameters):
+                yield list(record)
+
+    @contextmanager
+    def commits_held(self) -> Iterator[int]:
+        """Let no commit begin for the length of a `with` block; yield the number of the last one.
+
+        Raises:
+            GraphUnavailableError: the store does not answer.
+        """
+        with (
+            _our_errors(self.place),
+            self._driver.session(database=self._database) as session,
+            session.begin_transaction() as transaction,
+        ):
+            yield hold(partial(_run, transaction))
+            transaction.rollback()
 
     def commit(self, work: Work[T], *, patience_s: float = _COMMIT_RETRIES_S) -> T:
         """Run a numbered transaction (see `kg.commits`), and return what its work returns.

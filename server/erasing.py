@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kg.commits import Change
-from kg.erasure import Erasure, erase_events, erase_user, erasures_since, restore_erasure, user_key
+from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_since, user_key
 from kg.errors import GraphUnavailableError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
@@ -102,7 +102,8 @@ class Eraser:
             self._apply(graph, new)
         forgotten = [each for key, each in here.items() if key not in there]
         if forgotten:
-            self._erase_again(graph, forgotten)
+            users = erase_again(graph, forgotten)
+            _log.warning("erasures_restored", erasures=len(forgotten), users=users)
 
     def redact_snapshots(self) -> None:
         """Take erased users out of snapshots that were put back from a backup; before any is served."""
@@ -134,13 +135,3 @@ class Eraser:
         for erasure in new.values():
             self._journal.finish_erasure(erasure)
         _log.info("erasures_followed", users=len(new))
-
-    def _erase_again(self, graph: "Graph", erasures: Sequence[Erasure]) -> None:
-        """Take out of a graph that was restored from a backup whom it has not forgotten."""
-        keys = {each.user_key for each in erasures}
-        back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in keys]
-        for user_id in back:
-            erase_user(graph, user_id)
-        for erasure in erasures:
-            restore_erasure(graph, erasure)
-        _log.warning("erasures_restored", erasures=len(erasures), users=len(back))

@@ -46,6 +46,7 @@ COMMANDS = (
     "score",
     "publish",
     "serve",
+    "backup",
     "models",
     "products",
     "token",

@@ -1,0 +1,195 @@
+"""A backup of everything under home that can't be made again, and back: graph, journals, artifacts, snapshots.
+
+    DIR/manifest.json           what is in it, and the digest of every file
+    DIR/graph/                  the graph at one commit (`kg.backup`)
+    DIR/home/                   journals, snapshots, artifacts, encoders, hashed tokens
+
+Servers go on meanwhile; what would be written to the graph waits. The journals are copied after the graph, so that they
+have at least what the graph lacks: once restored, the drain gives it the rest.
+"""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kg import backup as graph_backup
+from kg.erasure import Erasure, erase_again, erasures_since, user_key
+from kg.errors import KgrankError
+from kg.progress import SILENT, Progress
+from server.journal import Journal
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+_FOLDERS = ("snapshots", "artifacts", "encoders")
+_FILES = ("tokens.json",)
+
+
+class BackupError(KgrankError):
+    """A backup can't be taken or restored."""
+
+
+@dataclass(frozen=True)
+class BackupManifest:
+    """What a backup says of itself; `files` has the digest of each."""
+
+    format: int
+    kgrank: str
+    taken_at_ms: int
+    graph: dict[str, int]
+    journals: list[str]
+    files: dict[str, str]
+
+
+def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT) -> BackupManifest:
+    """Take a backup into a new folder; it has its name once it is whole.
+
+    Raises:
+        BackupError: the folder is there already, or can't be written.
+        GraphError: the store failed.
+    """
+    if folder.exists():
+        raise BackupError(f"{folder} is there already", "Choose a new folder for each backup.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "graph").mkdir(parents=True)
+        (partial / "home").mkdir()
+        counts = graph_backup.dump(graph, partial / "graph", progress)
+        journals = [_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db"))]
+        for name in _FOLDERS:
+            if (home / name).is_dir():
+                shutil.copytree(home / name, partial / "home" / name, ignore=shutil.ignore_patterns(".*"))
+        for name in _FILES:
+            if (home / name).is_file():
+                shutil.copy2(home / name, partial / "home" / name)
+        manifest = BackupManifest(
+            FORMAT, version("kgrank"), time.time_ns() // 1_000_000, counts, journals, dict(_digests(partial))
+        )
+        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2), encoding="utf-8")
+        partial.rename(folder)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(
+            f"backup {folder} can't be written: {error}", "Free space, or choose another disk."
+        ) from error
+    return manifest
+
+
+def read_backup(folder: Path) -> BackupManifest:
+    """Return what a backup says of itself, once every file of it is as it was written.
+
+    Raises:
+        BackupError: it is no backup, of another version, or damaged.
+    """
+    try:
+        raw: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise BackupError(
+                f"backup {folder} has format {raw['format']}; this kgrank reads {FORMAT}", "Use its kgrank."
+            )
+        manifest = BackupManifest(**raw)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BackupError(f"{folder} is no backup: {error}", "Name a folder that `kgrank backup` wrote.") from error
+    found = dict(_digests(folder))
+    wrong = sorted(name for name, digest in manifest.files.items() if found.get(name) != digest)
+    if wrong:
+        raise BackupError(f"backup {folder} is damaged: {wrong[0]} is not what was written", "Use another backup.")
+    return manifest
+
+
+def restore(home: Path, graph: "Graph", folder: Path, *, replace: bool, progress: Progress = SILENT) -> BackupManifest:
+    """Put a backup back; no server may run on this home.
+
+    Users who were erased since are not brought back, as far as this home or this graph remembers them.
+
+    Args:
+        home: where journals and artifacts go.
+        graph: where the graph goes.
+        folder: the backup.
+        replace: remove what is there; without it, anything there is an error.
+        progress: advances by one for each node and relationship.
+
+    Raises:
+        BackupError: the backup is damaged, or something is there already and `replace` is not set.
+        JournalError: a server runs on this home.
+        GraphError: the store failed.
+        DataError: the graph's part of the backup can't be read.
+    """
+    manifest = read_backup(folder)
+    there = [name for name in (*manifest.journals, *_FOLDERS) if (home / name).exists()]
+    if there and not replace:
+        raise BackupError(f"{home / there[0]} is there already", "Restore to an empty home, or replace: --replace")
+    erasures = {each.user_key: each for each in erasures_since(graph, 0)}
+    with ExitStack() as stack:
+        # Each journal is held, so that no server runs or starts here meanwhile.
+        for path in sorted({*home.glob("journal*.db"), home / "journal.db"}):
+            journal = Journal(path)
+            stack.callback(journal.close)
+            erasures |= {each.user_key: each for each in journal.erasures()}
+            if journal.pending_erasures():
+                raise BackupError(
+                    "the erasure of a user is not finished yet", "Start a server here, and let it finish."
+                )
+        if replace:
+            graph_backup.clear(graph)
+        graph_backup.restore(graph, folder / "graph", progress)
+        known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
+        erase_again(graph, [each for key, each in erasures.items() if known.get(key, 0) < each.commit])
+    _replace_files(home, folder / "home")
+    for name in manifest.journals:
+        _settle(home / name, erasures.values())
+    return manifest
+
+
+def _settle(path: Path, erasures: Collection[Erasure]) -> None:
+    """Let a restored journal give the graph everything once more, under a name that the graph does not know."""
+    journal = Journal(path)
+    try:
+        journal.begin_anew()
+        at_ms = {each.user_key: each.at_ms for each in erasures}
+        for user_id in journal.users():
+            if (key := user_key(user_id)) in at_ms:
+                journal.erase(user_id, at_ms[key]).result()
+        for erasure in erasures:
+            journal.finish_erasure(erasure)
+    finally:
+        journal.close()
+
+
+def _replace_files(home: Path, kept: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.glob("journal*.db*"):
+        old.unlink()
+    for path in sorted(kept.iterdir()):
+        target = home / path.name
+        if path.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(path, target)
+        else:
+            shutil.copy2(path, target)
+
+
+def _copy_journal(path: Path, folder: Path) -> str:
+    """Copy a journal that may be written meanwhile; return its name."""
+    with closing(sqlite3.connect(path, timeout=30)) as source, closing(sqlite3.connect(folder / path.name)) as target:
+        source.backup(target)
+    return path.name
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / MANIFEST:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            yield str(path.relative_to(folder)), digest

@@ -1,0 +1,134 @@
+"""A backup taken while a server writes, and put back; nobody who was erased comes back with it."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from kg import backup as graph_backup
+from kg.errors import DataError, GraphError
+from kg.store import Graph
+from kgrank.client import Client, event
+from server.backup import BackupError, backup, restore
+from server.errors import JournalError
+from tests.conftest import empty
+from tests.kg.small_tables import same_rows
+from tests.server.command import CommandLine
+from tests.server.running import running
+from tests.server.shop import tables
+from tests.waiting import until
+
+pytestmark = pytest.mark.neo4j
+
+
+def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(home: Path, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    folder = tmp_path / "backup"
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
+        until(lambda: server.server.graph_open)
+        client.write_event(event("keeper", "product-02", "purchase", event_id="before"))
+        until(lambda: graph.read("MATCH ()-[r:PURCHASED {event_id: 'before'}]->() RETURN count(r)") == [[1]])
+        manifest = backup(home, graph, folder)
+        with pytest.raises(JournalError, match="belongs to another server"):
+            restore(home, graph, folder, replace=True)
+        client.write_event(event("keeper", "product-05", "purchase", event_id="after"))
+        client.erase_user("user-01")
+    exported = graph_backup_tables(graph)
+    assert manifest.graph["commit"] >= 1
+    with pytest.raises(BackupError, match="is there already"):
+        restore(home, graph, folder, replace=False)
+    restore(home, graph, folder, replace=True)
+    assert graph.read("MATCH (u:User {id: 'keeper'})-[r]->() RETURN r.event_id") == [["before"]]
+    # Who was erased after the backup was taken is not in it any more.
+    assert graph.read("MATCH (u:User {id: 'user-01'}) RETURN count(u)") == [[0]]
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
+        until(lambda: client.user_profile("keeper").interaction_count == 1)
+        client.write_event(event("keeper", "product-07", "purchase", event_id="later"))
+        until(lambda: graph.read("MATCH (:User {id: 'keeper'})-[r]->() RETURN count(r)") == [[2]])
+        assert client.recommend("user-02", k=3).results
+    assert [path for path in home.rglob("*") if path.is_file() and b"user-01" in path.read_bytes()] == []
+    assert exported > 0
+
+
+def graph_backup_tables(graph: Graph) -> int:
+    return sum(len(table) for _, table in graph.export())
+
+
+def test_a_restored_graph_is_the_same_in_every_node_and_relationship(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    graph.write("MATCH (p:Product {id: 'product-01'}) SET p.embedding = [0.1, 0.25], p.note = 'ünïcode \"q\"\\n'")
+    before = graph.export()
+    counts = graph_backup.dump(graph, tmp_path)
+    with pytest.raises(GraphError, match="not empty"):
+        graph_backup.restore(graph, tmp_path)
+    empty(graph)
+    graph_backup.restore(graph, tmp_path)
+    assert same_rows(graph.export(), before)
+    assert graph.read("MATCH (n) RETURN count(n)")[0][0] == counts["nodes"]
+    assert graph.read("MATCH ()-[r]->() RETURN count(r)")[0][0] == counts["relationships"]
+    assert graph.read("MATCH (p:Product {id: 'product-01'}) RETURN p.embedding, p.note") == [
+        [[0.1, 0.25], 'ünïcode "q"\n']
+    ]
+    assert graph.read("MATCH (n:Restoring) RETURN count(n)") == [[0]]
+
+
+def test_while_a_backup_is_read_no_commit_begins(graph: Graph) -> None:
+    import threading
+
+    from kg.commits import Commit
+
+    committed = threading.Event()
+
+    def work(commit: Commit) -> None:
+        commit.run("CREATE (:Note)")
+
+    def write() -> None:
+        graph.commit(work)
+        committed.set()
+
+    with graph.commits_held() as number:
+        writing = threading.Thread(target=write)
+        writing.start()
+        assert graph.last_commit == number == 0
+        assert graph.read("MATCH (n:Note) RETURN count(n)") == [[0]]
+    assert committed.wait(30)
+    writing.join()
+    assert graph.last_commit == 1
+
+
+def test_a_damaged_backup_is_refused_before_anything_is_touched(home: Path, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    folder = tmp_path / "backup"
+    backup(home, graph, folder)
+    with pytest.raises(BackupError, match="is there already"):
+        backup(home, graph, folder)
+    (folder / "graph" / graph_backup.NODES).write_bytes(b"damaged")
+    with pytest.raises(BackupError, match="is damaged"):
+        restore(tmp_path / "new", graph, folder, replace=True)
+    with pytest.raises(BackupError, match="is no backup"):
+        restore(tmp_path / "new", graph, tmp_path, replace=True)
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
+    empty(graph)
+    with pytest.raises(DataError, match="damaged"):
+        graph_backup.restore(graph, folder / "graph")
+
+
+def test_the_commands_back_up_and_restore(
+    home: Path, graph: Graph, graph_folder: Path, tmp_path: Path, kgrank: CommandLine
+) -> None:
+    graph.load(tables())
+    (home / "graph").symlink_to(graph_folder)
+    taken = kgrank(home, "backup", str(tmp_path / "backup"))
+    assert (taken.code, taken.err) == (0, taken.err)
+    assert "relationships" in taken.out
+    empty(graph)
+    for name in ("snapshots", "artifacts"):
+        shutil.rmtree(home / name)
+    done = kgrank(home, "restore", str(tmp_path / "backup"))
+    assert done.code == 0, done.err
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
+    assert (home / "artifacts" / "ACTIVE").exists() or list((home / "artifacts").iterdir())
+    again = kgrank(home, "restore", str(tmp_path / "backup"))
+    assert again.code == 1
+    assert "--replace" in again.err
