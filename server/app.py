@@ -40,13 +40,13 @@ from server.journal_file import StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.rule_keeper import RuleKeeper
+from server.searches import SearchLog
 from server.services.catalogue import CatalogService
 from server.services.events import EventService
 from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.services.rules import RuleService
 from server.services.users import UserService
-from server.searches import SearchLog
 from server.serving import Places, Serving
 from server.switch import Switch
 from server.traffic import Traffic
@@ -291,6 +291,8 @@ class Server:
 
     async def _activated(self) -> None:
         self._follower.start(self._serving.engine.snapshot.commit)
+        if (missed := self._catalogue.missed()) is not None:
+            self._follower.go_back(missed)
         self._catalogue.prepare()
         await self._say(_SERVING)
 

@@ -83,6 +83,7 @@ class Follower:
         self._handlers: dict[ChangeKind, list[Handler]] = {}
         self._nudged = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._back_to: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
         self._noted = time.monotonic()
@@ -101,6 +102,11 @@ class Follower:
         if self._task is None and self._link.configured:
             self.applied = after
             self._task = asyncio.create_task(self._run(), name="follower")
+
+    def go_back(self, commit: int) -> None:
+        """Apply once more what came after a commit: a snapshot that is behind has come into service."""
+        self._back_to = commit if self._back_to is None else min(self._back_to, commit)
+        self.nudge()
 
     def nudge(self) -> None:
         """Look for commits now: this server has just made one, or the graph is back."""
@@ -145,6 +151,8 @@ class Follower:
 
     async def _step(self) -> bool:
         """Apply a page of commits; return whether there are more."""
+        if self._back_to is not None:
+            self.applied, self._back_to = min(self.applied, self._back_to), None
         after, behind = self.applied, min(self.applied, self._histories.followed)
         page = await self._link.run(lambda graph: self._read(graph, after, behind))
         if page.last < after:
@@ -189,6 +197,8 @@ class Follower:
         if behind < after:
             found = [event for block in graph.events_since(behind, until) for event in block]
         else:
-            others = {each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal.name}
+            others = {
+                each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal.name
+            }
             found = graph.events_of(sorted(others))
         return _Page(last, until, changes, self._histories.unknown(found), more)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kg.config import GraphSettings
+from kg.embedded_files import read_endpoint
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import CallError
@@ -195,3 +197,44 @@ def _erase_or_fail(target: str, user_id: str) -> None:
             client.erase_user(user_id, timeout_s=2)
         except CallError:
             return
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.neo4j
+def test_kills_of_the_graph_hold_up_no_ranking_and_lose_no_event(home: Path) -> None:
+    settings = GraphSettings(heap_mib=512, page_cache_mib=64)
+    folder = home / "graph"
+    with Graph.connect(settings, folder) as graph:
+        graph.ensure_schema()
+        graph.load(tables())
+    with servers(home) as each:
+        each.start()
+        with Load(each.target) as load, Client(each.target, timeout_s=60) as client:
+            for _ in range(3):
+                until(lambda: read_endpoint(folder) is not None, timeout_s=120)
+                seen = len(load.acknowledged)
+                until(lambda seen=seen: len(load.acknowledged) > seen + 20, timeout_s=90)
+                endpoint = read_endpoint(folder)
+                assert endpoint is not None
+                os.kill(endpoint.pid, signal.SIGKILL)
+                seen = len(load.acknowledged)
+                until(lambda seen=seen: len(load.acknowledged) > seen + 20, timeout_s=90)
+                assert client.recommend("user-01", k=3).results
+                until(lambda gone=endpoint.pid: _another(folder, gone), timeout_s=120)
+        until(lambda: JournalFile(home / "journal.db").undrained()[0] == 0, timeout_s=120)
+        assert each.stop(signal.SIGTERM) == 0
+    assert_stored_once(home, load.acknowledged)
+    with Graph.connect(settings, folder) as graph:
+        rows = graph.read(
+            "MATCH (u:User)-[r]->() WHERE u.id STARTS WITH 'writer-' RETURN r.event_id, r.commit, r.position"
+        )
+    assert len(rows) == len({row[0] for row in rows}), "twice in the graph"
+    assert load.acknowledged <= {row[0] for row in rows}, "lost on the way to the graph"
+    by_position = sorted(rows, key=lambda row: row[2])
+    assert [row[1] for row in by_position] == sorted(row[1] for row in rows), "out of order"
+
+
+def _another(folder: Path, gone: int) -> bool:
+    endpoint = read_endpoint(folder)
+    return endpoint is not None and endpoint.pid != gone

@@ -1,0 +1,153 @@
+"""What may happen to a journal: damaged pages, a torn end, a clock that goes back; and events that come as a stream."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from kgrank.client import Client, event
+from kgrank.errors import InvalidRequestError
+from kgrank.v1.event_service_pb2 import Event, EventOutcome
+from server.contract import written_events
+from server.errors import JournalError
+from server.journal import Journal
+from tests.server.running import running
+
+PAGE = 4096
+
+
+def filled(path: Path, count: int) -> Journal:
+    journal = Journal(path)
+    for start in range(0, count, 500):
+        ids = range(start, min(start + 500, count))
+        events = [event(f"user-{number % 7}", f"product-{number % 90:02}", event_id=f"e{number:05}") for number in ids]
+        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
+    return journal
+
+
+def checkpoint(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.mark.parametrize("where", [0.5, 1.0], ids=["in the middle", "the last page"])
+def test_of_a_journal_with_a_damaged_page_the_rest_is_recovered(tmp_path: Path, where: float) -> None:
+    path = tmp_path / "journal.db"
+    journal = filled(path, 4000)
+    journal.note_drained(4000)
+    name = journal.name
+    journal.close()
+    checkpoint(path)
+    content = bytearray(path.read_bytes())
+    page = min(int(len(content) / PAGE * where), len(content) // PAGE - 1)
+    content[page * PAGE : (page + 1) * PAGE] = b"\xff" * PAGE
+    path.write_bytes(content)
+    with capture_logs() as logged:
+        journal = Journal(path)
+    told = [each for each in logged if each["event"] == "journal_damaged"]
+    read = list(journal.all())
+    assert len(told) == 1
+    assert told[0]["events_read"] == len(read) > 3000
+    assert Path(told[0]["aside"]).read_bytes() == bytes(content)
+    assert [each.offset for each in read] == sorted(each.offset for each in read)
+    assert all(each.event.event_id == f"e{each.offset - 1:05}" for each in read)
+    # The graph is given everything once more, and knows each by its id.
+    assert journal.name != name
+    assert journal.drained == 0
+    journal.append(written_events([event("u", "product-01", event_id="new")], "events[{}]", 2_000_000_000_000)).result(
+        9
+    )
+    assert [each.event.event_id for each in journal.read(read[-1].offset, 9)] == ["new"]
+    journal.close()
+
+
+def test_a_torn_end_of_the_write_ahead_log_loses_only_what_was_not_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = filled(path, 600)
+    # As a power failure leaves it: the file and its log, whose last frame is half written.
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for each in (path, path.with_name("journal.db-wal")):
+        (crashed / each.name).write_bytes(each.read_bytes())
+    journal.close()
+    with (crashed / "journal.db-wal").open("ab") as log:
+        log.write(b"\x00\x00\x00\x07" + b"half a frame" * 50)
+    recovered = Journal(crashed / "journal.db")
+    assert len(list(recovered.all())) == 600
+    recovered.close()
+
+
+def test_a_journal_whose_beginning_is_damaged_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    filled(path, 10).close()
+    checkpoint(path)
+    content = b"\xff" * PAGE + path.read_bytes()[PAGE:]
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="can't be opened"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_clock_that_goes_back_loses_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns
+    with running(home) as server, Client(server.target) as client:
+        client.write_event(event("traveller", "product-02", "purchase", event_id="today"))
+        monkeypatch.setattr(time, "time_ns", lambda: now() - 86_400 * 10**9)
+        client.write_event(event("traveller", "product-05", "purchase", event_id="yesterday"))
+        assert client.user_profile("traveller").interaction_count == 2
+        assert client.recommend("traveller", k=3).results
+    with running(home) as server, Client(server.target) as client:
+        assert client.user_profile("traveller").interaction_count == 2
+        again = client.write_event(event("traveller", "product-02", "purchase", event_id="today"))
+        assert again.status == EventOutcome.STATUS_DUPLICATE
+    journal = Journal(home / "journal.db")
+    assert [(each.offset, each.event.event_id) for each in journal.all()] == [(1, "today"), (2, "yesterday")]
+    journal.close()
+
+
+def test_events_of_a_stream_are_acknowledged_in_order(client: Client) -> None:
+    ids = [f"stream-{number}" for number in range(700)]
+    outcomes = list(client.ingest_events(event("streamer", "product-03", event_id=each) for each in ids))
+    assert [each.event_id for each in outcomes] == ids
+    assert {each.status for each in outcomes} == {EventOutcome.STATUS_WRITTEN}
+    mixed = [
+        event("streamer", "product-03", event_id="stream-5"),
+        event("streamer", "no such product", event_id="other"),
+        event("streamer", "product-04", event_id="stream-701"),
+    ]
+    assert [each.status for each in client.ingest_events(mixed)] == [
+        EventOutcome.STATUS_DUPLICATE,
+        EventOutcome.STATUS_UNKNOWN_PRODUCT,
+        EventOutcome.STATUS_WRITTEN,
+    ]
+    assert client.user_profile("streamer").interaction_count == 701
+    assert list(client.ingest_events([])) == []
+
+
+def test_a_wrong_event_ends_the_stream_after_those_before_it(client: Client) -> None:
+    events = [event("streamer-2", "product-03", event_id="good"), Event(user_id="streamer-2"), event("x", "product-01")]
+    outcomes = []
+    with pytest.raises(InvalidRequestError) as refused:
+        outcomes.extend(client.ingest_events(events))
+    assert {violation.field for violation in refused.value.violations} == {"event.product_id", "event.type"}
+    assert client.user_profile("streamer-2").interaction_count == 1
+
+
+def test_an_answer_comes_while_the_stream_is_still_open(client: Client) -> None:
+    told: list[str] = []
+
+    def one_after_the_other() -> Iterator[Event]:
+        for number in range(3):
+            assert len(told) == number, "the event before is acknowledged before the next is sent"
+            yield event("streamer-3", "product-03", event_id=f"slow-{number}")
+            deadline = time.monotonic() + 30
+            while len(told) == number and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    for outcome in client.ingest_events(one_after_the_other()):
+        told.append(outcome.event_id)
+    assert told == ["slow-0", "slow-1", "slow-2"]
