@@ -1,7 +1,6 @@
 """`kgrank serve`: answer over gRPC."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +54,8 @@ def serve(
             f"the package {error.name!r} is not installed; serving needs the extra `server`",
             "Install it: pip install 'kgrank[server]'",
         ) from error
+    from server.watch.logs import log_to_stderr
+
     settings = settings_of(context)
     count = processes or settings.serve.processes
     given = (("host", host), ("port", port), ("processes", count))
@@ -63,7 +64,7 @@ def serve(
     at_home = {"tokens_file": settings.tokens_file, "audit_file": settings.audit_file}
     access = settings.serve.access.model_copy(update=at_home)
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
-    _log_to_stderr()
+    log_to_stderr()
     if count > 1 and process is None:
         _supervise(settings, json)
         return
@@ -138,22 +139,3 @@ def _snapshot_folder(settings: "Settings", name: str | None) -> Path | None:
         raise ConfigError(f"there is no snapshot {name} in {settings.snapshots_folder}", "Make one: kgrank snapshot")
     return folder
 
-
-def _log_to_stderr() -> None:
-    """Log events as JSON lines; as text for a person at a terminal."""
-    import structlog
-
-    # Its own tracebacks would show local variables: passwords, and ids of people.
-    for_a_person = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer = for_a_person if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if sys.stderr.isatty() else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

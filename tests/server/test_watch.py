@@ -1,5 +1,7 @@
 """What the server tells of itself: metrics, probes, traces, logs."""
 
+import json
+import logging
 import threading
 import urllib.error
 import urllib.request
@@ -23,6 +25,7 @@ from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.question import Ranking, UserState
 from server.watch.answers import Coverage, stability_index
 from server.watch.config import WatchSettings
+from server.watch.logs import log_to_stderr
 from server.watch.metrics import Metrics
 from server.watch.web import MetricsPortTakenError, Web
 from tests.server.running import Running, running
@@ -200,3 +203,20 @@ def test_a_call_s_line_has_its_request_id_and_no_person(home: Path) -> None:
     (told,) = [each for each in logged if each["event"] == "call_refused"]
     assert told["request_id"] == refused.value.metadata["request_id"] != ""
     assert USER not in str(logged)
+
+
+def test_the_standard_library_s_log_and_ours_are_json_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = logging.getLogger().handlers[:]
+    try:
+        log_to_stderr()
+        structlog.get_logger("ours").info("said", of='quo"te\n{"event": "forged"}')
+        logging.getLogger("asyncio").error("broke\nin two", exc_info=ValueError("a\nb"))
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    finally:
+        logging.basicConfig(handlers=before, force=True)
+        structlog.reset_defaults()
+    assert [(line["event"], line["level"]) for line in lines] == [("said", "info"), ("broke\nin two", "error")]
+    assert lines[1]["logger"] == "asyncio"
+    assert "ValueError" in lines[1]["exception"]
