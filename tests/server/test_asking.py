@@ -33,7 +33,27 @@ def test_recommend_prints_the_contract_s_message_as_json(kgrank: CommandLine, sh
     answer = json.loads(kgrank(shop.home, "recommend", "user-01", "--k", "3", "--seen", "--json").out)
     assert len(answer["results"]) == 3
     assert answer["user_state"] == "USER_STATE_WARM"
-    assert set(answer["results"][0]["components"]) == {"graph", "text", "history", "neighbours", "popularity"}
+    model = {"graph", "text", "history", "neighbours", "popularity"}
+    assert set(answer["results"][0]["components"]) == model | {"query", "rule", "diversity", "exploration"}
+
+
+def test_search_prints_what_it_understood(kgrank: CommandLine, shop: Shop) -> None:
+    done = kgrank(shop.home, "search", "thnig 42", "--user", "user-01", "--brand", "Acme", "--k", "2")
+    assert done.code == 0
+    assert "'thnig 42', understood as 'thing 42' for user-01" in done.out
+    assert "product-42" in done.out
+    answer = json.loads(
+        kgrank(shop.home, "search", "thing", "--category", "Things > Kind 4", "--below", "11", "--json").out
+    )
+    assert {result["product_id"] for result in answer["results"]} == {"product-04", "product-11"}
+    assert "     · " in kgrank(shop.home, "search", "thing", "--user", "user-01", "--reasons").out
+
+
+def test_rules_need_a_graph_and_say_so(kgrank: CommandLine, shop: Shop) -> None:
+    done = kgrank(shop.home, "rules", "set", "sale", "boost", "--brand", "Acme", "--until", "2030-01-31")
+    assert done.code == 1
+    assert "without a graph" in done.err
+    assert kgrank(shop.home, "rules", "set", "sale", "lift", "--brand", "Acme").code == 2
 
 
 def test_explain_prints_components_and_paths(kgrank: CommandLine, shop: Shop) -> None:

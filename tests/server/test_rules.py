@@ -1,5 +1,6 @@
 """The shop's rules: what they do to answers, and how they reach every server."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from kgrank.v1 import rule_service_pb2
 from kgrank.v1.common_pb2 import Filter, Mix, ScoreComponents
 from server.filters import CatalogueFilters
 from server.rulebook import RuleBook, effect_of
+from tests.server.command import CommandLine
 from tests.server.running import Running, running
 from tests.server.shop import Shop
 from tests.waiting import until
@@ -176,7 +178,9 @@ def test_what_the_catalogue_lacks_is_passed_over(shop: Shop) -> None:
 
 
 @pytest.mark.neo4j
-def test_rules_are_stored_in_the_graph_and_followed_by_every_server(home: Path, shop: Shop, graph: Graph) -> None:
+def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
+    home: Path, graph: Graph, kgrank: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other_home = home.with_name("other-home")
     other_home.mkdir()
     for part in ("artifacts", "snapshots"):
@@ -187,6 +191,7 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(home: Path, 
         Client(server.target) as client,
         Client(other.target) as elsewhere,
     ):
+        until(lambda: server.server.graph_open and other.server.graph_open)
         best = ids(client.recommend("user-01", k=1).results)[0]
         stored = client.upsert_rule(rule_service_pb2.Rule(rule_id="no-best", action=BLOCK, product_id=best))
         assert stored == rule_service_pb2.Rule(rule_id="no-best", action=BLOCK, product_id=best)
@@ -207,6 +212,11 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(home: Path, 
         until(lambda: best in ids(elsewhere.recommend("user-01", k=90).results))
         with pytest.raises(NotFoundError):
             client.delete_rule("pin")
+        monkeypatch.setenv("KGRANK_TARGET", other.target)
+        assert kgrank(home, "rules", "set", "low", "bury", "--product", "product-03", "--strength", "0.5").code == 0
+        assert [each["rule_id"] for each in json.loads(kgrank(home, "rules", "list", "--json").out)] == ["bolt", "low"]
+        assert "product_id: product-03" in kgrank(home, "rules", "list").out
+        assert kgrank(home, "rules", "remove", "low").code == 0
         # Rules are the shop's, not a snapshot's: another change of the same one is the one that holds.
         client.upsert_rule(rule_service_pb2.Rule(rule_id="bolt", action=BLOCK, brand="Bolt"))
         until(lambda: all(int(each[8:]) % 3 != 1 for each in ids(elsewhere.recommend("user-01", k=9).results)))
