@@ -1,6 +1,7 @@
 """A shop of any size with a realistic shape, for measuring the server: who buys what follows a power law, products
 stand in groups, texts have few strong directions and many weak ones."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ from kg.snapshot import Edges, Histories, Snapshot
 from kg.tables import ATTRIBUTES
 from kg.vocabulary import Vocabulary
 from model.artifact import save_artifact
-from model.config import ModelConfig, TextConfig, TrainConfig
+from model.config import DEFAULT_ENCODER, ModelConfig, TextConfig, TrainConfig
 from model.graph import TRANSITION, symmetric_relation
 from model.network import RankingNetwork
 from model.popularity import product_statistics
 from model.product_graph import ProductGraph
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split, SplitConfig
-from model.text import cache_file, text_key, write_cache
+from model.text import cache_file, encoder_folder, text_key, write_cache
 from model.train import Trained
 
 START_MS = 1_700_000_000_000
@@ -149,14 +150,26 @@ def _histories(
     )
 
 
+def product_titles(count: int) -> list[str]:
+    """Return titles of English words, those of the text encoder's vocabulary, that follow Zipf's law."""
+    tokenizer = json.loads((Path(encoder_folder(DEFAULT_ENCODER)) / "tokenizer.json").read_text(encoding="utf-8"))
+    words = np.array([word for word in tokenizer["model"]["vocab"] if word.isalpha() and word.isascii() and word[2:]])
+    generator = np.random.default_rng(2)
+    generator.shuffle(words)
+    frequency = 1 / np.arange(1, len(words) + 1)
+    ends = np.cumsum(generator.integers(4, 15, count))
+    chosen = words[generator.choice(len(words), int(ends[-1]), p=frequency / frequency.sum())]
+    return [" ".join(each) for each in np.split(chosen, ends[:-1])]
+
+
 def _catalogue(products: int, brand: npt.NDArray[np.int64], category: npt.NDArray[np.int64]) -> pa.Table:
-    titles = [f"Product number {number} of its kind" for number in range(products)]
+    titles = product_titles(products)
     return pa.table(
         {
             "title": titles,
             "brand": [f"Brand {number}" for number in brand.tolist()],
             "category": [["All", f"Category {number}"] for number in category.tolist()],
-            "price": pa.array([9.99] * products),
+            "price": pa.array(np.random.default_rng(3).lognormal(2.5, 0.8, products).round(2)),
             "available": pa.array([True] * products),
             "attributes": pa.array([[]] * products, ATTRIBUTES),
             "text": titles,
