@@ -138,4 +138,3 @@ def _snapshot_folder(settings: "Settings", name: str | None) -> Path | None:
     if not folder.is_dir():
         raise ConfigError(f"there is no snapshot {name} in {settings.snapshots_folder}", "Make one: kgrank snapshot")
     return folder
-
