@@ -325,7 +325,7 @@ class SearchRequest(google.protobuf.message.Message):
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     query: builtins.str
-    """What is looked for: 1 to 1000 bytes."""
+    """What is looked for: 1 to 1000 bytes without control characters."""
     k: builtins.int
     """How many results, from 1 to the server's limit; 10 if not set."""
     include_reasons: builtins.bool
@@ -350,7 +350,7 @@ class SearchRequest(google.protobuf.message.Message):
 
     @property
     def context(self) -> kgrank.v1.common_pb2.Context:
-        """What is known besides the stored history."""
+        """What is known besides the stored history; its query is passed over, as there is one above."""
 
     @property
     def mix(self) -> kgrank.v1.common_pb2.Mix:

@@ -35,13 +35,15 @@ class Rule(google.protobuf.message.Message):
         ACTION_UNSPECIFIED: Rule._Action.ValueType  # 0
         """Not set; refused."""
         ACTION_PIN: Rule._Action.ValueType  # 1
-        """Puts a product at `position` of Recommend and Search, where the filters let it through. Products only."""
+        """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it.
+        Products only.
+        """
         ACTION_BOOST: Rule._Action.ValueType  # 2
         """Lifts by `strength`."""
         ACTION_BURY: Rule._Action.ValueType  # 3
         """Lowers by `strength`."""
         ACTION_BLOCK: Rule._Action.ValueType  # 4
-        """Leaves out of every answer."""
+        """Leaves out of every answer but an explanation."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """What it does."""
@@ -49,13 +51,15 @@ class Rule(google.protobuf.message.Message):
     ACTION_UNSPECIFIED: Rule.Action.ValueType  # 0
     """Not set; refused."""
     ACTION_PIN: Rule.Action.ValueType  # 1
-    """Puts a product at `position` of Recommend and Search, where the filters let it through. Products only."""
+    """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it.
+    Products only.
+    """
     ACTION_BOOST: Rule.Action.ValueType  # 2
     """Lifts by `strength`."""
     ACTION_BURY: Rule.Action.ValueType  # 3
     """Lowers by `strength`."""
     ACTION_BLOCK: Rule.Action.ValueType  # 4
-    """Leaves out of every answer."""
+    """Leaves out of every answer but an explanation."""
 
     RULE_ID_FIELD_NUMBER: builtins.int
     ACTION_FIELD_NUMBER: builtins.int
