@@ -34,6 +34,7 @@ class CatalogueFollowing:
         self._serving = serving
         self._link = link
         self._preparing: asyncio.Task[None] | None = None
+        self._missed: int | None = None
         serving.catalogue.catch_up = self.since
 
     async def follow(self, changes: Sequence[Change]) -> None:
@@ -47,7 +48,7 @@ class CatalogueFollowing:
 
     def since(self, snapshot: Snapshot) -> CatalogueChange | None:
         """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""
-        if not self._link.is_open:
+        if not self._link.configured:
             return None
         try:
             with self._link.graph() as graph:
@@ -57,9 +58,15 @@ class CatalogueFollowing:
                     ids |= dict.fromkeys(change.key for change in changes if change.kind in KINDS)
                     after = changes[-1].commit
                 return as_they_are(graph, ids)
-        except GraphError as error:  # what it missed is followed once the graph is back
-            _log.warning("catalogue_not_caught_up", reason=error.problem, remedy=error.remedy)
+        except GraphError as error:
+            _log.info("catalogue_behind", commit=snapshot.commit, reason=error.problem)
+            self._missed = snapshot.commit if self._missed is None else min(self._missed, snapshot.commit)
             return None
+
+    def missed(self) -> int | None:
+        """Return the commit after which the follower must begin anew, once; None where nothing was missed."""
+        missed, self._missed = self._missed, None
+        return missed
 
     def prepare(self) -> None:
         """Begin to make ready what new products need; ranking goes on meanwhile."""

@@ -251,6 +251,8 @@ class Serving:
             self._shadow = Shadow(lineup.shadow, lambda: self._batcher.busy, so_far)
         # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
         # without a collection, which would hold up every call, it goes when the last call that uses it has ended.
+        # What has become garbage since the last time must not be frozen with it; of that little, this takes no time.
+        gc.collect()
         gc.freeze()
 
     async def _end_shadow(self, following: Lineup) -> Comparison | None:

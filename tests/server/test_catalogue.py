@@ -1,6 +1,7 @@
 """The catalogue online: what is written over gRPC is ranked, found and explained by the server soon after."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kg.catalogue import Product, upsert
+from kg.errors import GraphUnavailableError
 from kg.store import Graph
 from kgrank.client import Client, event, fact, product
 from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
@@ -259,3 +262,28 @@ def test_the_command_line_sees_and_changes_the_catalogue(
         assert "took out 1 of 1" in kgrank(home, "products", "delete", "lamp-1").err
         assert kgrank(home, "products", "get", "lamp-1").code == 1
         assert "does not have lamp-1" in kgrank(home, "products", "delete", "lamp-1").err
+
+
+@pytest.mark.neo4j
+def test_what_was_written_while_the_graph_was_away_from_this_server_comes_when_it_is_back(
+    home: Path, graph: Graph
+) -> None:
+    graph.load(tables())
+    upsert(graph, [Product("lamp-1", "Brass desk lamp", brand="Acme")])
+    there = threading.Event()
+
+    @contextmanager
+    def connect() -> Iterator[Graph]:
+        if not there.is_set():
+            raise GraphUnavailableError("the graph does not answer", "Wait.")
+        yield graph
+
+    with running(home, connect) as server, Client(server.target, timeout_s=30) as client:
+        assert not known(client, "lamp-1")
+        with pytest.raises(ServerUnavailableError):
+            client.upsert_products([product("lamp-2")])
+        # A model that came into service meanwhile, with a snapshot that could not be brought up to date.
+        server.loop.call_soon_threadsafe(server.server._follower.go_back, 0)
+        there.set()
+        soon(lambda: known(client, "lamp-1"))
+        assert client.search("brass lamp", k=1).results[0].product_id == "lamp-1"
