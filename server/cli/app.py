@@ -47,6 +47,7 @@ COMMANDS = (
     "publish",
     "serve",
     "backup",
+    "user",
     "models",
     "products",
     "token",

@@ -1,0 +1,92 @@
+"""`kgrank user`: what a running server knows of a user; hand it over, erase it."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli import console
+from server.cli.app import Json, settings_of
+from server.cli.asking import Target, as_json, asking
+
+if TYPE_CHECKING:
+    from kgrank.v1.user_service_pb2 import UserProfile
+
+UserId = Annotated[str, typer.Argument(help="The user.", metavar="USER")]
+
+_DAY_S = 86_400
+
+user = typer.Typer(
+    name="user",
+    help="What is known of a user: look at it, hand it over, erase it.",
+    epilog="Example: kgrank user profile user-007",
+    no_args_is_help=True,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(user)
+
+
+@user.command("profile", epilog="Example: kgrank user profile user-007 --days 90")
+def profile(
+    context: typer.Context,
+    user_id: UserId,
+    days: Annotated[float | None, typer.Option(min=0, help="Only what happened in so many days before now.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Brands, categories and interests each.")] = 10,
+    target: Target = None,
+    json: Json = False,
+) -> None:
+    """Show what a user's interactions say."""
+    with asking(target, settings_of(context)) as client:
+        found = client.user_profile(user_id, window_s=None if days is None else days * _DAY_S, limit=limit)
+    if json:
+        console.emit_json(as_json(found))
+    else:
+        console.emit_table(
+            f"{found.interaction_count:,} interactions", ("what", "which", "share", "count"), _rows(found)
+        )
+
+
+@user.command("export", epilog="Example: kgrank user export user-007 > user-007.jsonl")
+def export(context: typer.Context, user_id: UserId, target: Target = None) -> None:
+    """Print all that is stored about a user, a JSON object a line."""
+    with asking(target, settings_of(context)) as client:
+        for line in client.export_user(user_id):
+            sys.stdout.write(line + "\n")
+
+
+@user.command("erase", epilog="Example: kgrank user erase user-007 --yes")
+def erase(
+    context: typer.Context,
+    user_id: UserId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    target: Target = None,
+    json: Json = False,
+) -> None:
+    """Erase a user from graph, journal, memory, snapshots and published recommendations; it can't be taken back."""
+    if not yes:
+        typer.confirm("Erase everything about this user, for good?", abort=True, err=True)
+    with asking(target, settings_of(context)) as client:
+        erased = client.erase_user(user_id)
+    if json:
+        console.emit_json(as_json(erased))
+    else:
+        console.say(
+            f"erased: {erased.interaction_count:,} interactions of the graph, "
+            f"{erased.journal_event_count:,} events of this server's journal"
+        )
+
+
+def _rows(found: "UserProfile") -> list[tuple[str, str, str, str]]:
+    groups = (("brand", found.brands), ("category", found.categories), ("interest", found.interests))
+    rows = [
+        (name, each.id, f"{each.weight:.0%}", f"{each.count:,}") for name, affinities in groups for each in affinities
+    ]
+    if found.HasField("price_level"):
+        prices = found.price_level
+        rows.append(
+            ("price", f"{prices.lower:g} - {prices.median:g} - {prices.upper:g}", f"{prices.percentile:.0%}", "")
+        )
+    return rows
