@@ -3,8 +3,8 @@
     python -m benchmarks.front [--calls 4000] [--rounds 3]
 
 Each server answers Recommend with the same prebuilt bytes, behind a front of one kind; `bare` is gRPC's own handler
-without any. They are asked in turns; told is the server's processor time for one call, by the operating system's count. Prints
-one JSON line.
+without any. They are asked in turns; told is the server's processor time for one call, as the operating system counts
+it. Prints one JSON line.
 """
 
 import argparse
