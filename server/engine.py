@@ -98,8 +98,6 @@ class Engine:
         # By the clock, everything in years-old data has faded alike, which no training has seen.
         behind_ms = _clock_ms() - snapshot.as_of_ms
         self._behind_ms = behind_ms if behind_ms > STALE_MS else 0
-        if self._behind_ms:
-            _log.warning("snapshot_is_of_the_past", days=behind_ms // 86_400_000, ranked_as_of_ms=snapshot.as_of_ms)
         self._users = UserEncoder(artifact.scorer, histories)
 
     @classmethod
@@ -128,6 +126,9 @@ class Engine:
         sample = sampled_users(artifact.scorer, snapshot, _SAMPLED_USERS)
         index = ProductIndex.build(artifact.scorer, sample)
         engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules)
+        if engine._behind_ms:
+            days = engine._behind_ms // 86_400_000
+            _log.warning("snapshot_is_of_the_past", days=days, ranked_as_of_ms=snapshot.as_of_ms)
         for batch in _WARM_UP:
             engine.answer([Question(user_id="", k=10)] * batch)
         engine._users.warm(_latest_users(snapshot), engine.now_ms())
@@ -158,6 +159,7 @@ class Engine:
         )
         engine.selection.take_over(self.selection)
         engine._users = self._users.with_scorer(artifact.scorer)
+        engine._behind_ms = self._behind_ms  # the moment to rank for goes on
         return engine
 
     @torch.inference_mode()
