@@ -65,6 +65,9 @@ class ChangeKind(StrEnum):
     """A user was erased; the key is the hash of its id (`kg.erasure.user_key`)."""
 
 
+_KINDS = frozenset(str(kind) for kind in ChangeKind)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that a commit changed, and when, in milliseconds since the epoch by the writer's clock."""
@@ -144,7 +147,8 @@ def changes_since(graph: "Graph", after: int, limit: int = _CHANGES_AT_ONCE) -> 
         after=after,
         limit=limit,
     )
-    return [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows]
+    # A newer version may write kinds that this one knows nothing of, and keeps nothing of.
+    return [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows if kind in _KINDS]
 
 
 def oldest_change(graph: "Graph") -> int | None:

@@ -83,8 +83,10 @@ class Eraser:
         erasures = {
             each.key: Erasure(each.key, each.commit, each.at_ms) for each in changes if each.commit not in self._own
         }
-        if erasures:
-            await self._link.run(lambda graph: self._apply(graph, erasures))
+        found = await self._link.run(lambda graph: self._apply(graph, erasures)) if erasures else 0
+        if found:
+            # Whoever has come back since did something since; it may be with the other servers.
+            self._memory.look_again(min(each.commit for each in erasures.values()))
 
     def reconcile(self, graph: "Graph") -> None:
         """Finish what was begun, and bring this server's erasures and the graph's together, before anything else.
@@ -123,10 +125,11 @@ class Eraser:
         _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
         return Erased(interactions, len(events), erasure.at_ms), erasure.commit
 
-    def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> None:
-        """Erase here what was there before some erasures, by the hash of the user's id."""
+    def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> int:
+        """Erase here what was there before some erasures, by the hash of the user's id; return how many users were."""
         known = {*self._memory.users(), *self._journal.users()}
-        for user_id, erasure in ((each, new[key]) for each in known if (key := user_key(each)) in new):
+        found = [(user_id, new[key]) for user_id in known if (key := user_key(user_id)) in new]
+        for user_id, erasure in found:
             with self._drain.paused():
                 events = self._journal.erase(user_id, erasure.at_ms).result()
                 # What was acknowledged here before the erasure may have reached the graph after it.
@@ -134,4 +137,5 @@ class Eraser:
         redact_all(self._snapshots, list(new.values()))
         for erasure in new.values():
             self._journal.finish_erasure(erasure)
-        _log.info("erasures_followed", users=len(new))
+        _log.info("erasures_followed", erasures=len(new), users=len(found))
+        return len(found)

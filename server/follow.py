@@ -52,8 +52,8 @@ class Histories(Protocol):
     def unknown(self, events: Sequence[CommittedEvent]) -> list[CommittedEvent]:
         """Return the events that this server's own journal does not have. May be called from any thread."""
 
-    def follow(self, events: Sequence[CommittedEvent], until: int) -> None:
-        """Take events; everything up to the commit `until` is here then."""
+    def follow(self, events: Sequence[CommittedEvent], after: int, until: int) -> None:
+        """Take the events of commits above `after`; everything up to the commit `until` is here then."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ class Follower:
                 called.append(handler)
                 changes = [each for each in page.changes if handler in self._handlers.get(each.kind, ())]
                 if changes:
-                    await handler(changes)
+                    await _call(handler, changes)
         if page.events or self._histories.followed < page.until:
-            self._histories.follow(page.events, page.until)
+            self._histories.follow(page.events, behind, page.until)
         async with self._moved:
             self.applied = page.until
             self._moved.notify_all()
@@ -202,3 +202,14 @@ class Follower:
             }
             found = graph.events_of(sorted(others))
         return _Page(last, until, changes, self._histories.unknown(found), more)
+
+
+async def _call(handler: Handler, changes: Sequence[Change]) -> None:
+    """Call a handler; a defect in one change must not keep this server from all that come after it."""
+    try:
+        await handler(changes)
+    except KgrankError:
+        raise  # the graph is away, say: it is tried again
+    except Exception:
+        kinds = sorted({str(each.kind) for each in changes})
+        _log.exception("changes_not_applied", kinds=kinds, until=changes[-1].commit)

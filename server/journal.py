@@ -257,6 +257,10 @@ class Journal(JournalFile):
                 count += len(following)
             try:
                 self._write(connection, together)
+            except BaseException:
+                if then is not None:
+                    then.fail(not_written())
+                raise
             finally:
                 for each in together:
                     each.fail(
@@ -290,6 +294,7 @@ class Journal(JournalFile):
             if connection.in_transaction:
                 raise
         else:
+            self._recount()
             self._on_erase(erasing.user_id, left)
             erasing.done.set_result([stored_event(row) for row in rows])
 

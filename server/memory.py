@@ -68,17 +68,23 @@ class Memory:
 
     def restart(self) -> None:
         """Look at every commit once more: the graph is another one."""
-        for histories, _ in self._held():
-            histories.followed = -1
+        self.look_again(-1)
 
     def unknown(self, events: Sequence[CommittedEvent]) -> list[CommittedEvent]:
         """Return the events that the own journal does not have. May be called from any thread."""
         known = self._journal.known([each.event_id for each in events])
         return [each for each in events if each.event_id not in known]
 
-    def follow(self, events: Sequence[CommittedEvent], until: int) -> None:
-        """Take events that others wrote; everything up to the commit `until` is here then."""
+    def look_again(self, after: int) -> None:
+        """Look once more at the interactions of commits above one; those that are here stay as they are."""
+        for histories, _ in self._held():
+            histories.followed = min(histories.followed, after)
+
+    def follow(self, events: Sequence[CommittedEvent], after: int, until: int) -> None:
+        """Take what others wrote by commits above `after`; everything up to the commit `until` is here then."""
         for histories, engine in self._held():
+            if histories.followed < after:
+                continue  # it came into service after this was read, and is behind: the next look is from there
             for each in events:
                 if each.commit > histories.followed:
                     _add_once(histories, engine.snapshot, each)
