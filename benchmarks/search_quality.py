@@ -33,11 +33,11 @@ from model.artifact import Artifact, load_artifact
 from model.compare.data import DataConfig, read_snapshot
 from model.scoring import TEXT, full_scores
 from model.text import shared_encoder
+from server.lifts import SEARCH_WEIGHT
 from server.search.finder import LEAST_COSINE, MEANING_SHARE
 from server.search.meaning import MeaningIndex, QueryEncoder
 from server.search.spelling import Speller
 from server.search.words import WordIndex, typed_words
-from server.selection import SEARCH_WEIGHT
 
 ROOT = Path(__file__).parent.parent
 AT = 10

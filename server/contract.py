@@ -176,6 +176,7 @@ def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Li
         categories=told.categories,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
+        pinned=True,
         language=check.language("language_code", request.language_code),
     )
     check.finish()
@@ -258,6 +259,7 @@ def search_question(request: ranking_service_pb2.SearchRequest, limits: Limits, 
         mix=mix_of(check, request.mix),
         language=check.language("language_code", request.language_code),
         only_found=True,
+        pinned=True,
     )
     check.finish()
     return question

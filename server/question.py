@@ -111,7 +111,8 @@ class Question:
         only_found: nothing but what fits the query may be ranked: a search.
         fit: what fits the query, once that is found.
         language: of the reasons, of `kg.wording.WORDINGS`.
-        by_rules: the shop's rules hold; an explanation of one product leaves its blocks and pins aside.
+        by_rules: what the shop blocks is left out; an explanation of one product leaves that aside.
+        pinned: what the shop pins has its place.
     """
 
     user_id: str
@@ -128,6 +129,7 @@ class Question:
     only_found: bool = False
     fit: Fit | None = None
     by_rules: bool = True
+    pinned: bool = False
     language: str = "en"
 
     @property

@@ -129,6 +129,8 @@ def test_a_pin_stands_at_its_place_where_the_filters_let_it_through(client: Clie
     assert last not in ids(client.recommend("user-04", k=30, filter=Filter(brands=[other])).results)
     assert last not in ids(client.recommend("user-04", k=90, exclude_product_ids=[last]).results)
     assert ids(client.search("thing", "user-04", k=5).results)[2] == last
+    ranked = client.rank("user-04", [f"product-{number:02}" for number in range(90)], k=5)
+    assert last not in ids(ranked.results)
     assert last not in ids(client.search("thing", k=5, exclude_product_ids=[last]).results)
 
 
