@@ -227,16 +227,17 @@ def _chosen(of_starts: Sequence[Sequence[Path]], k: int) -> list[list[Path]]:
     """Return what up to k sentences tell: each of one start, one or two paths of different kinds, stronger first.
 
     No topic is told twice; a kind of path that no sentence has told yet goes before one that has been told; the same
-    start has a second sentence only when there are no other starts.
+    start has a second sentence only when there are no other starts left.
     """
     topics: set[tuple[object, ...]] = set()
     kinds: set[tuple[str, ...]] = set()
     chosen: list[list[Path]] = []
-    for _ in range(2):
+    for again in (False, True):
         for paths in of_starts:
             if len(chosen) == k:
                 return chosen
-            left = [path for path in paths if path.topic not in topics]
+            # Over a third product is the last resort of a start, and no second sentence.
+            left = [path for path in paths if path.topic not in topics and not (again and path.between)]
             if not left:
                 continue
             left.sort(key=lambda path: (path.between, path.kind in kinds))

@@ -67,6 +67,12 @@ class Batcher(Generic[Q, A]):
         """Release the thread, once its work is done."""
         self._thread.shutdown(wait=True)
 
+    def _answers(self, batch: Sequence[tuple[Q, asyncio.Future[A]]]) -> list[tuple[asyncio.Future[A], A]]:
+        """Answer a batch, in the thread; who has gone away while it waited for the thread is passed over."""
+        waiting = [(item, future) for item, future in batch if not future.cancelled()]
+        answers = self._answer([item for item, _ in waiting]) if waiting else ()
+        return [(future, answer) for (_, future), answer in zip(waiting, answers, strict=True)]
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -77,13 +83,13 @@ class Batcher(Generic[Q, A]):
                 if not batch:  # all of them went away
                     break
                 try:
-                    answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
+                    answers = await loop.run_in_executor(self._thread, self._answers, batch)
                 except Exception as error:  # each caller gets it, and maps it to a status
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                 else:
-                    for (_, future), answer in zip(batch, answers, strict=True):
+                    for future, answer in answers:
                         if not future.done():
                             future.set_result(answer)
         finally:

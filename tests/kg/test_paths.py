@@ -294,7 +294,7 @@ def test_a_long_name_is_cut_between_words() -> None:
     assert reason.text == f"You bought {' '.join(['very'] * 12)}…; it is of the same brand (B)"
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_every_hop_of_every_reason_exists(seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgrank.v1.ranking_service_pb2 import (
@@ -19,6 +19,7 @@ IDS = ["", "a", "é" * 40, "x" * 92, "y" * 93, "z" * 128, "w" * 256, "b"]
 FLOATS = st.floats(width=32, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_bytes_read_back_as_messages(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(IDS) - 1), max_size=20))
