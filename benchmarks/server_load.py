@@ -1,0 +1,209 @@
+"""What the benchmarks of the server share: a server process over a synthetic shop, an echo, and ghz, a load generator
+that isn't ours (`go install github.com/bojand/ghz/cmd/ghz@v0.120.0`)."""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import psutil
+
+from benchmarks.synthetic_shop import make_home
+from kgrank.v1.ranking_service_pb2 import RecommendRequest
+
+ROOT = Path(__file__).parent.parent
+RANKING = "kgrank.v1.RankingService"
+EVENTS = "kgrank.v1.EventService"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load came to: calls a second, milliseconds by percentile, calls by status code."""
+
+    rps: float
+    calls: int
+    ms: dict[str, float]
+    codes: dict[str, int]
+
+    @property
+    def ok_s(self) -> float:
+        """Calls a second that succeeded."""
+        return self.rps * self.codes.get("OK", 0) / max(1, self.calls)
+
+
+def shop_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the shop and of ghz."""
+    parser.add_argument("--ghz", default=shutil.which("ghz"), help="path of ghz")
+    parser.add_argument("--home", type=Path, help="a shop that `--keep` has left, instead of a new one")
+    parser.add_argument("--keep", type=Path, help="make the shop here, and leave it")
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--products", type=int, default=100_000)
+    parser.add_argument("--interactions", type=int, default=2_000_000)
+    parser.add_argument("--graph", type=int, default=64, help="width of the graph component")
+    parser.add_argument("--text", type=int, default=64, help="width of the text component")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options, or say that ghz is missing."""
+    options = parser.parse_args()
+    if options.ghz is None:
+        raise SystemExit("ghz is not on PATH: go install github.com/bojand/ghz/cmd/ghz@v0.120.0")
+    return options
+
+
+@contextmanager
+def shop(options: argparse.Namespace) -> Iterator[Path]:
+    """Yield a home folder with a snapshot and an artifact; requests and journals go to a folder beside it."""
+    with tempfile.TemporaryDirectory(prefix="kgrank-benchmark-") as folder:
+        home = options.home or options.keep or Path(folder) / "home"
+        if options.home is None:
+            make_home(
+                home,
+                users=options.users,
+                products=options.products,
+                interactions=options.interactions,
+                graph=options.graph,
+                text=options.text,
+            )
+        work = Path(folder) / "work"
+        work.mkdir()
+        for name in ("snapshots", "artifacts"):
+            shutil.copytree(home / name, work / name, copy_function=os.link if options.home is None else shutil.copy2)
+        yield work
+
+
+def sizes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every report says of shop, versions and machine."""
+    return {
+        "users": options.users,
+        "products": options.products,
+        "interactions": options.interactions,
+        "dimensions": options.graph + options.text + 1,
+        "versions": {name: version(name) for name in ("grpcio", "protobuf", "torch", "numpy")},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with the load generator",
+    }
+
+
+def write_requests(path: Path, requests: Sequence[dict[str, Any]]) -> Path:
+    """Write the requests that ghz sends by turns."""
+    path.write_text(json.dumps(list(requests)))
+    return path
+
+
+def ghz_command(
+    options: argparse.Namespace,
+    target: str,
+    call: str,
+    requests: Path,
+    *,
+    seconds: float,
+    callers: int,
+    connections: int = 4,
+    rate: int = 0,
+    timeout_s: float = 20,
+    asynchronous: bool = False,
+) -> list[str]:
+    """Return the command of a load."""
+    service = call.rpartition("/")[0].rpartition(".")[2]
+    file = {"RankingService": "ranking_service", "EventService": "event_service"}[service]
+    command = [options.ghz, "--insecure", "--proto", str(ROOT / f"proto/kgrank/v1/{file}.proto")]
+    command += ["--import-paths", str(ROOT / "proto"), "--call", call, "--data-file", str(requests)]
+    command += ["--concurrency", str(callers), "--connections", str(connections), "--format", "json"]
+    command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--timeout", f"{timeout_s}s"]
+    command += ["--rps", str(rate)] if rate else []
+    command += ["--async"] if asynchronous else []
+    return [*command, target]
+
+
+def read_load(output: str) -> Load:
+    """Return what ghz reports."""
+    report = json.loads(output)
+    at = {f"p{each['percentage']}": round(each["latency"] / 1e6, 2) for each in report["latencyDistribution"] or ()}
+    return Load(report["rps"], report["count"], at, dict(report["statusCodeDistribution"]))
+
+
+def run_load(
+    options: argparse.Namespace, target: str, call: str, requests: Path, *, may_fail: bool = False, **how: Any
+) -> Load:
+    """Run ghz for a while; a run with failed calls ends the benchmark unless they are expected."""
+    command = ghz_command(options, target, call, requests, **how)
+    loaded = read_load(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if not may_fail and set(loaded.codes) != {"OK"}:
+        raise SystemExit(f"calls failed: {loaded.codes}")
+    return loaded
+
+
+def cpu_s(process: "subprocess.Popen[str]") -> float:
+    """Return the processor time that a process has taken; unlike calls a second, a busy machine hardly changes it."""
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
+
+
+def rss_mib(process: "subprocess.Popen[str]") -> float:
+    """Return the memory that a process holds."""
+    return psutil.Process(process.pid).memory_info().rss / 2**20
+
+
+@contextmanager
+def server(home: Path, *arguments: str, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run `kgrank serve` over a home; yield its address and process once it serves."""
+    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--no-graph", "--json", *arguments]
+    with process(command, os.environ | {"KGRANK_HOME": str(home)} | settings) as running:
+        yield json.loads(_line(running))["target"], running
+
+
+@contextmanager
+def echo(payload: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run a server that answers every Recommend with the same bytes."""
+    with process([sys.executable, "-m", "benchmarks.server_load", str(payload)], os.environ) as running:
+        yield _line(running).strip(), running
+
+
+@contextmanager
+def process(command: list[str], environment: Any) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process until the block ends."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.send_signal(signal.SIGTERM)
+
+
+def _line(running: "subprocess.Popen[str]") -> str:
+    assert running.stdout is not None
+    line = running.stdout.readline()
+    if not line:
+        raise SystemExit(f"{running.args} ended with {running.wait()}")
+    return line
+
+
+async def _serve_echo(reply: bytes) -> None:
+    async def recommend(request: RecommendRequest, context: Any) -> bytes:
+        return reply
+
+    handler = grpc.unary_unary_rpc_method_handler(recommend, request_deserializer=RecommendRequest.FromString)
+    answering = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    answering.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(RANKING, {"Recommend": handler}),))
+    port = answering.add_insecure_port("127.0.0.1:0")
+    await answering.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await answering.wait_for_termination()
+
+
+if __name__ == "__main__" and len(sys.argv) > 1:
+    asyncio.run(_serve_echo(Path(sys.argv[1]).read_bytes()))
