@@ -56,11 +56,18 @@ class Finder:
         words: the catalogue's words.
         meaning: the model's text component of it; None where the model has none.
         encoder: reads queries for it.
+        speller: of these words, where there is one.
     """
 
-    def __init__(self, words: WordIndex, meaning: MeaningIndex | None, encoder: QueryEncoder | None) -> None:
+    def __init__(
+        self,
+        words: WordIndex,
+        meaning: MeaningIndex | None,
+        encoder: QueryEncoder | None,
+        speller: Speller | None = None,
+    ) -> None:
         self.words = words
-        self._speller = Speller(words.vocabulary)
+        self._speller = speller or Speller(words.vocabulary)
         self._meaning = meaning
         self.encoder = encoder
 
@@ -78,13 +85,18 @@ class Finder:
             ModelError: the text encoder can't be loaded.
         """
         words = WordIndex.build(snapshot) if before is None else before.words.following(snapshot)
-        columns = artifact.scorer.blocks[TEXT]
+        speller = before._speller if before is not None and words is before.words else None
+        matrix, columns = artifact.scorer.matrix, artifact.scorer.blocks[TEXT]
         if columns.stop == columns.start:
-            return cls(words, None, None)
+            return cls(words, None, None, speller)
         encoder = None if before is None else before.encoder
         if encoder is None or encoder.kernel is not artifact.kernel:
             encoder = QueryEncoder(shared_encoder(artifact.scorer.network.config.text), artifact.kernel)
-        return cls(words, MeaningIndex(artifact.scorer.matrix, columns), encoder)
+            return cls(words, MeaningIndex(matrix, columns), encoder, speller)
+        # The same model: its vectors, too, are those before, but for what has changed.
+        known = None if before is None else before._meaning
+        meaning = MeaningIndex(matrix, columns) if known is None else known.following(matrix)
+        return cls(words, meaning, encoder, speller)
 
     def find(self, asked: Sequence[Asked]) -> list[Fit]:
         """Return what fits each of some queries; they are read together."""

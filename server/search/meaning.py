@@ -5,6 +5,7 @@ that the inner product of both is the cosine of the text component. The scan is 
 it are scored in float32.
 """
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -67,9 +68,23 @@ class MeaningIndex:
     """
 
     def __init__(self, matrix: Tensor, columns: slice) -> None:
+        self._columns = columns
         self._vectors = matrix[:, columns]
         self._scale = max(float(self._vectors.abs().max()) / _INT8, 1e-12)
-        self._codes = (self._vectors / self._scale).round().to(torch.int8).T
+        self._codes = self._coded(self._vectors).T
+
+    def following(self, matrix: Tensor) -> "MeaningIndex":
+        """Return the index of a changed catalogue of which the first products are these, a few of them otherwise."""
+        made, known = copy.copy(self), len(self._vectors)
+        made._vectors = matrix[:, self._columns]
+        other = (made._vectors[:known] != self._vectors).any(dim=1).nonzero()[:, 0]
+        codes = torch.cat([self._codes.T, self._coded(made._vectors[known:])])
+        codes[other] = self._coded(made._vectors[other])
+        made._codes = codes.T
+        return made
+
+    def _coded(self, vectors: Tensor) -> Tensor:
+        return (vectors / self._scale).round().clamp(-_INT8, _INT8).to(torch.int8)
 
     def find(self, vector: Float32s, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:
         """Return the k products nearest to a query, and their cosines, best first.

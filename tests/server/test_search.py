@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kg.store import Graph
 from kgrank.client import Client
@@ -12,6 +13,7 @@ from kgrank.v1 import common_pb2
 from kgrank.v1.common_pb2 import Context, Filter
 from server.journal import Journal
 from server.journal_file import WrittenSearch
+from server.search.meaning import MeaningIndex
 from server.search.spelling import Speller
 from server.search.words import WordIndex
 from tests.server.running import running
@@ -200,3 +202,19 @@ def test_searches_wait_in_the_journal_and_go_with_their_user(tmp_path: Path) -> 
     journal.close()
     for file in tmp_path.iterdir():
         assert b"seeker" not in file.read_bytes()
+
+
+def test_the_meaning_of_a_changed_catalogue_is_scanned_as_if_it_were_a_new_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    made = torch.nn.functional.normalize(torch.randn((309, 16), generator=generator), dim=1)
+    matrix = torch.cat([torch.randn((309, 4), generator=generator), made], dim=1)
+    after = matrix.clone()
+    after[[4, 200]] = matrix[[7, 8]]
+    gone_on = MeaningIndex(matrix[:300], slice(4, 20)).following(after)
+    anew = MeaningIndex(after, slice(4, 20))
+    for row in (0, 7, 305):
+        query = after[row, 4:].numpy()
+        found, cosine = gone_on.find(query, 20)
+        assert row in found[:2]
+        assert len(np.intersect1d(found, anew.find(query, 20)[0])) >= 19
+        np.testing.assert_allclose(cosine, gone_on.cosine(query, found), atol=1e-5)
