@@ -33,12 +33,21 @@ def asking(target: str | None, settings: "Settings") -> Iterator["Client"]:
         AskingError: the call failed.
     """
     from kgrank.client import Client
-    from kgrank.errors import CallError, InvalidRequestError, ServerUnavailableError
+    from kgrank.errors import CallError, DeniedError, InvalidRequestError, ServerUnavailableError, UnauthenticatedError
 
     address = target or f"{settings.serve.host}:{settings.serve.port}"
-    with Client(address) as client:
+    try:
+        connected = Client(address)
+    except (OSError, ValueError) as error:  # a certificate or token file that can't be read, a token in the clear
+        raise AskingError(f"the server at {address} can't be asked: {error}", "See docs/security.md.") from error
+    with connected as client:
         try:
             yield client
+        except (UnauthenticatedError, DeniedError) as error:
+            raise AskingError(
+                f"the server at {address} refuses this caller: {error.message}",
+                "Give a token that may: KGRANK_TOKEN_FILE, or KGRANK_TOKEN.",
+            ) from error
         except ServerUnavailableError as error:
             raise AskingError(
                 f"the server at {address} does not answer: {error.message}",

@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.doctor.findings import Finding, ok, problem, skipped, warning
@@ -14,15 +15,19 @@ _LONG_S = 600
 
 
 def check_journal(settings: "Settings") -> Iterator[Finding]:
-    """Read the journal, beside a server that may be writing it."""
-    path = settings.journal_file
-    if not path.is_file():
-        yield skipped("journal", f"there is no {path} yet", "The first `kgrank serve` makes it.")
-        return
+    """Read the journal of each process, beside servers that may be writing them."""
+    there = [path for path in sorted(settings.home.glob("journal*.db")) if path.is_file()]
+    if not there:
+        yield skipped("journal", f"there is no journal in {settings.home} yet", "The first `kgrank serve` makes it.")
+    for path in there:
+        yield from _check(path)
+
+
+def _check(path: Path) -> Iterator[Finding]:
     damaged = problem(
         "journal",
         f"{path} is damaged",
-        "Stop the server; docs/durability.md says what it does with a damaged page, and how to restore.",
+        "Restart the server: it reads what can be read into a new one, and the log says how much (docs/durability.md).",
     )
     try:
         connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True, timeout=5)
@@ -38,11 +43,11 @@ def check_journal(settings: "Settings") -> Iterator[Finding]:
     except sqlite3.DatabaseError:
         yield damaged
         return
-    yield ok("journal", "the journal is whole")
+    yield ok("journal", f"{path.name} is whole")
     age_s = 0 if oldest_ms is None else time.time() - oldest_ms / 1000
     if count and age_s > _LONG_S:
         yield warning(
             "journal",
-            f"{count:,} events wait for the graph, the oldest for {age_s / 60:,.0f} minutes",
-            "Is Neo4j up, and a server running that drains to it? Its log says `drain_waits` and why.",
+            f"{count:,} events of {path.name} wait for the graph, the oldest for {age_s / 60:,.0f} minutes",
+            "Is Neo4j up, and a server running that drains to it? Its log says `graph_away` and why.",
         )

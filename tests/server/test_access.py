@@ -28,7 +28,7 @@ from server.access.roles import NEEDS, Need, Role, need_of
 from server.access.web_tokens import WebTokens
 from server.errors import AuditError
 from tests.server.command import CommandLine
-from tests.server.methods import methods
+from tests.server.methods import methods, path_of
 from tests.server.running import Running, running
 from tests.server.shop import Shop
 
@@ -82,6 +82,11 @@ def status(channel: grpc.Channel, method: str, token: str | None, request: bytes
 
 def test_every_call_of_the_contract_has_its_line_in_the_table_and_no_other_has() -> None:
     assert set(NEEDS) == {method.full_name for method in methods()}
+
+
+def test_every_call_of_the_contract_is_answered_by_somebody(guarded: Guarded) -> None:
+    with grpc.insecure_channel(guarded.server.target) as channel:
+        assert not [method.full_name for method in methods() if not served(channel, path_of(method).lstrip("/"))]
 
 
 def test_a_call_that_the_table_lacks_needs_an_admin() -> None:

@@ -77,7 +77,7 @@ def test_a_damaged_journal_is_broken_and_one_that_does_not_drain_is_told(kgrank:
         )
     connection.close()
     code, findings = found(kgrank, home)
-    assert (code, "1 events wait for the graph" in of(findings, "journal", "warning")) == (0, True)
+    assert (code, "1 events of journal.db wait for the graph" in of(findings, "journal", "warning")) == (0, True)
     damaged = bytearray((home / "journal.db").read_bytes())
     damaged[100:8000] = b"\xff" * 7900
     (home / "journal.db").write_bytes(damaged)
