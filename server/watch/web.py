@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from kg.errors import KgrankError
 from server.watch.config import WatchSettings
+
+_log = structlog.get_logger(__name__)
 
 _IDLE_S = 10
 
@@ -57,6 +60,7 @@ class Web:
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
+        _log.info("metrics_listen", host=settings.metrics_host, port=self.port)
 
     @property
     def port(self) -> int:

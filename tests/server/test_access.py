@@ -20,6 +20,8 @@ from kg.errors import ConfigError
 from kgrank.channel import Credentials
 from kgrank.client import Client
 from kgrank.errors import CallError, DeniedError, OverloadedError, UnauthenticatedError, decode
+from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
+from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.access import tokens
 from server.access.audit import Audit
 from server.access.config import JwtSettings
@@ -337,6 +339,17 @@ def test_a_caller_over_its_rate_is_told_when_to_come_back_and_others_are_served(
         assert refused.value.retry_after_s is not None
         assert refused.value.retry_after_s > 1
         assert other.recommend("user-01", k=1).results
+
+
+def test_a_stream_over_its_caller_s_rate_is_slowed_down_and_not_refused(guarded: Guarded) -> None:
+    _, token = tokens.create(guarded.tokens, "streamer", [Role.READ], calls_per_s=40)
+    guarded.taken_up(token)
+    asked = [BatchRecommendRequest(sequence=n, request=RecommendRequest(k=1)) for n in range(120)]  # the burst is 80
+    with grpc.insecure_channel(guarded.server.target) as channel:
+        stream = RankingServiceStub(channel).BatchRecommend
+        answered = list(stream(iter(asked), metadata=[("authorization", f"Bearer {token}")], timeout=60))
+    assert {each.sequence for each in answered} == set(range(120))
+    assert {each.WhichOneof("outcome") for each in answered} == {"response"}
 
 
 def test_callers_without_a_name_are_limited_by_address(home: Path) -> None:
