@@ -4,7 +4,7 @@
 //
 // $most = 3: at most this many interactions
 // $limit = 20: how many to show
-MATCH (p:Product)
+MATCH (p:Product) WHERE p.deleted_at IS NULL
 WITH p, COUNT { (p)<-[:VIEWED|CLICKED|ADDED_TO_CART|WISHLISTED|PURCHASED|RATED|REVIEWED]-() } AS interactions
 WHERE interactions <= $most
 RETURN p.id AS product, p.title AS title, interactions, size(p.title) + size(p.description) AS text_characters,

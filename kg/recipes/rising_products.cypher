@@ -12,9 +12,9 @@ CALL () {
 }
 WITH max(at) AS now, $days * 86400000 AS period
 MATCH (p:Product)
-WHERE $category = '' OR EXISTS {
+WHERE p.deleted_at IS NULL AND ($category = '' OR EXISTS {
   MATCH (p)-[:IN_CATEGORY]->(:Category)-[:CHILD_OF*0..]->(c:Category) WHERE c.path = $category OR c.name = $category
-}
+})
 MATCH (p)<-[r:PURCHASED|RATED|REVIEWED]-()
 WHERE r.at > now - 2 * period
 WITH p, sum(CASE WHEN r.at > now - period THEN 1 ELSE 0 END) AS lately,

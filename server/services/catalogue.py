@@ -68,8 +68,10 @@ class CatalogService:
 
     async def GetProduct(self, request: GetProductRequest, context: Context) -> GetProductResponse:  # noqa: N802
         """Return a product."""
-        (product_id,) = product_ids("product_id", [request.product_id])
-        found = await self._link.run(lambda graph: find(graph, [product_id]))
+        check = Checker()
+        check.id("product_id", request.product_id)
+        check.finish()
+        found = await self._link.run(lambda graph: find(graph, [request.product_id]))
         if not found:
             raise _unknown()
         response = GetProductResponse(product=message_of(found[0]))

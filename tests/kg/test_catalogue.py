@@ -8,6 +8,7 @@ from kg.commits import ChangeKind
 from kg.extending import extended
 from kg.facts import Fact, facts_about, state, unknown_products, withdraw
 from kg.freeze import freeze
+from kg.recipes import load_recipe
 from kg.store import Graph
 from tests.kg.small_tables import SMALL, event, tables
 from tests.kg.test_extending import named
@@ -126,3 +127,12 @@ def test_what_others_read_of_a_change_makes_their_snapshot_a_new_export(graph: G
     assert catalogue == expected_catalogue
     orphaned = ("category Coffee > Cups", "CHILD_OF", "category Coffee")  # of categories without products, one may stay
     assert facts - {orphaned} == expected_facts - {orphaned}
+
+
+def test_recipes_leave_out_products_that_were_taken_out(graph: Graph) -> None:
+    graph.load(SMALL)
+    take_out(graph, ["cup", "tea"])
+    for name in ("never_bought", "cold_products", "rising_products"):
+        recipe = load_recipe(name)
+        found = graph.read(recipe.text, **{each.name: each.default for each in recipe.parameters})
+        assert not {"cup", "tea"} & {row[0] for row in found}
