@@ -143,6 +143,31 @@ def assert_stored_once(home: Path, acknowledged: set[str]) -> None:
     assert acknowledged <= set(stored), "lost"
 
 
+def kill_writer(path: Path, run: int, moments: random.Random) -> set[str]:
+    """Kill a process that writes a journal at a random moment; return what it has acknowledged."""
+    command = [sys.executable, "-m", "tests.server.journal_writer", str(path), str(run)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]  # it writes now
+        assert lines[0], "the writer does not start on what the kill before has left"
+        killer = threading.Timer(moments.uniform(0, 0.15), process.kill)  # the random moment itself
+        killer.start()
+        lines += process.stdout.readlines()
+        killer.join()
+    return {event_id for line in lines if line.endswith("\n") for event_id in line.split()}
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)])])
+def test_kills_of_the_writing_process_lose_nothing_and_store_nothing_twice(tmp_path: Path, kills: int) -> None:
+    moments = random.Random(3)
+    acknowledged: set[str] = set()
+    for run in range(kills):
+        acknowledged |= kill_writer(tmp_path / "journal.db", run, moments)
+    assert len({event_id.partition("-")[0] for event_id in acknowledged}) == kills
+    assert_stored_once(tmp_path, acknowledged)
+
+
 @pytest.mark.slow
 def test_two_kills_under_write_load_lose_no_acknowledged_event(home: Path) -> None:
     acknowledged = kill_under_load(home, 2, "--no-graph")
