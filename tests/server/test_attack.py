@@ -295,9 +295,11 @@ def test_more_calls_at_once_than_a_connection_may_have_wait_and_are_answered(hom
 def test_watchers_without_end_leave_room_for_others(home: Path) -> None:
     with running(home, max_streams=20) as server, grpc.insecure_channel(server.target, options=ALONE) as greedy:
         stub = health_pb2_grpc.HealthStub(greedy)
-        watching = [stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=60) for _ in range(40)]
-        for each in watching[:20]:
+        asked = health_pb2.HealthCheckRequest(service="")
+        watching = [stub.Watch(asked, timeout=60) for _ in range(20)]
+        for each in watching:
             next(each)
+        watching += [stub.Watch(asked, timeout=60) for _ in range(20)]  # these wait for a place
         with Client(server.target, timeout_s=30) as other:  # a connection of its own
             assert other.recommend("user-01", k=1).results
         for each in watching:
