@@ -75,6 +75,7 @@ class Reasoner:
         self.people = people or People(snapshot.histories, len(snapshot.products))
         self._snapshot = snapshot
         self._product_count = len(snapshot.products)
+        self._gone = frozenset(snapshot.products.taken_out.tolist())
         self._steps = adjacency(snapshot, relation_weights)
         self._up = climbing(self._steps, self._product_count)
         self._below = below(self._steps, self._up, self._product_count)
@@ -107,7 +108,7 @@ class Reasoner:
         starts: dict[int, Hop] = {}
         last: dict[int, int] = {}
         for product, code in done:
-            if product not in starts and len(starts) < HISTORY_PRODUCTS:
+            if product not in starts and len(starts) < HISTORY_PRODUCTS and product not in self._gone:
                 weight = math.exp(-_RECENCY * len(starts))
                 starts[product] = Hop(_INTERACTION_RELATIONS[code], True, USER_NODE, product, weight)
                 last[product] = code

@@ -45,7 +45,7 @@ class Followed:
 
 
 class People:
-    """The interactions of histories by product; immutable.
+    """The interactions of histories by product; may be shared between threads.
 
     Args:
         histories: of all users.
@@ -57,7 +57,12 @@ class People:
         products = self._histories.product_index
         self._row = np.argsort(products, kind="stable").astype(np.uint32)  # ascending rows: users ascending, in time
         self._user = self._histories.users_of_rows().astype(np.int32)
+        self._forgotten: set[int] = set()
         self._offsets = np.concatenate([[0], np.cumsum(np.bincount(products, minlength=product_count))])
+
+    def forget(self, user_index: int) -> None:
+        """Count a user no more; may be called from any thread."""
+        self._forgotten.add(user_index)
 
     def count(self, product_index: int) -> int:
         """Return how many interactions a product has; none if it came later."""
@@ -79,6 +84,8 @@ class People:
         rows = self._row[self._offsets[candidate] : self._offsets[candidate + 1]].astype(np.int64)
         users = self._user[rows]
         last = np.append(users[1:] != users[:-1], True) & (users != user_index)  # each user's last time
+        if self._forgotten:
+            last &= ~np.isin(users, list(self._forgotten))
         rows, users = rows[last][-_MOST_PEOPLE:], users[last][-_MOST_PEOPLE:]
         start = histories.offsets[users]
         lengths = rows - start  # what came before it: within a user, rows are in order of time

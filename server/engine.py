@@ -10,7 +10,6 @@ import structlog
 import torch
 
 from kg.paths import Reasoner
-from kg.people import People
 from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
@@ -71,7 +70,6 @@ class Engine:
         exclude_seen: what a question means that doesn't say whether seen products may be ranked.
         finder: what queries are answered with; None: no product fits any.
         rules: the shop's.
-        people: of the snapshot's histories, where they are known already.
     """
 
     def __init__(
@@ -83,7 +81,6 @@ class Engine:
         exclude_seen: bool,
         finder: Finder | None = None,
         rules: RuleBook | None = None,
-        people: People | None = None,
     ) -> None:
         self.artifact = artifact
         self.snapshot = snapshot
@@ -92,7 +89,7 @@ class Engine:
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
         self.writer = ResultWriter(self.product_ids)
-        self.reasoner = Reasoner(snapshot, artifact.relation_weights, people)
+        self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
         # By the clock, everything in years-old data has faded alike, which no training has seen.
@@ -155,7 +152,6 @@ class Engine:
             self._exclude_seen,
             finder,
             self.selection.rules,
-            people=self.reasoner.people,
         )
         engine.selection.take_over(self.selection)
         engine._users = self._users.with_scorer(artifact.scorer)

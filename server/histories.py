@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kg.people import People
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING, Vocabulary
 
@@ -55,6 +56,7 @@ class LiveHistories:
         self._users = snapshot.users
         # A memory map makes each slice a memory map again, at ten times the price of a plain array.
         self._stored = Histories(*(np.asarray(getattr(snapshot.histories, name)) for name in _COLUMNS))
+        self.people = People(self._stored, len(snapshot.products))  # for reasons; what others do later is not in it
         self._limit = limit
         self._appended: dict[str, _Appended] = {}
         self._count = 0
@@ -109,6 +111,7 @@ class LiveHistories:
             user_index = self._users.index(user_id)
             if user_index != MISSING:
                 self._hidden.add(user_index)
+                self.people.forget(user_index)
             for product_id, waiting in list(self._waiting.items()):
                 left = [each for each in waiting if each[0] != user_id]
                 self._waiting_count -= len(waiting) - len(left)

@@ -19,12 +19,13 @@ def explain(
     user: Annotated[str, typer.Argument(help="User id.")],
     product: Annotated[str, typer.Argument(help="Product id.")],
     reasons: Annotated[int, typer.Option(min=1, max=10, help="Largest number of reasons.")] = 3,
+    language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",
     target: Target = None,
     json: Json = False,
 ) -> None:
     """Say what a product's score is made of, and which paths lead to it."""
     with asking(target, settings_of(context)) as client:
-        answer = client.explain(user, product, max_reasons=reasons)
+        answer = client.explain(user, product, max_reasons=reasons, language=language)
     if json:
         console.emit_json(as_json(answer))
         return

@@ -28,6 +28,7 @@ def recommend(
         typer.Option("--seen/--no-seen", help="Rank products that the user has had.", show_default="as trained"),
     ] = None,
     reasons: Annotated[bool, typer.Option(help="Say why.")] = False,
+    language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",
     target: Target = None,
     json: Json = False,
 ) -> None:
@@ -41,6 +42,7 @@ def recommend(
             exclude_seen=None if seen is None else not seen,
             context=Context(seed_product_ids=seed) if seed else None,
             reasons=reasons,
+            language=language,
             details=True,
         )
     if json:

@@ -260,6 +260,22 @@ def test_people_who_went_on_to_a_product_are_a_reason_without_names() -> None:
     assert reasons(snapshot, [1], 0) == []  # one person is not told of
 
 
+def test_who_is_forgotten_is_counted_no_more() -> None:
+    snapshot = bought({f"u{number}": ["a0", "a1"] for number in range(4)})
+    reasoner = Reasoner(snapshot)
+    around = reasoner.surroundings(np.array([0]), np.array([BOUGHT]))
+    reasoner.people.forget(0)
+    assert reasoner.reasons(around, 1)[0].path.people == 3
+    reasoner.people.forget(1)
+    assert reasoner.reasons(around, 1) == []
+
+
+def test_a_product_that_was_taken_out_is_no_beginning() -> None:
+    snapshot = shop([("a1", "B", []), ("a2", "B", []), ("a3", "B", [])], [])
+    without = replace(snapshot, products=snapshot.products.changed([], ["a1"]))
+    assert [reason.path.start for reason in reasons(without, [0, 1], 2)] == [1]
+
+
 def test_the_user_is_not_among_the_people() -> None:
     snapshot = bought({f"u{number}": ["a0", "a1"] for number in range(3)})
     reasoner = Reasoner(snapshot)
