@@ -145,7 +145,8 @@ def interaction_of(snapshot: Snapshot, stored: StoredEvent) -> Interaction:
 def _interaction(
     snapshot: Snapshot, product_id: str, kind: InteractionType, at_ms: int, value: float | None
 ) -> Interaction:
-    return Interaction(snapshot.products.index(product_id), CODES[kind], at_ms, _NAN if value is None else value)
+    # Also of a product that was taken out: what users did with it still tells of them.
+    return Interaction(snapshot.products.place(product_id), CODES[kind], at_ms, _NAN if value is None else value)
 
 
 def _add(histories: LiveHistories, snapshot: Snapshot, user_id: str, product_id: str, interaction: Interaction) -> None:

@@ -138,12 +138,14 @@ def test_a_restart_knows_what_was_written_online(home: Path, graph: Graph) -> No
     graph.load(tables())
     with serving(home, graph) as client:
         client.upsert_products([product("lamp-1", "Brass desk lamp", brand="Acme")])
+        client.write_event(event("regular", "product-06", "purchase"))
         client.delete_products(["product-06"])
         soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
         client.write_event(event("guest", "lamp-1", "purchase"))
     with serving(home, graph) as client:
         soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
         soon(lambda: client.explain("guest", "lamp-1").result.components.history != 0)
+        assert client.recommend("regular", k=1).user_state == client.recommend("guest", k=1).user_state
         assert client.search("brass lamp", k=1).results[0].product_id == "lamp-1"
 
 
