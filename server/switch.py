@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+_WAIT_S = 5.0
+"""How long a change waits for a graph that is away: right after a start it may not be open yet."""
+
 T = TypeVar("T")
 To = Callable[[Traffic | None], Traffic]
 
@@ -108,15 +111,20 @@ class Switch:
 
     async def _tell(self, traffic: Traffic) -> int | None:
         """Commit the traffic for others to hear; return the commit's number, None where nobody does."""
-        if self._link is None or not self._link.configured:
+        link = self._link
+        if link is None or not link.configured:
             return None
 
         def work(commit: Commit) -> int:
             commit.note(ChangeKind.MODEL, traffic.as_json())
             return commit.number
 
+        def told() -> int:
+            with link.graph(_WAIT_S) as graph:
+                return graph.commit(work)
+
         try:
-            return await self._link.run(lambda graph: graph.commit(work))
+            return await asyncio.to_thread(told)
         except KgrankError as error:
             remedy = "Other servers have not heard of it: change it again once the graph is there."
             _log.error("traffic_not_told", active=traffic.active, reason=error.problem, remedy=remedy)

@@ -1,6 +1,7 @@
 """Who is answered by which model: shares, shadow, the way back; over restarts, without a dropped call."""
 
 import asyncio
+import shutil
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kg.store import Graph
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError, NotFoundError, RefusedError
 from kgrank.v1.model_service_pb2 import Traffic as TrafficMessage
@@ -24,7 +26,7 @@ from server.serving import Places, Serving
 from server.shadow import Shadow
 from server.traffic import Share, Traffic, place, read_traffic
 from tests.server.running import running
-from tests.server.shop import Shop
+from tests.server.shop import Shop, tables
 
 USERS = [f"user-{number:02}" for number in range(40)]
 
@@ -268,3 +270,36 @@ def test_no_call_fails_while_trials_come_and_go(home: Path, shop: Shop) -> None:
             thread.join()
     assert not failures
     assert set(answers) == set(shop.versions)
+
+
+@pytest.mark.neo4j
+def test_every_server_hears_of_a_change_and_the_later_one_wins(home: Path, shop: Shop, graph: Graph) -> None:
+    graph.load(tables())
+    other_home = Path(shutil.copytree(home, home.with_name("other")))
+    old, new = (f"models/{version}" for version in shop.versions)
+
+    @contextmanager
+    def connect() -> Iterator[Graph]:
+        yield graph
+
+    with (
+        running(home, connect) as first,
+        running(other_home, connect) as second,
+        Client(first.target, timeout_s=30) as one,
+        Client(second.target, timeout_s=30) as two,
+    ):
+        one.activate_model(old)
+        until(lambda: two.get_traffic().active == old)
+        two.set_traffic({new: 30})
+        until(lambda: one.get_traffic() == two.get_traffic())
+        assert [share.percent for share in one.get_traffic().shares] == [30]
+        asked = [one.recommend(user, k=1).model_version for user in USERS]
+        assert asked == [two.recommend(user, k=1).model_version for user in USERS]
+        assert len(set(asked)) == 2
+        one.activate_model(new)
+        until(lambda: two.get_traffic().active == new and not two.get_traffic().shares)
+        two.roll_back_model()
+        until(lambda: one.get_traffic().active == old)
+    # A restart has had all of these already, and hears none of them again.
+    with running(home, connect) as first, Client(first.target) as one:
+        assert one.get_traffic().active == old
