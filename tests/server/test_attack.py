@@ -121,9 +121,12 @@ def test_a_storm_of_requests_breaks_and_leaks_nothing(victim: Attacked) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_requests_break_and_leak_nothing(victim: Attacked) -> None:
-    asyncio.run(storm(victim.target, methods(), 5_000, seed=1))  # what is made once is made
-    before = victim.process.memory_info().rss
     weathered(victim, LONG, seed=2)
+    # Products that come and go are rows until the next snapshot; what leaves the catalogue alone must leave nothing.
+    calm = [method for method in methods() if method.containing_service.name != "CatalogService"]
+    asyncio.run(storm(victim.target, calm, 5_000, seed=3))
+    before = victim.process.memory_info().rss
+    asyncio.run(storm(victim.target, calm, 20_000, seed=4))
     grown = victim.process.memory_info().rss / before - 1
     assert grown < MOST_GROWTH, f"memory has grown by {grown:.1%}"
 
