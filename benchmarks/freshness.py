@@ -149,7 +149,7 @@ def _title(client: Client, product_id: str) -> str:
 
 
 def _new(brand: str, category: list[str], name: str, title: str = "") -> Product:
-    return product(name, title or f"Zeppelin {name}", brand=brand, category=category, price=5.0)
+    return product(name, title or f"Zeppelin qz{name}qz", brand=brand, category=category, price=5.0)
 
 
 def _rebuilt_s(home: Path) -> float:
