@@ -93,8 +93,10 @@ class Checker:
         if len(checked) > limit:
             self.refuse(field, f"has {len(checked)} ids; at most {limit} are allowed")
             return ()
-        for position, value in enumerate(checked):
-            self.id(f"{field}[{position}]", value)
+        # One look at all of them: each by itself costs more than to rank them.
+        if not all(checked) or 4 * max(map(len, checked), default=0) > MAX_ID_BYTES or has_control("".join(checked)):
+            for position, value in enumerate(checked):
+                self.id(f"{field}[{position}]", value)
         return checked
 
     def count(self, field: str, value: int, limit: int) -> int:

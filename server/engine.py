@@ -15,7 +15,7 @@ from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.retrieval import ProductIndex
-from model.scoring import GRAPH, TEXT, UserVectors, full_scores
+from model.scoring import GRAPH, TEXT, UserVectors
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
 from server.question import Fit, Question, Ranking, UserState
@@ -186,7 +186,9 @@ class Engine:
         now_ms = self.now_ms()
         resolved = self._resolve(question, now_ms)
         users = self._users.encode([(question.user_id, resolved.told)], now_ms)
-        scores = full_scores(self.artifact.scorer, users)[0].numpy()
+        scores = self.index.matrix @ users.vectors[0].numpy()  # in half of the time that torch takes for one user
+        product, added_score, _ = users.added(0)
+        scores[product] += added_score
         scores += self.selection.lifted(resolved.question, users)
         scores[self.snapshot.products.taken_out] = -np.inf
         return int((scores > scores[product_index]).sum()) + 1
