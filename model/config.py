@@ -21,7 +21,7 @@ class TextConfig(BaseModel):
     max_tokens: int = Field(64, ge=8, le=512, description="tokens read of each text")
     batch_tokens: int = Field(1024, ge=64, le=1_048_576, description="tokens, padding included, encoded at a time")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic of the encoder; auto takes bf16 where the processor has it"
+        "auto", description="arithmetic of the encoder; auto takes bf16 where it is the faster one"
     )
 
 

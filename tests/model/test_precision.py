@@ -1,0 +1,20 @@
+"""On which processors bf16 is taken: measured ones, as they describe themselves."""
+
+import pytest
+
+from model.precision import bf16_pays
+
+
+@pytest.mark.parametrize(
+    ("described", "pays"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16 sse", True),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile", True),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512f avx512_bf16 avx512_fp16", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2", False),
+        ("", False),
+    ],
+    ids=["Zen 4", "Sapphire Rapids", "Sapphire Rapids, matrix unit hidden", "Zen 3", "unknown"],
+)
+def test_bf16_is_taken_where_it_is_faster(described: str, pays: bool) -> None:
+    assert bf16_pays(described) == pays
