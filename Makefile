@@ -43,7 +43,7 @@ bench: $(READY) ## every benchmark: one JSON line each, ours and a peer in the s
 	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
 
 # A comparison that misses its data says so in the report; finished cells are kept under KGRANK_HOME.
-REPORTS := beauty completejourney ml-100k gift-cards ablation finetune stability
+REPORTS := beauty beauty-cold completejourney ml-100k gift-cards ablation finetune stability
 
 report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
 	@for name in $(REPORTS); do \

@@ -53,6 +53,7 @@ class ModelSpec(BaseModel):
         (), description="overrides to choose from on validation, by the first seed; the first may be empty"
     )
     trials: int | None = Field(None, ge=1, description="configurations tried for this baseline, instead of `trials`")
+    seeds: int | None = Field(None, ge=1, description="only the first so many of the comparison's seeds")
     tried_before: int = Field(
         0, ge=0, description="configurations tried on validation to get to this one, outside of this run"
     )

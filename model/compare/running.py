@@ -117,7 +117,7 @@ class _Run:
     def plan(self, section: Section, planned: Sequence[Variant]) -> None:
         """Count the cells of a section, and learn from those that are there how long each takes."""
         for variant in planned:
-            for seed in self.config.seeds:
+            for seed in self.config.seeds[: variant.seeds]:
                 cell = self.cell(section, variant, seed, None)
                 found = self.store.find(cell)
                 self.forecast.expect(cell, found.seconds if found else None, ours=variant.baseline is None)
@@ -194,7 +194,7 @@ class _Run:
         return best[1] if best else None
 
     def _ours(self, section: Section, variant: Variant, together: Sequence[Variant], tried: int) -> Entry:
-        cells = [self._trained(section, variant, together, seed) for seed in self.config.seeds]
+        cells = [self._trained(section, variant, together, seed) for seed in self.config.seeds[: variant.seeds]]
         return Entry(variant, [cell for cell in cells if cell is not None], tried)
 
     def _trained(
@@ -226,7 +226,8 @@ class _Run:
     def _peer(self, section: Section, variant: Variant) -> Entry:
         cells: list[tuple[Cell, Outcome]] = []
         chosen: Mapping[str, Any] | None = None
-        for place, seed in enumerate(self.config.seeds):
+        seeds = self.config.seeds[: variant.seeds]
+        for place, seed in enumerate(seeds):
             cell = self.cell(section, variant, seed, chosen)
             found = self.store.find(cell)
             there = found is not None
@@ -246,7 +247,7 @@ class _Run:
             cells.append((cell, found))
             chosen = cells[0][1].chosen
             if place == 1 and _same_lists(cells[0][1], found):
-                for other in self.config.seeds[2:]:
+                for other in seeds[2:]:
                     self._tell(replace(cell, seed=other), True, 0.0)
                 return Entry(variant, cells[:1], cells[0][1].tried, seedless=True)
         return Entry(variant, cells, cells[0][1].tried if cells else 0)

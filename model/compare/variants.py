@@ -30,6 +30,7 @@ class Variant:
         noise_at: in what is learned from, or in what a finished model is asked with.
         search: overrides to choose from.
         trials: configurations tried for a baseline; its grid when None.
+        seeds: the first so many seeds are taken; all when None.
         tried_before: configurations tried outside of the run.
         chosen: the overrides that were chosen, where there was a search.
     """
@@ -44,6 +45,7 @@ class Variant:
     noise_at: Literal["training", "scoring"] = "training"
     search: tuple[Mapping[str, object], ...] = ()
     trials: int | None = None
+    seeds: int | None = None
     tried_before: int = 0
     chosen: Mapping[str, object] | None = None
 
@@ -153,5 +155,6 @@ def _variant(
         noise_at=spec.noise_at,
         search=spec.search,
         trials=spec.trials or config.trials,
+        seeds=spec.seeds,
         tried_before=spec.tried_before,
     )
