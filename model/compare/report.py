@@ -4,10 +4,12 @@
         {data, protocol, question, users, candidates, models: [
             {name, title, group, seeds, tried, config, seconds, metrics: {name: {mean, low, high, seed_sd}},
              lead: {mean, low, high, p, p_holm}, curves: [[epoch, ndcg], ...]}],
+         oracle: {mean, low, high},
          slices: {history, popularity, age}}], goals: [...]}
 
 A user's value is the mean over the seeds; intervals and differences are over users. How far the seeds lie apart stands
-beside it, as a standard deviation.
+beside it, as a standard deviation. The oracle is what choosing for every user the one of the models that stand beside
+each other whose list turns out best would reach: how much they know that the best of them does not.
 """
 
 import platform
@@ -120,6 +122,7 @@ def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int) ->
         case = question.validation if stage == "validation" else question.test
         if not len(case):
             continue
+        models, oracle = _models(config, entries, index, stage, case, features, seed)
         table = {
             "data": section.data,
             "title": section.title,
@@ -128,7 +131,8 @@ def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int) ->
             "users": len(np.unique(case.user_index)),
             "answers": len(case.truth_product_index),
             "candidates": int(case.candidates.sum()),
-            "models": _models(config, entries, index, stage, case, features, seed),
+            "models": models,
+            "oracle": oracle,
         }
         if index == sliced:
             table["slices"] = _slices(config, entries, index, stage, case)
@@ -144,8 +148,8 @@ def _models(
     case: Case,
     features: sparse.csr_matrix,
     seed: int,
-) -> list[dict[str, Any]]:
-    """Return what a table says of each model."""
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Return what a table says of each model, and of the oracle, None where nothing stands beside another."""
     users_of_product = np.bincount(_pairs(case) % len(case.candidates), minlength=len(case.candidates))
     per_model: list[Floats] = []
     models: list[dict[str, Any]] = []
@@ -172,14 +176,19 @@ def _models(
             for column, (name, estimate) in enumerate(zip(METRICS, own, strict=True))
         } | {f"coverage@{_CUTOFF}": {"mean": model.pop("coverage"), "low": None, "high": None, "seed_sd": None}}
     names = [model["name"] for model in models]
+    column = slice(METRICS.index(config.metric), None, len(METRICS))
     if config.reference in names:
-        column = slice(METRICS.index(config.metric), None, len(METRICS))
         reference = names.index(config.reference)
         leads = differences(whole[:, column], means[:, column], reference)
         for row, (model, lead) in enumerate(zip(models, leads, strict=True)):
             if row != reference:
                 model["lead"] = asdict(lead.estimate) | {"p": lead.p, "p_holm": lead.p_holm}
-    return models
+    beside = whole[:, column][:, [model["group"] == MODELS for model in models]]
+    if beside.shape[1] < 2:
+        return models, None
+    best = beside.max(axis=1, keepdims=True)
+    (oracle,) = estimates(best, resampled_means(best, np.random.default_rng(seed), config.resamples))
+    return models, asdict(oracle)
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -96,6 +96,10 @@ def _sheet(document: Document, table: dict[str, Any], group: str, models: list[d
         if of_reference:
             row += ["", ""] if lead is None else [_signed(lead), _p(lead["p_holm"])]
         rows.append(row)
+    if group == MODELS and (oracle := table.get("oracle")):
+        interval = f"{_number(oracle['low'])}–{_number(oracle['high'])}"
+        row = ["best of these for each user (oracle)", _number(oracle["mean"]), interval]
+        rows.append(row + [""] * (len(columns) - len(row)))
     what = "" if group == MODELS else f" · {group}"
     sentence = f"{table['users']:,} users, {table['answers']:,} right products, {table['candidates']:,} candidates."
     strong = frozenset(row for row, model in enumerate(models) if model["name"] == reference)

@@ -10,7 +10,7 @@ import tomli_w
 
 from kg.errors import ConfigError
 from model.compare import fitting
-from model.compare.config import CompareConfig, read_comparison
+from model.compare.config import MODELS, CompareConfig, read_comparison
 from model.compare.goals import judged
 from model.compare.page import rewrite_block, write_report
 from model.compare.report import METRICS, build
@@ -229,6 +229,8 @@ def test_the_document_has_intervals_leads_and_slices(compared: Compared) -> None
     assert lead["p"] <= lead["p_holm"]
     assert "lead" not in models["ours"]
     assert document["comparisons"] == sum(len(table["models"]) - 1 for table in document["tables"])
+    beside = [model["metrics"]["ndcg@10"]["mean"] for model in models.values() if model["group"] == MODELS]
+    assert max(beside) <= table["oracle"]["mean"] <= sum(beside)
     assert [len(curve) for curve in models["ours"]["curves"]] == [1, 1, 1]
     assert sum(part["count"] for part in table["slices"]["history"]) == table["users"]
     met, unknown = document["goals"]
