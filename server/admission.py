@@ -1,9 +1,17 @@
-"""Admission: so many calls at once, and the next is refused before any work; who is in is served to the end."""
+"""Admission: so many calls at once, and none while others wait too long; refused before any work.
 
-from collections.abc import Iterator
+A burst on an idle server is taken in whole, up to the number of places: it is answered soon enough. When more comes in
+than is answered for a while, the wait grows to what callers would no longer wait for; so the wait, not the number,
+decides (as in CoDel, Nichols and Jacobson 2012, doi:10.1145/2208917.2209336). Who is in is served to the end.
+"""
+
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from server.errors import OverloadedError
+
+_REMEDY = "Try again a little later."
 
 
 class Admission:
@@ -11,21 +19,26 @@ class Admission:
 
     Args:
         places: calls that are worked on or wait for it, at most.
+        waited_s: how long the call that waits longest has waited.
+        most_s: with a longer wait than this, no call is taken in.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, waited_s: Callable[[], float] = lambda: 0.0, most_s: float = math.inf) -> None:
         self.places = places
         self.taken = 0
+        self._waited_s, self._most_s = waited_s, most_s
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Take a place for the length of a `with` block.
 
         Raises:
-            OverloadedError: there is none; try again later.
+            OverloadedError: there is none, or those who have one wait too long; try again later.
         """
         if self.taken >= self.places:
-            raise OverloadedError(f"{self.taken} requests are waiting", "Try again a little later.")
+            raise OverloadedError(f"{self.taken} requests are waiting", _REMEDY)
+        if (waited_s := self._waited_s()) > self._most_s:
+            raise OverloadedError(f"requests wait for {waited_s:.2f} s", _REMEDY)
         self.taken += 1
         try:
             yield

@@ -79,8 +79,9 @@ class Serving:
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
-        self.calls = Admission(settings.max_waiting)
+        self.calls = Admission(settings.max_waiting, lambda: self._batcher.waited_s, settings.max_wait_s)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
+        self._calls_to_find = Admission(settings.max_waiting, lambda: self._finding.waited_s, settings.max_wait_s)
 
     @property
     def present(self) -> Lineup | None:
@@ -145,8 +146,11 @@ class Serving:
         return await self._batcher.run(lambda: (engine.answer([found])[0], engine.place(found, product_index)))
 
     async def _found(self, engine: Engine, question: Question) -> Question:
-        """Return a question with what fits its query."""
-        return replace(question, fit=await self._finding.submit((engine, question))) if question.query else question
+        """Return a question with what fits its query; too many that are to be read are refused (`OverloadedError`)."""
+        if not question.query:
+            return question
+        with self._calls_to_find.place():
+            return replace(question, fit=await self._finding.submit((engine, question)))
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
