@@ -39,7 +39,7 @@ from server.journal import Journal
 from server.journal_file import StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
-from server.rule_keeper import RuleKeeper
+from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
 from server.services.catalogue import CatalogService
 from server.services.events import EventService
@@ -113,7 +113,13 @@ class Server:
         self._follower = Follower(self._link, self._memory, self._journal)
         self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots)
         self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
-        self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
+        self._rules = RuleKeeper(
+            self._serving.rules,
+            self._link,
+            journal_file.with_name(RULES_FILE),
+            settings.rules_wait_s,
+            self._rules_settled,
+        )
         self._follower.on(ChangeKind.RULE, self._rules.follow)
         self._catalogue = CatalogueFollowing(self._serving, self._link)
         for kind in KINDS:
@@ -125,6 +131,7 @@ class Server:
         self._server = self._make()
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen, say NOT_SERVING, and begin to load the model; return the port.
@@ -166,10 +173,12 @@ class Server:
             ) from error
 
     async def ready(self) -> bool:
-        """Wait until the model is loaded; return whether one is in service."""
+        """Wait until the model is loaded and the rules are known, or waited for no longer; return whether it serves."""
         if self._loading is not None:
             await self._loading
-        return self._serving.active is not None
+        if self._serving.active is not None:
+            await self._rules.settled()
+        return self._serving.ready
 
     @property
     def graph_open(self) -> bool:
@@ -190,6 +199,7 @@ class Server:
             self._refreshing.cancel()
         await self._server.stop(self._settings.drain_s)
         await self._follower.stop()
+        await self._rules.stop()
         await self._catalogue.stop()
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
@@ -245,9 +255,9 @@ class Server:
             return None
         answers = AnswerWatch(metrics)
         self._serving.observer = answers
-        state = State(self._serving, self._journal, answers, self._settings.tls.certificate_file)
+        state = State(self._serving, self._rules, self._journal, answers, self._settings.tls.certificate_file)
         metrics.registry.register(Gauges(state))
-        return Web(self._settings.watch, metrics.registry, lambda: self._serving.active is not None)
+        return Web(self._settings.watch, metrics.registry, lambda: self._serving.ready)
 
     async def _refresh(self) -> None:
         """Take up new tokens and keys as their files change."""
@@ -294,7 +304,15 @@ class Server:
         if (missed := self._catalogue.missed()) is not None:
             self._follower.go_back(missed)
         self._catalogue.prepare()
-        await self._say(_SERVING)
+        await self._say_ready()
+
+    def _rules_settled(self) -> None:
+        self._saying = asyncio.create_task(self._say_ready())
+
+    async def _say_ready(self) -> None:
+        """Say that this server serves, once it does."""
+        if self._serving.ready:
+            await self._say(_SERVING)
 
     async def _say(self, status: int) -> None:
         """Tell the health of the whole and of each service; models can be listed and activated at any time."""

@@ -66,6 +66,12 @@ class ServeSettings(BaseModel):
         le=3650,
         description="days that events stay in the journal: a graph restored from an older backup can't catch up",
     )
+    rules_wait_s: float = Field(
+        30,
+        ge=0,
+        le=86_400,
+        description="longest wait of a server that never read the shop's rules before it serves without them",
+    )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
     reflection: bool | None = Field(

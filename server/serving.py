@@ -112,6 +112,11 @@ class Serving:
         """The active model version."""
         return None if self._lineup is None else self._lineup.traffic.active
 
+    @property
+    def ready(self) -> bool:
+        """Whether ranking calls are answered: there is a model, and it is known what the shop blocks."""
+        return self._lineup is not None and not self.rules.awaited
+
     @contextmanager
     def admitted(self, *, reasons: bool, user_id: str = "") -> Iterator[Engine]:
         """Take a call in for the length of a `with` block, and yield the engine that serves all of it.
@@ -121,10 +126,12 @@ class Serving:
             user_id: whom it is for; empty: the active engine serves it.
 
         Raises:
-            NotServingError: there is no engine yet.
+            NotServingError: there is no engine yet, or the shop's rules are not known yet.
             OverloadedError: too many calls are there; nothing was done.
         """
         engine = self.lineup.engine_for(user_id)
+        if self.rules.awaited:
+            raise NotServingError("the shop's rules are not known yet", "Wait: the server asks the graph for them.")
         with self.calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
             yield engine
 
