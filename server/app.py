@@ -41,6 +41,7 @@ from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
+from server.searches_following import SearchesFollowing, index_searches
 from server.services.catalogue import CatalogService
 from server.services.events import EventService
 from server.services.models import ModelService
@@ -107,7 +108,7 @@ class Server:
         kept_ms = round(settings.journal_days * 24 * 3_600_000)
         self._journal = Journal(journal_file, self._committed, self._erased, kept_ms=kept_ms)
         self._serving = Serving(settings, places)
-        self._memory = Memory(self._serving.histories, self._journal)
+        self._memory = Memory(self._serving.histories, self._journal, self._serving.past)
         self._link = GraphLink(connect, self._graph_opening, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
         self._follower = Follower(self._link, self._memory, self._journal)
@@ -124,6 +125,8 @@ class Server:
         self._catalogue = CatalogueFollowing(self._serving, self._link)
         for kind in KINDS:
             self._follower.on(kind, self._catalogue.follow)
+        if self._serving.past is not None:
+            self._follower.each_commit = SearchesFollowing(self._link, self._serving.past).follow
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
         self._follower.on(ChangeKind.MODEL, self._switch.follow)
         self._web = self._watch()
@@ -223,7 +226,8 @@ class Server:
             ],
         )
         # Without a graph searches would wait in the journal for ever.
-        searches = SearchLog(self._journal, self._drain.wake) if self._link.configured else None
+        journal = self._journal if self._link.configured else None
+        searches = SearchLog(journal, self._drain.wake, self._serving.past)
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
             RANKING: RankingService(self._serving, limits, searches),
@@ -332,6 +336,7 @@ class Server:
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
         self._eraser.reconcile(graph)
+        index_searches(graph)
 
     def _graph_opened(self) -> None:
         """Hear from the link's thread that the graph is there."""

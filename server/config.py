@@ -44,6 +44,14 @@ class ServeSettings(BaseModel):
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
     search: bool = Field(True, description="answer Search and queries in contexts; false saves the memory of both")
+    past_search_weight: float = Field(
+        1.0,
+        ge=0,
+        le=20,
+        description="what a full fit with a user's latest search adds to later answers, in standard deviations of the "
+        "user's scores; 0: searches change nothing later",
+    )
+    past_search_half_life_hours: float = Field(24, gt=0, le=8760, description="after which a past search counts half")
     max_waiting: int = Field(
         512,
         ge=1,

@@ -29,6 +29,7 @@ from server.journal import Journal
 from server.lineup import Lineup
 from server.memory import extend, replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
+from server.past_searches import PastSearches
 from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
 from server.search.finder import Finder
@@ -76,6 +77,8 @@ class Serving:
         # Reading a query takes longer than scoring: in a thread of its own, so that no plain ranking waits for it.
         self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
         self.rules = RuleBook()
+        counted = settings.search and settings.past_search_weight > 0
+        self.past = PastSearches(settings.past_search_half_life_hours) if counted else None
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
@@ -152,8 +155,14 @@ class Serving:
         return await self._batcher.run(lambda: (engine.answer([found])[0], engine.place(found, product_index)))
 
     async def _found(self, engine: Engine, question: Question) -> Question:
-        """Return a question with what fits its query."""
-        return replace(question, fit=await self._finding.submit((engine, question))) if question.query else question
+        """Return a question with what fits its query, or else with what its user has searched for before."""
+        if question.query:
+            return replace(question, fit=await self._finding.submit((engine, question)))
+        searched = self.past.of(question.user_id) if self.past is not None and question.user_id else ()
+        if not searched or engine.selection.finder is None:
+            return question
+        asked = replace(question, searched=searched)
+        return replace(asked, lean=await self._finding.run(lambda: engine.selection.lean(asked)))
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
@@ -311,7 +320,15 @@ class Serving:
         if self._settings.search:
             before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
             finder = Finder.build(artifact, snapshot, before)
-        return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen, finder=finder, rules=self.rules)
+        return Engine.build(
+            artifact,
+            snapshot,
+            histories,
+            exclude_seen=exclude_seen,
+            finder=finder,
+            rules=self.rules,
+            past_search_weight=self._settings.past_search_weight,
+        )
 
     def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
         """Return a model over another snapshot than it was trained on, products that joined since among its own."""
