@@ -34,6 +34,7 @@ from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
+from server.spare_memory import give_back
 from server.traffic import Traffic
 
 LEAST_KNOWN = 0.5
@@ -230,6 +231,7 @@ class Serving:
         async with self._changing:
             if self._lineup is not None and change.product_ids:
                 await self._swap_in(await asyncio.to_thread(self.catalogue.changed, self._lineup, change))
+                await asyncio.to_thread(give_back)
 
     async def prepare_to_grow(self) -> None:
         """Make ready what new products need, so that they are ranked in the graph as soon as they come.
