@@ -259,6 +259,7 @@ class Server:
             return None
         answers = AnswerWatch(metrics)
         self._serving.observer = answers
+        self._serving.kept.heard = metrics.kept_answer
         state = State(self._serving, self._rules, self._journal, answers, self._settings.tls.certificate_file)
         metrics.registry.register(Gauges(state))
         return Web(self._settings.watch, metrics.registry, lambda: self._serving.ready)

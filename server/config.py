@@ -44,6 +44,12 @@ class ServeSettings(BaseModel):
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
     search: bool = Field(True, description="answer Search and queries in contexts; false saves the memory of both")
+    kept_answers_mib: int = Field(
+        32,
+        ge=0,
+        le=65_536,
+        description="memory for answers that are given again while nothing they depend on has changed; 0 keeps none",
+    )
     past_search_weight: float = Field(
         1.0,
         ge=0,

@@ -26,6 +26,7 @@ from server.engine import Engine
 from server.errors import ModelRefusedError, NotServingError
 from server.histories import LiveHistories
 from server.journal import Journal
+from server.kept_answers import KeptAnswers
 from server.lineup import Lineup
 from server.memory import extend, replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
@@ -80,6 +81,7 @@ class Serving:
         self.rules = RuleBook()
         counted = settings.search and settings.past_search_weight > 0
         self.past = PastSearches(settings.past_search_half_life_hours) if counted else None
+        self.kept = KeptAnswers(settings.kept_answers_mib << 20)
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
@@ -139,6 +141,13 @@ class Serving:
         with self.calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
             yield engine
 
+    def with_searches(self, question: Question) -> Question:
+        """Return a question with what its user has searched for lately, unless it has a query of its own."""
+        if self.past is None or not question.user_id or question.query:
+            return question
+        searched = self.past.of(question.user_id)
+        return replace(question, searched=searched) if searched else question
+
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
         ranking = await self._batcher.submit((engine, await self._found(engine, question)))
@@ -156,14 +165,12 @@ class Serving:
         return await self._batcher.run(lambda: (engine.answer([found])[0], engine.place(found, product_index)))
 
     async def _found(self, engine: Engine, question: Question) -> Question:
-        """Return a question with what fits its query, or else with what its user has searched for before."""
+        """Return a question with what fits its query, or else with where its user's searches point to."""
         if question.query:
             return replace(question, fit=await self._finding.submit((engine, question)))
-        searched = self.past.of(question.user_id) if self.past is not None and question.user_id else ()
-        if not searched or engine.selection.finder is None:
+        if not question.searched or engine.selection.finder is None:
             return question
-        asked = replace(question, searched=searched)
-        return replace(asked, lean=await self._finding.run(lambda: engine.selection.lean(asked)))
+        return replace(question, lean=await self._finding.run(lambda: engine.selection.lean(question)))
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
@@ -262,9 +269,11 @@ class Serving:
         # An engine belongs to one thread: a shadow that comes into service must have left its own.
         so_far = await self._end_shadow(lineup)
         self._lineup = lineup
+        self.kept.clear()
         self.catalogue.keep(lineup)
         for histories, engine in lineup.histories():
             histories.joined(engine.snapshot.products)
+            histories.copied_by(self.kept)
         if lineup.shadow is not None:
             self._shadow = Shadow(lineup.shadow, lambda: self._batcher.busy, so_far)
         # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
