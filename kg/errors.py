@@ -54,8 +54,12 @@ class GraphSetupError(GraphError):
     """The graph store is not set up for us: no such database, no right to write, an expired password."""
 
 
-class GraphFullError(GraphError):
-    """The graph store has no room left to write; nothing of the request was done."""
+class GraphDiskError(GraphError):
+    """The graph store can't write any more: its disk is full or failing, and it has to be restarted."""
+
+
+class GraphFullError(GraphDiskError):
+    """The graph store has no room left to write."""
 
 
 class GraphBusyError(GraphError):

@@ -33,6 +33,7 @@ from kg.embedded import embedded
 from kg.errors import (
     GraphAuthError,
     GraphBusyError,
+    GraphDiskError,
     GraphError,
     GraphFullError,
     GraphQueryError,
@@ -365,7 +366,7 @@ def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
     if "AccessMode" in code or "Writing in read access mode" in message:
         return GraphQueryError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
     if "TransactionLogError" in code or "No space left" in message or "critical error" in message:
-        kind = GraphFullError if "No space left" in message else GraphError
+        kind = GraphFullError if "No space left" in message else GraphDiskError
         return kind(
             f"the graph at {place} can't write: its disk is full or failing",
             "Free some space, then restart it (kgrank graph stop, kgrank graph start); what was committed is kept.",

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from kg.errors import (
     GraphAuthError,
     GraphBusyError,
+    GraphDiskError,
     GraphError,
     GraphFullError,
     GraphQueryError,
@@ -175,8 +176,10 @@ _TABLE: dict[type[Exception], _Status] = {
     GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5, "the graph does not answer"),
     GraphBusyError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_BUSY", 1, "the graph was too busy; nothing was done"),
     GraphFullError: _Status(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "GRAPH_FULL", 30, "the graph has no room left to write; nothing was done"
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "GRAPH_FULL", 30, "the graph has no room left to write"
     ),
+    # What Neo4j itself says of a full disk; it writes nothing any more before it was restarted.
+    GraphDiskError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_DISK", 30, "the graph can't write: see to its disk"),
     GraphAuthError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "GRAPH_SETUP", told=_SETUP),
     GraphSetupError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "GRAPH_SETUP", told=_SETUP),
     GraphQueryError: _DEFECT,

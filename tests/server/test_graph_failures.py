@@ -44,7 +44,14 @@ def answered(code: str, message: str = SAID) -> Exception:
         (answered("Neo.ClientError.Transaction.TransactionTimedOut"), UNAVAILABLE, "GRAPH_BUSY"),
         (answered("Neo.TransientError.Transaction.Terminated"), UNAVAILABLE, "GRAPH_BUSY"),
         (answered("Neo.DatabaseError.General.UnknownError", f"No space left: {SAID}"), EXHAUSTED, "GRAPH_FULL"),
-        (answered("Neo.DatabaseError.Transaction.TransactionLogError"), UNAVAILABLE, "GRAPH_FAILED"),
+        (answered("Neo.DatabaseError.Transaction.TransactionLogError"), UNAVAILABLE, "GRAPH_DISK"),
+        (
+            answered(
+                "Neo.DatabaseError.Transaction.TransactionStartFailed", "The database has encountered a critical error"
+            ),
+            UNAVAILABLE,
+            "GRAPH_DISK",
+        ),
         (answered("Neo.ClientError.Schema.ConstraintValidationFailed"), UNAVAILABLE, "GRAPH_FAILED"),
         (answered("Neo.DatabaseError.General.UnknownError"), UNAVAILABLE, "GRAPH_FAILED"),
         (answered("Neo.ClientError.Procedure.ProcedureNotFound"), UNAVAILABLE, "GRAPH_FAILED"),

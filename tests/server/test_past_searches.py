@@ -65,6 +65,19 @@ def test_the_same_words_count_once_from_the_last_time_and_the_latest_are_kept() 
     assert (past.of("ann"), past.users()) == ((), set())
 
 
+def test_memory_is_bounded_and_who_has_searched_longest_ago_goes_first() -> None:
+    clock = Clock()
+    past = PastSearches(24, clock, most_bytes=20_000)
+    for number in range(100):
+        past.note(f"user-{number}", [PastSearch("x" * 1000, clock.ms)])
+        past.note("regular", [PastSearch("lamp", clock.ms + number)])
+    assert {"regular", "user-99"} < past.users()
+    assert 5 < len(past.users()) < 20
+    for user_id in past.users():
+        past.forget(user_id)
+    assert past._bytes == 0
+
+
 def test_a_search_from_a_clock_that_runs_ahead_counts_as_one_of_now() -> None:
     clock = Clock()
     past = PastSearches(24, clock)
