@@ -172,9 +172,9 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     artifact = load_artifact(options.artifact)
-    snapshot = _snapshot(options.data, artifact)
+    snapshot = beauty_snapshot(options.data, artifact)
     judge = Judge(artifact, snapshot)
-    targets, base = _users(artifact, snapshot, options.users)
+    targets, base = users_before_last(artifact, snapshot, options.users)
     titles = snapshot.catalogue["title"].to_pylist()
     generator = np.random.default_rng(0)
     kinds: dict[str, list[Looked | None]] = {name: [] for name in ("exact", "dropped", "typos", "synonyms")}
@@ -268,7 +268,7 @@ QUERIES: dict[str, Callable[[str, np.random.Generator], str]] = {
 }
 
 
-def _users(artifact: Artifact, snapshot: Snapshot, count: int) -> tuple[Int64s, Float32s]:
+def users_before_last(artifact: Artifact, snapshot: Snapshot, count: int) -> tuple[Int64s, Float32s]:
     """Return the last product of some users, and their scores of all products `[B, P]` before they had it."""
     histories = snapshot.histories
     users = np.random.default_rng(1).choice(len(histories), min(count, len(histories)), replace=False)
@@ -287,7 +287,7 @@ def _users(artifact: Artifact, snapshot: Snapshot, count: int) -> tuple[Int64s, 
     return np.asarray(histories.product_index)[last].astype(np.int64), np.concatenate(blocks)
 
 
-def _snapshot(data: Path, artifact: Artifact) -> Snapshot:
+def beauty_snapshot(data: Path, artifact: Artifact) -> Snapshot:
     tables = {name: (Path(f"amazon-beauty/{name}.parquet"),) for name in ("interactions", "products")}
     config = DataConfig(
         source="tables",

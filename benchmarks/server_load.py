@@ -159,9 +159,14 @@ def rss_mib(process: "subprocess.Popen[str]") -> float:
 
 @contextmanager
 def server(home: Path, *arguments: str, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run `kgrank serve` over a home; yield its address and process once it serves."""
+    """Run `kgrank serve` over a home; yield its address and process once it serves.
+
+    It keeps no answers: the generator sends the same requests again and again, and what they take is what is measured.
+    """
     command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--no-graph", "--json", *arguments]
-    with process(command, os.environ | {"KGRANK_HOME": str(home)} | settings) as running:
+    with process(
+        command, os.environ | {"KGRANK_HOME": str(home), "KGRANK_SERVE__KEPT_ANSWERS_MIB": "0"} | settings
+    ) as running:
         yield json.loads(_line(running))["target"], running
 
 

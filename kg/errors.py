@@ -48,3 +48,23 @@ class GraphUnavailableError(GraphError):
 
 class GraphAuthError(GraphError):
     """The graph store refused the user or password."""
+
+
+class GraphSetupError(GraphError):
+    """The graph store is not set up for us: no such database, no right to write, an expired password."""
+
+
+class GraphDiskError(GraphError):
+    """The graph store can't write any more: its disk is full or failing, and it has to be restarted."""
+
+
+class GraphFullError(GraphDiskError):
+    """The graph store has no room left to write."""
+
+
+class GraphBusyError(GraphError):
+    """Others were in the way for too long; nothing of the request was done, and trying again helps."""
+
+
+class GraphQueryError(GraphError):
+    """The graph store does not understand a query, or it writes where that was not asked for."""

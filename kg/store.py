@@ -30,7 +30,17 @@ from kg.commits import (
 )
 from kg.config import GraphSettings
 from kg.embedded import embedded
-from kg.errors import GraphAuthError, GraphError, GraphUnavailableError, MissingExtraError
+from kg.errors import (
+    GraphAuthError,
+    GraphBusyError,
+    GraphDiskError,
+    GraphError,
+    GraphFullError,
+    GraphQueryError,
+    GraphSetupError,
+    GraphUnavailableError,
+    MissingExtraError,
+)
 from kg.exporting import export
 from kg.loading import LoadReport, load
 from kg.progress import SILENT, Progress
@@ -51,6 +61,9 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT_S = 10.0
 _COMMIT_RETRIES_S = 5.0
 _RETRY_AFTER_S = 0.05
+_BUSY_CODES = ("TransactionTimedOut", "Transaction.Terminated", "LockClientStopped")
+"""Ends of a transaction that the driver does not count as passing, and that leave nothing done."""
+
 _SCHEMES = {f"{name}{security}" for name in ("bolt", "neo4j") for security in ("", "+s", "+ssc")}
 
 
@@ -232,7 +245,8 @@ class Graph:
         Raises:
             GraphUnavailableError: the store does not answer; where it went away during the commit itself, the work may
                 have been done.
-            GraphError: the store refused it, or it was in the way of others for too long; nothing was done.
+            GraphBusyError: others were in the way for too long; nothing was done.
+            GraphError: the store refused it; nothing was done.
         """
         deadline = time.monotonic() + patience_s
         stale = True  # a pooled connection may be one to a store that has restarted since
@@ -347,14 +361,31 @@ def _our_errors(place: str) -> Iterator[None]:
 
 
 def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
+    """Return what an answer of the store means; only the text of the last one holds the store's own words."""
     message, code = str(error.message or ""), str(error.code or "")
     if "AccessMode" in code or "Writing in read access mode" in message:
-        return GraphError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
+        return GraphQueryError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
     if "TransactionLogError" in code or "No space left" in message or "critical error" in message:
-        return GraphError(
+        kind = GraphFullError if "No space left" in message else GraphDiskError
+        return kind(
             f"the graph at {place} can't write: its disk is full or failing",
             "Free some space, then restart it (kgrank graph stop, kgrank graph start); what was committed is kept.",
         )
+    if "DatabaseUnavailable" in code:
+        return GraphUnavailableError(f"the graph at {place} does not answer now", "Is it starting, or stopping?")
     if "DatabaseNotFound" in code:
-        return GraphError(f"the server at {place} has no such database", "Check KGRANK_NEO4J_DATABASE.")
+        return GraphSetupError(f"the server at {place} has no such database", "Check KGRANK_NEO4J_DATABASE.")
+    if isinstance(error, neo4j.exceptions.ForbiddenOnReadOnlyDatabase):
+        return GraphSetupError(f"the database at {place} can only be read", "Let it be written to.")
+    if isinstance(error, neo4j.exceptions.Forbidden) or "CredentialsExpired" in code:
+        return GraphSetupError(
+            f"the graph at {place} does not allow this user what a query needs",
+            f"Check the rights and the password of KGRANK_NEO4J_USER ({code}).",
+        )
+    if isinstance(error, neo4j.exceptions.TransientError) or any(each in code for each in _BUSY_CODES):
+        return GraphBusyError(
+            f"the graph at {place} was too busy for a query; nothing was done", f"Try again ({code})."
+        )
+    if ".Statement." in code:
+        return GraphQueryError(f"the graph refused a query: {message}", f"({code})")
     return GraphError(f"the graph refused a query: {message}", f"({code})")

@@ -39,8 +39,9 @@ from server.journal import Journal
 from server.journal_file import StoredEvent
 from server.memory import Memory
 from server.rpc import Front, service_handler
-from server.rule_keeper import RuleKeeper
+from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
+from server.searches_following import SearchesFollowing, index_searches
 from server.services.catalogue import CatalogService
 from server.services.events import EventService
 from server.services.models import ModelService
@@ -108,17 +109,25 @@ class Server:
         kept_ms = round(settings.journal_days * 24 * 3_600_000)
         self._journal = Journal(journal_file, self._committed, self._erased, kept_ms=kept_ms)
         self._serving = Serving(settings, places)
-        self._memory = Memory(self._serving.histories, self._journal)
+        self._memory = Memory(self._serving.histories, self._journal, self._serving.past)
         self._link = GraphLink(connect, self._graph_opening, self._graph_opened)
         self._drain = Drain(self._journal, self._link.graph)
         self._follower = Follower(self._link, self._memory, self._journal)
         self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots)
         self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
-        self._rules = RuleKeeper(self._serving.rules, self._link, journal_file.with_name("rules.json"))
+        self._rules = RuleKeeper(
+            self._serving.rules,
+            self._link,
+            journal_file.with_name(RULES_FILE),
+            settings.rules_wait_s,
+            self._rules_settled,
+        )
         self._follower.on(ChangeKind.RULE, self._rules.follow)
         self._catalogue = CatalogueFollowing(self._serving, self._link)
         for kind in KINDS:
             self._follower.on(kind, self._catalogue.follow)
+        if self._serving.past is not None:
+            self._follower.each_commit = SearchesFollowing(self._link, self._serving.past).follow
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
         self._follower.on(ChangeKind.MODEL, self._switch.follow)
         self._web = self._watch()
@@ -126,6 +135,7 @@ class Server:
         self._server = self._make()
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen, say NOT_SERVING, and begin to load the model; return the port.
@@ -167,10 +177,12 @@ class Server:
             ) from error
 
     async def ready(self) -> bool:
-        """Wait until the model is loaded; return whether one is in service."""
+        """Wait until the model is loaded and the rules are known, or waited for no longer; return whether it serves."""
         if self._loading is not None:
             await self._loading
-        return self._serving.active is not None
+        if self._serving.active is not None:
+            await self._rules.settled()
+        return self._serving.ready
 
     @property
     def graph_open(self) -> bool:
@@ -191,6 +203,7 @@ class Server:
             self._refreshing.cancel()
         await self._server.stop(self._settings.drain_s)
         await self._follower.stop()
+        await self._rules.stop()
         await self._catalogue.stop()
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
@@ -218,7 +231,8 @@ class Server:
             ],
         )
         # Without a graph searches would wait in the journal for ever.
-        searches = SearchLog(self._journal, self._drain.wake) if self._link.configured else None
+        journal = self._journal if self._link.configured else None
+        searches = SearchLog(journal, self._drain.wake, self._serving.past)
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
             RANKING: RankingService(self._serving, limits, searches),
@@ -250,9 +264,10 @@ class Server:
             return None
         answers = AnswerWatch(metrics)
         self._serving.observer = answers
-        state = State(self._serving, self._journal, answers, self._settings.tls.certificate_file)
+        self._serving.kept.heard = metrics.kept_answer
+        state = State(self._serving, self._rules, self._journal, answers, self._settings.tls.certificate_file)
         metrics.registry.register(Gauges(state))
-        return Web(self._settings.watch, metrics.registry, lambda: self._serving.active is not None)
+        return Web(self._settings.watch, metrics.registry, lambda: self._serving.ready)
 
     async def _refresh(self) -> None:
         """Take up new tokens and keys as their files change."""
@@ -299,7 +314,15 @@ class Server:
         if (missed := self._catalogue.missed()) is not None:
             self._follower.go_back(missed)
         self._catalogue.prepare()
-        await self._say(_SERVING)
+        await self._say_ready()
+
+    def _rules_settled(self) -> None:
+        self._saying = asyncio.create_task(self._say_ready())
+
+    async def _say_ready(self) -> None:
+        """Say that this server serves, once it does."""
+        if self._serving.ready:
+            await self._say(_SERVING)
 
     async def _say(self, status: int) -> None:
         """Tell the health of the whole and of each service; models can be listed and activated at any time."""
@@ -319,6 +342,7 @@ class Server:
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
         self._eraser.reconcile(graph)
+        index_searches(graph)
 
     def _graph_opened(self) -> None:
         """Hear from the link's thread that the graph is there."""

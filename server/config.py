@@ -44,6 +44,20 @@ class ServeSettings(BaseModel):
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
     search: bool = Field(True, description="answer Search and queries in contexts; false saves the memory of both")
+    kept_answers_mib: int = Field(
+        32,
+        ge=0,
+        le=65_536,
+        description="memory for answers that are given again while nothing they depend on has changed; 0 keeps none",
+    )
+    past_search_weight: float = Field(
+        1.0,
+        ge=0,
+        le=20,
+        description="what a full fit with a user's latest search adds to later answers, in standard deviations of the "
+        "user's scores; 0: searches change nothing later",
+    )
+    past_search_half_life_hours: float = Field(24, gt=0, le=8760, description="after which a past search counts half")
     max_waiting: int = Field(
         512,
         ge=1,
@@ -68,6 +82,12 @@ class ServeSettings(BaseModel):
         ge=1,
         le=3650,
         description="days that events stay in the journal: a graph restored from an older backup can't catch up",
+    )
+    rules_wait_s: float = Field(
+        30,
+        ge=0,
+        le=86_400,
+        description="longest wait of a server that never read the shop's rules before it serves without them",
     )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")

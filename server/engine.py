@@ -15,7 +15,7 @@ from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
 from model.retrieval import ProductIndex
-from model.scoring import GRAPH, TEXT, UserVectors
+from model.scoring import GRAPH, QUERY, TEXT, UserVectors
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
 from server.question import Fit, Question, Ranking, UserState
@@ -70,6 +70,7 @@ class Engine:
         exclude_seen: what a question means that doesn't say whether seen products may be ranked.
         finder: what queries are answered with; None: no product fits any.
         rules: the shop's.
+        past_search_weight: what a full fit with a past search adds, in standard deviations of the user's scores.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Engine:
         exclude_seen: bool,
         finder: Finder | None = None,
         rules: RuleBook | None = None,
+        past_search_weight: float = 0.0,
     ) -> None:
         self.artifact = artifact
         self.snapshot = snapshot
@@ -92,6 +94,7 @@ class Engine:
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
+        self._past_search_weight = past_search_weight
         # By the clock, everything in years-old data has faded alike, which no training has seen.
         behind_ms = _clock_ms() - snapshot.as_of_ms
         self._behind_ms = behind_ms if behind_ms > STALE_MS else 0
@@ -108,6 +111,7 @@ class Engine:
         exclude_seen: bool,
         finder: Finder | None = None,
         rules: RuleBook | None = None,
+        past_search_weight: float = 0.0,
     ) -> "Engine":
         """Build and warm an engine.
 
@@ -122,7 +126,7 @@ class Engine:
             )
         sample = sampled_users(artifact.scorer, snapshot, _SAMPLED_USERS)
         index = ProductIndex.build(artifact.scorer, sample)
-        engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules)
+        engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules, past_search_weight)
         if engine._behind_ms:
             days = engine._behind_ms // 86_400_000
             _log.warning("snapshot_is_of_the_past", days=days, ranked_as_of_ms=snapshot.as_of_ms)
@@ -152,6 +156,7 @@ class Engine:
             self._exclude_seen,
             finder,
             self.selection.rules,
+            self._past_search_weight,
         )
         engine.selection.take_over(self.selection)
         engine._users = self._users.with_scorer(artifact.scorer)
@@ -164,6 +169,7 @@ class Engine:
         now_ms = self.now_ms()
         resolved = [self._resolve(question, now_ms) for question in questions]
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
+        leans = [self._leaned(each.question, users, row) for row, each in enumerate(resolved)]
         whole = [row for row, each in enumerate(resolved) if each.candidates is None and not each.selected]
         searched = iter(self._search([resolved[row] for row in whole], users, whole) if whole else ())
         answers = []
@@ -174,7 +180,7 @@ class Engine:
                 answers.append(next(searched))
             else:
                 answers.append(self._rank(each, each.candidates, users.take([row])))
-        return answers
+        return [self._told_apart(ranking, lean) for ranking, lean in zip(answers, leans, strict=True)]
 
     def find(self, questions: Sequence[Question]) -> list[Fit]:
         """Return what fits the queries of questions; may be called in any thread."""
@@ -186,6 +192,7 @@ class Engine:
         now_ms = self.now_ms()
         resolved = self._resolve(question, now_ms)
         users = self._users.encode([(question.user_id, resolved.told)], now_ms)
+        self._leaned(resolved.question, users, 0)
         scores = self.index.matrix @ users.vectors[0].numpy()  # in half of the time that torch takes for one user
         product, added_score, _ = users.added(0)
         scores[product] += added_score
@@ -223,6 +230,24 @@ class Engine:
     def now_ms(self) -> int:
         """Return the moment to rank for."""
         return _clock_ms() - self._behind_ms
+
+    def _leaned(self, question: Question, users: UserVectors, row: int) -> Float32s | None:
+        """Let a user's vector lean to what it has searched for; return what was added to its text columns."""
+        if question.lean is None or not self._past_search_weight:
+            return None
+        unit = self.selection.unit_of(users.take([row]))
+        added: Float32s = question.lean * np.float32(self._past_search_weight * unit)
+        users.vectors.numpy()[row, self.artifact.scorer.blocks[TEXT]] += added
+        return added
+
+    def _told_apart(self, ranking: Ranking, added: Float32s | None) -> Ranking:
+        """Return a ranking with what past searches have added to the text component shown as `query`."""
+        if added is None:
+            return ranking
+        share = self.index.matrix[ranking.product_index][:, self.artifact.scorer.blocks[TEXT]] @ added
+        parts = ranking.parts
+        told = {TEXT: parts[TEXT] - share, QUERY: parts.get(QUERY, np.float32(0)) + share}
+        return replace(ranking, parts=parts | told)
 
     def _search(self, resolved: Sequence[_Resolved], users: UserVectors, rows: Sequence[int]) -> Iterable[Ranking]:
         """Rank the whole catalogue for the users of some rows of a batch."""
@@ -271,6 +296,8 @@ class Engine:
     def _resolve(self, question: Question, now_ms: int) -> _Resolved:
         if question.query and question.fit is None:
             question = replace(question, fit=self.find([question])[0])
+        if question.searched and question.lean is None:
+            question = replace(question, lean=self.selection.lean(question))
         told, unknown_told = self._told(question, now_ms)
         excluded, unknown_excluded = self._indices(question.exclude)
         left_out: list[npt.NDArray[np.integer]] = [excluded]
@@ -317,7 +344,7 @@ class Engine:
 
     def _state(self, question: Question, told: Sequence[Interaction]) -> UserState:
         length = self.histories.length(question.user_id)
-        if length:
+        if length or question.lean is not None:
             return UserState.WARM if length >= FEW_EVENTS else UserState.FEW_EVENTS
         looked_for = question.categories or (question.query and not question.only_found)
         return UserState.CONTEXT_ONLY if told or looked_for else UserState.COLD

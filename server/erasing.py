@@ -15,9 +15,10 @@ import structlog
 
 from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_since, user_key
-from kg.errors import GraphUnavailableError, SnapshotError
+from kg.errors import GraphError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
+from server.errors import ErasureWaitsError
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.memory import Memory
@@ -62,7 +63,7 @@ class Eraser:
         """Erase a user everywhere.
 
         Raises:
-            GraphUnavailableError: the graph is away; it is finished when that is back, by this server.
+            ErasureWaitsError: the graph is away or failed; it is finished when that is back, by this server.
             JournalError: it can't be written down; nothing is done.
         """
         if not self._link.configured:
@@ -71,9 +72,10 @@ class Eraser:
         await asyncio.to_thread(self._journal.intend_erasure, user_id)
         try:
             erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
-        except GraphUnavailableError as error:
-            raise GraphUnavailableError(
-                error.problem, "The erasure is written down, and is finished when the graph is back."
+        except GraphError as error:
+            raise ErasureWaitsError(
+                "the graph did not take the erasure",
+                "It is written down, and is finished when the graph is back, or when it is asked for again.",
             ) from error
         self._own.add(commit)
         return erased

@@ -15,7 +15,17 @@ from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
-from kg.errors import GraphUnavailableError, KgrankError
+from kg.errors import (
+    GraphAuthError,
+    GraphBusyError,
+    GraphDiskError,
+    GraphError,
+    GraphFullError,
+    GraphQueryError,
+    GraphSetupError,
+    GraphUnavailableError,
+    KgrankError,
+)
 from server.refusals import RefusalLog
 
 DOMAIN = "kgrank"
@@ -73,6 +83,14 @@ class SearchOffError(KgrankError):
     """The server was told not to answer searches."""
 
 
+class NoGraphError(GraphUnavailableError):
+    """The server was started without a graph."""
+
+
+class ErasureWaitsError(GraphUnavailableError):
+    """A user's erasure is written down and waits for the graph."""
+
+
 class OverloadedError(KgrankError):
     """Too many requests are waiting; refused before any work."""
 
@@ -115,10 +133,25 @@ class AuditError(KgrankError):
 
 @dataclass(frozen=True)
 class _Status:
+    """How a call ends.
+
+    Args:
+        code: gRPC's status.
+        reason: ours.
+        retry_after_s: how long to wait before trying again; None: that does not help.
+        told: what the caller is told instead of the error's own text, which says where the graph is.
+        traced: the log has the error itself, under an id that the caller gets.
+    """
+
     code: grpc.StatusCode
     reason: str
     retry_after_s: float | None = None
+    told: str = ""
+    traced: bool = False
 
+
+_DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT", told="the server failed", traced=True)
+_SETUP = "the graph does not accept this server; an operator has to mend that"
 
 _TABLE: dict[type[Exception], _Status] = {
     InvalidRequestError: _Status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"),
@@ -138,9 +171,21 @@ _TABLE: dict[type[Exception], _Status] = {
     DeniedError: _Status(grpc.StatusCode.PERMISSION_DENIED, "MISSING_ROLE"),
     RateLimitedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1),
     AuditError: _Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_FAILED", 30),
-    GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
+    NoGraphError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE"),
+    ErasureWaitsError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
+    GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5, "the graph does not answer"),
+    GraphBusyError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_BUSY", 1, "the graph was too busy; nothing was done"),
+    GraphFullError: _Status(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "GRAPH_FULL", 30, "the graph has no room left to write"
+    ),
+    # What Neo4j itself says of a full disk; it writes nothing any more before it was restarted.
+    GraphDiskError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_DISK", 30, "the graph can't write: see to its disk"),
+    GraphAuthError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "GRAPH_SETUP", told=_SETUP),
+    GraphSetupError: _Status(grpc.StatusCode.FAILED_PRECONDITION, "GRAPH_SETUP", told=_SETUP),
+    GraphQueryError: _DEFECT,
+    # Whatever else goes wrong in the graph; what it says may quote what was asked, so that only the log has it.
+    GraphError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_FAILED", 5, "the graph failed", traced=True),
 }
-_DEFECT = _Status(grpc.StatusCode.INTERNAL, "DEFECT")
 
 
 @dataclass(frozen=True)
@@ -166,13 +211,13 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
     """Return what a caller is told of an error; a defect is logged with its trace, under an id that the caller gets."""
     status = _status(error)
     metadata = {"request_id": request_id} if request_id else {}
-    if status is _DEFECT:
+    if status.traced:
         error_id = secrets.token_hex(8)
         metadata["error_id"] = error_id
-        message = f"the server failed; its log has the details under error_id {error_id}"
+        message = f"{status.told}; the server's log has the details under error_id {error_id}"
         _log.error("call_failed", method=method, error_id=error_id, request_id=request_id, exc_info=error)
     else:
-        message = _shortened(str(error).replace("\n", " "))
+        message = status.told or _shortened(str(error).replace("\n", " "))
         _REFUSALS.refused(method=method, reason=status.reason, request_id=request_id)
     details = [error_details_pb2.ErrorInfo(reason=status.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequestError):

@@ -81,6 +81,8 @@ class Follower:
         self._histories = histories
         self._journal = journal
         self._handlers: dict[ChangeKind, list[Handler]] = {}
+        self.each_commit: Callable[[int], Awaitable[None]] | None = None
+        """Told of every commit up to which all else has been applied, whatever it changed."""
         self._nudged = asyncio.Event()
         self._moved = asyncio.Condition()
         self._back_to: int | None = None
@@ -175,10 +177,21 @@ class Follower:
                     await _call(handler, changes)
         if page.events or self._histories.followed < page.until:
             self._histories.follow(page.events, behind, page.until)
+        await self._tell(page.until)
         async with self._moved:
             self.applied = page.until
             self._moved.notify_all()
         return page.more
+
+    async def _tell(self, until: int) -> None:
+        """Tell of the last commit; a defect there must not keep this server from all that comes after it."""
+        try:
+            if self.each_commit is not None:
+                await self.each_commit(until)
+        except KgrankError:
+            raise
+        except Exception:
+            _log.exception("commits_not_followed", until=until)
 
     def _read(self, graph: "Graph", after: int, behind: int) -> _Page:
         """Read what commits above `after` changed, and the interactions of those above `behind`; in a thread."""

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from kg.errors import GraphUnavailableError, KgrankError
+from server.errors import NoGraphError
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class GraphLink(Generic[G]):
             GraphUnavailableError: it is away, or went away meanwhile.
         """
         if self._connect is None:
-            raise GraphUnavailableError("this server runs without a graph", "Start it without --no-graph.")
+            raise NoGraphError("this server runs without a graph", "Start it without --no-graph.")
         with self._changed:
             self._changed.wait_for(lambda: self._graph is not None or self._leaving, wait_s)
             graph = self._graph

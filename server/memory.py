@@ -18,6 +18,7 @@ from server.errors import JournalError
 from server.histories import Interaction, LiveHistories
 from server.journal import Journal
 from server.journal_file import StoredEvent
+from server.past_searches import PastSearches
 
 _NAN = float("nan")
 _MOST_FOLLOWED = 100_000
@@ -34,10 +35,12 @@ class Memory:
     Args:
         held: returns the histories in service, each with an engine that answers from them.
         journal: the own journal.
+        past: what users have searched for; None where that is not remembered.
     """
 
-    def __init__(self, held: Held, journal: Journal) -> None:
+    def __init__(self, held: Held, journal: Journal, past: PastSearches | None = None) -> None:
         self._held = held
+        self._past = past
         self._journal = journal
         self._followed_ids: dict[str, None] = {}  # in order, the oldest first
 
@@ -51,6 +54,8 @@ class Memory:
 
     def forget(self, user_id: str, left: Sequence[StoredEvent]) -> None:
         """Forget a user but for some events of the own journal, that came after the user's erasure."""
+        if self._past is not None:
+            self._past.forget(user_id)
         for histories, engine in self._held():
             histories.forget([user_id])
             for stored in left:
@@ -58,8 +63,9 @@ class Memory:
                 _add(histories, engine.snapshot, user_id, stored.event.product_id, interaction)
 
     def users(self) -> set[str]:
-        """Return the id of every user with a history. May be called from any thread."""
-        return {user_id for histories, _ in self._held() for user_id in histories.users()}
+        """Return the id of every user with a history or a search. May be called from any thread."""
+        searched = set() if self._past is None else self._past.users()
+        return searched.union(*(histories.users() for histories, _ in self._held()))
 
     @property
     def followed(self) -> int:

@@ -110,6 +110,8 @@ class Question:
         categories: categories of the context, as paths; products below them are put forward.
         only_found: nothing but what fits the query may be ranked: a search.
         fit: what fits the query, once that is found.
+        searched: what the user has searched for lately, each with its weight (`server.past_searches`).
+        lean: the vector of that in the text component `[K]`, once it is made; at most of length 1.
         language: of the reasons, of `kg.wording.WORDINGS`.
         by_rules: what the shop blocks is left out; an explanation of one product leaves that aside.
         pinned: what the shop pins has its place.
@@ -128,6 +130,8 @@ class Question:
     categories: tuple[str, ...] = ()
     only_found: bool = False
     fit: Fit | None = None
+    searched: tuple[tuple[str, float], ...] = ()
+    lean: Float32s | None = None
     by_rules: bool = True
     pinned: bool = False
     language: str = "en"

@@ -115,12 +115,14 @@ class _Method:
                 async with self._recorded(self._audit, caller, request, context):
                     response = await self._answer(request, context)
             return response
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             code = _cancelled(context)
+            _let_go(error)
             raise
         except Exception as error:
             told = self._told(error, context)
             code = told.code
+            _let_go(error)
             await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
         finally:
             self._ended(code, time.perf_counter() - began_s, caller, context)
@@ -138,12 +140,14 @@ class _Method:
             async with nullcontext() if self._audit is None else self._recorded(self._audit, caller, asked, context):
                 async for response in self._answer(asked, context):
                     yield response
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit) as error:
             code = _cancelled(context)
+            _let_go(error)
             raise
         except Exception as error:
             told = self._told(error, context)
             code = told.code
+            _let_go(error)
             await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
         finally:
             self._ended(code, None, caller, context)
@@ -217,6 +221,17 @@ def _cancelled(context: Context) -> grpc.StatusCode:
     remaining_s = context.time_remaining()
     late = remaining_s is not None and remaining_s <= 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames of an error that was dealt with, and of those that led to it.
+
+    gRPC ties them into a cycle. They hold the engine that was asked, which has to go when the last call ends: what
+    stands in a cycle while engines are swapped is frozen then, and stays for ever (`Serving._swap_in`).
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _serialise(response: Message | bytes) -> bytes:

@@ -47,15 +47,17 @@ NO_EFFECT = Effect()
 class RuleBook:
     """Rules that follow each other; reading is safe from any thread.
 
-    `rules` is replaced in whole, so that a batch of questions sees one set of them.
+    `rules` is replaced in whole, so that a batch of questions sees one set of them. While they are `awaited`, nobody
+    knows yet what the shop blocks.
     """
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self.rules: tuple[Rule, ...] = tuple(rules)
+        self.awaited = False
 
     def replace(self, rules: Sequence[Rule]) -> None:
         """Let other rules hold from now on."""
-        self.rules = tuple(rules)
+        self.rules, self.awaited = tuple(rules), False
 
     def in_force(self, now_ms: int) -> tuple[Rule, ...]:
         """Return the rules that hold at a moment, by id."""

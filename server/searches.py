@@ -10,6 +10,7 @@ import structlog
 from kg.errors import KgrankError
 from server.journal import Journal, Stored
 from server.journal_file import WrittenSearch
+from server.past_searches import PastSearch, PastSearches
 
 _log = structlog.get_logger(__name__)
 
@@ -18,17 +19,23 @@ class SearchLog:
     """Stores searches on their way to the graph. Nobody waits for it: a search is answered whatever becomes of it.
 
     Args:
-        journal: where they wait.
+        journal: where they wait; None: they are remembered, and stored nowhere.
         stored: called when one is there, in the journal's thread.
+        past: remembers them; None: they change no later answer.
     """
 
-    def __init__(self, journal: Journal, stored: Callable[[], None]) -> None:
+    def __init__(self, journal: Journal | None, stored: Callable[[], None], past: PastSearches | None = None) -> None:
         self._journal = journal
         self._stored = stored
+        self._past = past
 
     def note(self, user_id: str, query: str) -> None:
-        """Store what a user has searched for."""
+        """Remember and store what a user has searched for."""
         search = WrittenSearch(uuid.uuid4().hex, user_id, query, time.time_ns() // 1_000_000)
+        if self._past is not None:
+            self._past.note(user_id, [PastSearch(query, search.at_ms)])
+        if self._journal is None:
+            return
         try:
             self._journal.append_search(search).add_done_callback(self._written)
         except KgrankError as error:

@@ -114,6 +114,10 @@ class Selection:
             return [Fit(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in questions]
         return self.finder.find([self._asked(question) for question in questions])
 
+    def lean(self, question: Question) -> Float32s | None:
+        """Return where the past searches of a question's user point to; safe in any thread."""
+        return None if self.finder is None else self.finder.lean(question.searched)
+
     def rank(self, question: Question, user: UserVectors, candidates: Int64s | None, leave_out: Int64s) -> Ranking:
         """Answer a question; state and missing ids are the caller's to fill in.
 
@@ -125,7 +129,7 @@ class Selection:
         """
         effect = self.effect()  # once: rules may change meanwhile
         pins = effect.pins if question.pinned else ()
-        unit, scope = self._unit_of(user), _Scope(leave_out, self._allowed(question, effect))
+        unit, scope = self.unit_of(user), _Scope(leave_out, self._allowed(question, effect))
         lifts = lifts_of(question, effect, self.filters, len(self._index))
         k = len(candidates if candidates is not None else ()) if question.k is None else question.k
         if question.only_found and question.fit is not None:
@@ -170,7 +174,7 @@ class Selection:
     def lifted(self, question: Question, user: UserVectors) -> Float32s:
         """Return what is added to the score of every product `[P]`, for a product's place among all."""
         lift = lifts_of(question, self.effect(), self.filters, len(self._index)).both
-        return np.zeros(len(self._index), np.float32) if lift is None else lift * np.float32(self._unit_of(user))
+        return np.zeros(len(self._index), np.float32) if lift is None else lift * np.float32(self.unit_of(user))
 
     def _left_out(self, question: Question, effect: Effect) -> Int64s:
         if not question.by_rules or not len(effect.blocked_index):
@@ -204,7 +208,7 @@ class Selection:
             allowed[excluded] = False
         return Asked(question.query, question.k or len(question.candidates or ()), allowed)
 
-    def _unit_of(self, user: UserVectors) -> float:
+    def unit_of(self, user: UserVectors) -> float:
         """Return the standard deviation of a user's scores."""
         return float((self._sample @ user.vectors[0].numpy()).std()) or 1.0
 

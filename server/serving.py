@@ -26,13 +26,16 @@ from server.engine import Engine
 from server.errors import ModelRefusedError, NotServingError
 from server.histories import LiveHistories
 from server.journal import Journal
+from server.kept_answers import KeptAnswers
 from server.lineup import Lineup
 from server.memory import extend, replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
+from server.past_searches import PastSearches
 from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
+from server.spare_memory import give_back
 from server.traffic import Traffic
 
 LEAST_KNOWN = 0.5
@@ -76,6 +79,9 @@ class Serving:
         # Reading a query takes longer than scoring: in a thread of its own, so that no plain ranking waits for it.
         self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
         self.rules = RuleBook()
+        counted = settings.search and settings.past_search_weight > 0
+        self.past = PastSearches(settings.past_search_half_life_hours) if counted else None
+        self.kept = KeptAnswers(settings.kept_answers_mib << 20)
         self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
@@ -113,6 +119,11 @@ class Serving:
         """The active model version."""
         return None if self._lineup is None else self._lineup.traffic.active
 
+    @property
+    def ready(self) -> bool:
+        """Whether ranking calls are answered: there is a model, and it is known what the shop blocks."""
+        return self._lineup is not None and not self.rules.awaited
+
     @contextmanager
     def admitted(self, *, reasons: bool, user_id: str = "") -> Iterator[Engine]:
         """Take a call in for the length of a `with` block, and yield the engine that serves all of it.
@@ -122,12 +133,21 @@ class Serving:
             user_id: whom it is for; empty: the active engine serves it.
 
         Raises:
-            NotServingError: there is no engine yet.
+            NotServingError: there is no engine yet, or the shop's rules are not known yet.
             OverloadedError: too many calls are there; nothing was done.
         """
         engine = self.lineup.engine_for(user_id)
+        if self.rules.awaited:
+            raise NotServingError("the shop's rules are not known yet", "Wait: the server asks the graph for them.")
         with self.calls.place(), self._calls_for_reasons.place() if reasons else nullcontext():
             yield engine
+
+    def with_searches(self, question: Question) -> Question:
+        """Return a question with what its user has searched for lately, unless it has a query of its own."""
+        if self.past is None or not question.user_id or question.query:
+            return question
+        searched = self.past.of(question.user_id)
+        return replace(question, searched=searched) if searched else question
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
         """Answer a question together with whatever else is waiting."""
@@ -146,11 +166,17 @@ class Serving:
         return await self._batcher.run(lambda: (engine.answer([found])[0], engine.place(found, product_index)))
 
     async def _found(self, engine: Engine, question: Question) -> Question:
-        """Return a question with what fits its query; too many that are to be read are refused (`OverloadedError`)."""
-        if not question.query:
+        """Return a question with what fits its query, or else with where its user's searches point to.
+
+        Raises:
+            OverloadedError: too many queries wait to be read.
+        """
+        if question.query:
+            with self._calls_to_find.place():
+                return replace(question, fit=await self._finding.submit((engine, question)))
+        if not question.searched or engine.selection.finder is None:
             return question
-        with self._calls_to_find.place():
-            return replace(question, fit=await self._finding.submit((engine, question)))
+        return replace(question, lean=await self._finding.run(lambda: engine.selection.lean(question)))
 
     async def reason(self, function: Callable[[], R]) -> R:
         """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
@@ -218,6 +244,7 @@ class Serving:
         async with self._changing:
             if self._lineup is not None and change.product_ids:
                 await self._swap_in(await asyncio.to_thread(self.catalogue.changed, self._lineup, change))
+                await asyncio.to_thread(give_back)
 
     async def prepare_to_grow(self) -> None:
         """Make ready what new products need, so that they are ranked in the graph as soon as they come.
@@ -248,9 +275,11 @@ class Serving:
         # An engine belongs to one thread: a shadow that comes into service must have left its own.
         so_far = await self._end_shadow(lineup)
         self._lineup = lineup
+        self.kept.clear()
         self.catalogue.keep(lineup)
         for histories, engine in lineup.histories():
             histories.joined(engine.snapshot.products)
+            histories.copied_by(self.kept)
         if lineup.shadow is not None:
             self._shadow = Shadow(lineup.shadow, lambda: self._batcher.busy, so_far)
         # What an engine holds stays: no collection need look through its many objects. It has no cycles, so that
@@ -308,7 +337,15 @@ class Serving:
         if self._settings.search:
             before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
             finder = Finder.build(artifact, snapshot, before)
-        return Engine.build(artifact, snapshot, histories, exclude_seen=exclude_seen, finder=finder, rules=self.rules)
+        return Engine.build(
+            artifact,
+            snapshot,
+            histories,
+            exclude_seen=exclude_seen,
+            finder=finder,
+            rules=self.rules,
+            past_search_weight=self._settings.past_search_weight,
+        )
 
     def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
         """Return a model over another snapshot than it was trained on, products that joined since among its own."""

@@ -124,10 +124,10 @@ def _compare(shadow: Engine, answers: Sequence[tuple[Engine, Question, Ranking]]
             continue
         served_ids = [engine.product_ids[index] for index in served.product_index.tolist()]
         began = time.perf_counter()
-        own = shadow.answer([replace(question, k=len(served_ids))])[0]
+        own = shadow.answer([replace(question, k=len(served_ids), lean=None)])[0]
         latency_ms = (time.perf_counter() - began) * 1000
         own_ids = {shadow.product_ids[index] for index in own.product_index.tolist()}
-        asked = replace(question, k=None, exclude_seen=False, exclude=(), candidates=tuple(served_ids))
+        asked = replace(question, k=None, lean=None, exclude_seen=False, exclude=(), candidates=tuple(served_ids))
         was, would = _both_scores(served_ids, served, shadow, shadow.answer([asked])[0])
         ordered = len(would) > 1 and bool(np.ptp(would) > 0)
         total = _sum(

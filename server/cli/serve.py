@@ -54,6 +54,7 @@ def serve(
             f"the package {error.name!r} is not installed; serving needs the extra `server`",
             "Install it: pip install 'kgrank[server]'",
         ) from error
+    from server.spare_memory import share_one_allocator
     from server.watch.logs import log_to_stderr
 
     settings = settings_of(context)
@@ -65,6 +66,7 @@ def serve(
     access = settings.serve.access.model_copy(update=at_home)
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
     log_to_stderr()
+    share_one_allocator()
     if count > 1 and process is None:
         _supervise(settings, json)
         return

@@ -10,6 +10,7 @@ from server.doctor.home import check_home
 from server.doctor.journal import check_journal
 from server.doctor.models import check_models
 from server.doctor.packages import check_packages
+from server.doctor.rules import check_rules
 from server.doctor.service import check_service
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _CHECKS: tuple[tuple[str, "Callable[[Settings], Iterator[Finding]]"], ...] = (
     ("graph", check_graph),
     ("models", check_models),
     ("journal", check_journal),
+    ("rules", check_rules),
     ("service", check_service),
 )
 

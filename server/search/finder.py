@@ -108,6 +108,19 @@ class Finder:
             for row, each in enumerate(asked)
         ]
 
+    def lean(self, searched: Sequence[tuple[str, float]]) -> Float32s | None:
+        """Return where past searches point to in the text component `[K]`, at most of length 1; None without one.
+
+        Args:
+            searched: queries as they were typed, each with its weight, above 0 and up to 1.
+        """
+        if self.encoder is None or not searched:
+            return None
+        vectors = self.encoder.encode([self._speller.corrected(query) or query for query, _ in searched])
+        weights = np.array([weight for _, weight in searched], np.float32)
+        lean: Float32s = weights @ vectors / max(np.float32(1), weights.sum())
+        return lean
+
     def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
         depth = max(_FEWEST, 2 * asked.k)
         worded, bm25 = self.words.find(text, depth, asked.allowed)

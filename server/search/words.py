@@ -8,6 +8,7 @@ the index of a changed catalogue shares all but the changed products with the on
 """
 
 import threading
+import weakref
 from functools import cached_property
 
 import numpy as np
@@ -49,7 +50,8 @@ class WordIndex:
         self._index = index
         self._writer = writer
         self._catalogue = catalogue
-        self._next: WordIndex | None = None
+        # Weakly: who holds on to an old index must not hold all that came after it.
+        self._next: weakref.ref[WordIndex] | None = None
         self._going_on = threading.Lock()
         index.reload()
         self._searcher = index.searcher()
@@ -80,11 +82,15 @@ class WordIndex:
             if catalogue.equals(self._catalogue):
                 return self
             if self._next is not None:
-                return self._next if catalogue.equals(self._next._catalogue) else WordIndex.build(snapshot)
+                following = self._next()
+                if following is not None and catalogue.equals(following._catalogue):
+                    return following
+                return WordIndex.build(snapshot)
             if len(catalogue) < len(self):
                 return WordIndex.build(snapshot)
-            self._next = self._extended(catalogue)
-            return self._next
+            following = self._extended(catalogue)
+            self._next = weakref.ref(following)
+            return following
 
     def _extended(self, catalogue: pa.Table) -> "WordIndex":
         changed = _changed(self._catalogue, catalogue)

@@ -95,30 +95,37 @@ class RankingService:
 
     async def _recommend(self, request: RecommendRequest) -> bytes:
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
-            question = recommend_question(request, self._limits, _now_ms())
-            ranking = await self._serving.answer(engine, question)
-            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-            response = RecommendResponse(
-                model_version=engine.model_version,
-                attribution_token=attribution_token(engine),
-                missing_ids=ranking.missing,
-                user_state=USER_STATES[ranking.state],
-            )
-            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
+            question = self._serving.with_searches(recommend_question(request, self._limits, _now_ms()))
+            return await self._listed(RecommendResponse, engine, question, request)
 
     async def Rank(self, request: RankRequest, context: Context) -> bytes:  # noqa: N802
         """Rank given candidates."""
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:
-            question = rank_question(request, self._limits, _now_ms())
+            question = self._serving.with_searches(rank_question(request, self._limits, _now_ms()))
+            return await self._listed(RankResponse, engine, question, request)
+
+    async def _listed(
+        self,
+        answer: type[RecommendResponse] | type[RankResponse],
+        engine: Engine,
+        question: Question,
+        request: RecommendRequest | RankRequest,
+    ) -> bytes:
+        """Return the answer to a question, worked out or given again; its attribution token is its own."""
+        kept = self._serving.kept
+        place = kept.place(engine, question, (answer, request.include_details, request.include_reasons))
+        body = kept.get(place)
+        if body is None:
             ranking = await self._serving.answer(engine, question)
             reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
-            response = RankResponse(
+            response = answer(
                 model_version=engine.model_version,
-                attribution_token=attribution_token(engine),
                 missing_ids=ranking.missing,
                 user_state=USER_STATES[ranking.state],
             )
-            return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
+            body = with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
+            kept.put(place, body, ranking.state)
+        return body + answer(attribution_token=attribution_token(engine)).SerializeToString()
 
     async def Search(self, request: SearchRequest, context: Context) -> bytes:  # noqa: N802
         """Find products by words and meaning, and rank them for the user."""
@@ -163,6 +170,7 @@ class RankingService:
         """Explain one score."""
         with self._serving.admitted(reasons=True, user_id=request.user_id) as engine:
             question, most = explain_question(request, _now_ms())
+            question = self._serving.with_searches(question)
             product_index = _known(engine, request.product_id)
             ranking, place = await self._serving.placed(engine, question, product_index)
             reasons = await self._reasons(engine, question, ranking, most)

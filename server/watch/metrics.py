@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.question import UserState
+
 _CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.2, 0.5, 1, 2, 5, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -38,6 +40,13 @@ class Metrics:
             "kgrank_answers", "Rankings, by how the user was known.", ["user_state"], registry=self.registry
         )
 
+        self._kept = Counter(
+            "kgrank_kept_answers",
+            "Questions whose answer was given again (hit), worked out (miss), or depends on the moment (passed).",
+            ["outcome"],
+            registry=self.registry,
+        )
+
     def method(self, name: str) -> "MethodMetrics":
         """Return what counts the calls of a method, by its full name."""
         return MethodMetrics(
@@ -51,6 +60,12 @@ class Metrics:
     def answers(self, user_state: str, count: int) -> None:
         """Count rankings for users who were known in one way."""
         self._answers.labels(user_state).inc(count)
+
+    def kept_answer(self, outcome: str, state: UserState | None) -> None:
+        """Count a question by what was done for it, and an answer that was given again as a ranking."""
+        self._kept.labels(outcome).inc()
+        if state is not None:
+            self.answers(state.value, 1)
 
 
 class MethodMetrics:

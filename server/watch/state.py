@@ -7,6 +7,7 @@ from pathlib import Path
 from kg.errors import KgrankError
 from server.access.tls import expires_s
 from server.journal import Journal
+from server.rule_keeper import RuleKeeper
 from server.serving import Serving
 from server.watch.answers import AnswerWatch
 from server.watch.metrics import Reading
@@ -17,13 +18,17 @@ class State:
 
     Args:
         serving: what is in service.
+        rules: the shop's.
         journal: the event journal.
         answers: what was seen of the answers.
         certificate: the server's certificate file, if it has one.
     """
 
-    def __init__(self, serving: Serving, journal: Journal, answers: AnswerWatch, certificate: Path | None) -> None:
-        self._serving, self._journal, self._answers, self._certificate = serving, journal, answers, certificate
+    def __init__(
+        self, serving: Serving, rules: RuleKeeper, journal: Journal, answers: AnswerWatch, certificate: Path | None
+    ) -> None:
+        self._serving, self._rules, self._journal = serving, rules, journal
+        self._answers, self._certificate = answers, certificate
 
     def __call__(self) -> Iterator[Reading]:
         """Yield the values of now."""
@@ -51,7 +56,8 @@ class State:
         lineup = self._serving.present
         versions = {} if lineup is None else dict.fromkeys(lineup.traffic.versions, 0.0) | {lineup.traffic.active: 1.0}
         yield "model_active", "1 for the model in service, 0 for those on trial.", "model_version", versions
-        yield "ready", "Whether a model is in service.", "", {"": float(lineup is not None)}
+        yield "ready", "Whether ranking calls are answered.", "", {"": float(self._serving.ready)}
+        yield "rules_known", "0 where the shop's rules were never read.", "", {"": float(self._rules.known)}
         if lineup is not None:
             snapshot = lineup.active.snapshot
             age_s = time.time() - snapshot.as_of_ms / 1000

@@ -27,18 +27,19 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, connect: Connect | None = None, **settings: Any) -> Iterator[Running]:
-    """Run a server on a free port until the block ends."""
+def running(home: Path, connect: Connect | None = None, *, ready: bool = True, **settings: Any) -> Iterator[Running]:
+    """Run a server on a free port until the block ends; it serves when the block begins, unless `ready` is not set."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()
     places = Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache")
 
     async def start() -> tuple[Server, int]:
-        made = ServeSettings(**{"port": 0, "drain_s": 5, **settings})
+        made = ServeSettings(**{"port": 0, "drain_s": 5, "rules_wait_s": 1, **settings})
         server = Server(made, places, home / "journal.db", connect)
         port = await server.start()
-        await server.ready()
+        if ready:
+            await server.ready()
         return server, port
 
     try:

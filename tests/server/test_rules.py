@@ -221,7 +221,9 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
         assert kgrank(home, "rules", "remove", "low").code == 0
         # Rules are the shop's, not a snapshot's: another change of the same one is the one that holds.
         client.upsert_rule(rule_service_pb2.Rule(rule_id="bolt", action=BLOCK, brand="Bolt"))
-        until(lambda: all(int(each[8:]) % 3 != 1 for each in ids(elsewhere.recommend("user-01", k=9).results)))
+        for each in (client, elsewhere):
+            until(lambda each=each: all(int(no[8:]) % 3 != 1 for no in ids(each.recommend("user-01", k=9).results)))
+        until(lambda: '"block"' in (home / "rules.json").read_text(encoding="utf-8"))
     # A server that starts while the graph is away goes on with the rules that it knew.
     nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
     with running(home, lambda: Graph.connect(nowhere, home / "graph")) as server, Client(server.target) as client:

@@ -78,7 +78,7 @@ class _UserStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     USER_STATE_WARM: _UserState.ValueType  # 1
     """Enough stored interactions."""
     USER_STATE_FEW_EVENTS: _UserState.ValueType  # 2
-    """A few stored interactions: fewer than five."""
+    """A few stored interactions, fewer than five, or nothing but searches of late."""
     USER_STATE_COLD: _UserState.ValueType  # 3
     """Nothing known: the answer is the same for all such users."""
     USER_STATE_CONTEXT_ONLY: _UserState.ValueType  # 4
@@ -92,7 +92,7 @@ USER_STATE_UNSPECIFIED: UserState.ValueType  # 0
 USER_STATE_WARM: UserState.ValueType  # 1
 """Enough stored interactions."""
 USER_STATE_FEW_EVENTS: UserState.ValueType  # 2
-"""A few stored interactions: fewer than five."""
+"""A few stored interactions, fewer than five, or nothing but searches of late."""
 USER_STATE_COLD: UserState.ValueType  # 3
 """Nothing known: the answer is the same for all such users."""
 USER_STATE_CONTEXT_ONLY: UserState.ValueType  # 4
@@ -240,7 +240,9 @@ class ScoreComponents(google.protobuf.message.Message):
     neighbours: builtins.float
     """What others had together with the history, product by product."""
     query: builtins.float
-    """Fit of the product with the words and the meaning of a query, or with the categories of the context."""
+    """Fit of the product with the words and the meaning of a query, with the categories of the context, or, where the
+    request has no query, with what the user has searched for lately.
+    """
     rule: builtins.float
     """What the shop's rules add: pinned, boosted or buried."""
     diversity: builtins.float

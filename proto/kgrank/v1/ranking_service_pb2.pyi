@@ -335,7 +335,7 @@ class SearchRequest(google.protobuf.message.Message):
     language_code: builtins.str
     """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     untracked: builtins.bool
-    """Do not store the search; one without a user is never stored."""
+    """Do not store the search, nor let it count in later answers; one without a user never is and never does."""
     @property
     def filter(self) -> kgrank.v1.common_pb2.Filter:
         """Which products may be found."""

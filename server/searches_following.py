@@ -1,0 +1,59 @@
+"""Searches that other servers took, and this one before it was started, from the graph.
+
+A search is not a `Change`: nobody has to hear of it at once, and there are many. Each commit that has some is found by
+its number, through an index of its own.
+"""
+
+from typing import TYPE_CHECKING
+
+from server.graph_link import GraphLink
+from server.past_searches import PastSearch, PastSearches
+
+if TYPE_CHECKING:
+    from kg.store import Graph
+
+_MOST = 100_000
+_INDEX = "CREATE INDEX searched_commit IF NOT EXISTS FOR ()-[r:SEARCHED]-() ON (r.commit)"
+_READ = """
+MATCH (u:User)-[s:SEARCHED]->(q:Query) WHERE s.commit > $after AND s.commit <= $until
+WITH u, s, q ORDER BY s.commit DESC LIMIT $most
+RETURN u.id, q.text, s.at
+"""
+
+
+def index_searches(graph: "Graph") -> None:
+    """Make the index by which searches are followed, where it is not there yet."""
+    graph.write(_INDEX)
+
+
+class SearchesFollowing:
+    """Reads searches of new commits into memory.
+
+    Args:
+        link: the graph.
+        past: the memory.
+    """
+
+    def __init__(self, link: "GraphLink[Graph]", past: PastSearches) -> None:
+        self._link = link
+        self._past = past
+        self._applied = 0
+
+    async def follow(self, until: int) -> None:
+        """Take the searches of commits up to one, the latest of them where there are very many.
+
+        Raises:
+            KgrankError: the graph is away or failed; nothing was taken.
+        """
+        if until < self._applied:  # the graph is another one
+            self._applied = 0
+        if until == self._applied:
+            return
+        after = self._applied
+        rows = await self._link.run(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
+        of_user: dict[str, list[PastSearch]] = {}
+        for user_id, query, at_ms in rows:
+            of_user.setdefault(user_id, []).append(PastSearch(query, at_ms))
+        for user_id, searches in of_user.items():
+            self._past.note(user_id, searches)
+        self._applied = until

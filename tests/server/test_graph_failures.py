@@ -1,0 +1,137 @@
+"""What a caller is told when the graph is there and fails: the truth, and nothing of what the database said."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import grpc
+import neo4j.exceptions
+import pytest
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
+
+from kg.errors import GraphError, GraphFullError
+from kg.store import Graph, _our_errors
+from kgrank.client import Client, product
+from kgrank.errors import CallError, OverloadedError, ServerUnavailableError
+from server.errors import Failure, failure
+from tests.server.running import running
+from tests.server.shop import tables
+
+PLACE = "bolt://graph.example:7687"
+SAID = "Node(17) with key 'ann-1337' in /var/lib/graph"
+UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+SETUP, INTERNAL = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INTERNAL
+
+
+def told_of(error: Exception) -> Failure:
+    with pytest.raises(GraphError) as ours, _our_errors(PLACE):
+        raise error
+    return failure(ours.value, method="m", request_id="")
+
+
+def answered(code: str, message: str = SAID) -> Exception:
+    """Return what the driver raises for an answer of the database."""
+    return neo4j.exceptions.Neo4jError._hydrate_neo4j(code=code, message=message)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (answered("Neo.TransientError.Transaction.DeadlockDetected"), UNAVAILABLE, "GRAPH_BUSY"),
+        (answered("Neo.TransientError.General.MemoryPoolOutOfMemoryError"), UNAVAILABLE, "GRAPH_BUSY"),
+        (answered("Neo.ClientError.Transaction.TransactionTimedOut"), UNAVAILABLE, "GRAPH_BUSY"),
+        (answered("Neo.TransientError.Transaction.Terminated"), UNAVAILABLE, "GRAPH_BUSY"),
+        (answered("Neo.DatabaseError.General.UnknownError", f"No space left: {SAID}"), EXHAUSTED, "GRAPH_FULL"),
+        (answered("Neo.DatabaseError.Transaction.TransactionLogError"), UNAVAILABLE, "GRAPH_DISK"),
+        (
+            answered(
+                "Neo.DatabaseError.Transaction.TransactionStartFailed", "The database has encountered a critical error"
+            ),
+            UNAVAILABLE,
+            "GRAPH_DISK",
+        ),
+        (answered("Neo.ClientError.Schema.ConstraintValidationFailed"), UNAVAILABLE, "GRAPH_FAILED"),
+        (answered("Neo.DatabaseError.General.UnknownError"), UNAVAILABLE, "GRAPH_FAILED"),
+        (answered("Neo.ClientError.Procedure.ProcedureNotFound"), UNAVAILABLE, "GRAPH_FAILED"),
+        (answered("Neo.TransientError.Database.DatabaseUnavailable"), UNAVAILABLE, "GRAPH_UNAVAILABLE"),
+        (answered("Neo.ClientError.General.ForbiddenOnReadOnlyDatabase"), SETUP, "GRAPH_SETUP"),
+        (answered("Neo.ClientError.Security.Forbidden"), SETUP, "GRAPH_SETUP"),
+        (answered("Neo.ClientError.Security.CredentialsExpired"), SETUP, "GRAPH_SETUP"),
+        (answered("Neo.ClientError.Security.Unauthorized"), SETUP, "GRAPH_SETUP"),
+        (answered("Neo.ClientError.Database.DatabaseNotFound"), SETUP, "GRAPH_SETUP"),
+        (answered("Neo.ClientError.Statement.SyntaxError"), INTERNAL, "DEFECT"),
+        (neo4j.exceptions.ServiceUnavailable(SAID), UNAVAILABLE, "GRAPH_UNAVAILABLE"),
+        (OSError(SAID), UNAVAILABLE, "GRAPH_UNAVAILABLE"),
+    ],
+)
+def test_each_failure_of_the_graph_has_a_status_and_tells_nothing_of_it(
+    error: Exception, code: grpc.StatusCode, reason: str
+) -> None:
+    told = told_of(error)
+    assert (told.code, told.reason) == (code, reason)
+    everything = told.message + told.details.decode(errors="replace")
+    assert not any(each in everything for each in ("ann-1337", "graph.example", "/var/lib", "Node(17)", "Neo."))
+
+
+def test_a_failure_that_only_the_log_explains_can_be_found_there() -> None:
+    told = told_of(answered("Neo.DatabaseError.General.UnknownError"))
+    status = status_pb2.Status.FromString(told.details)
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    assert re.fullmatch("[0-9a-f]{16}", info.metadata["error_id"])
+    assert info.metadata["error_id"] in told.message
+
+
+class _Full:
+    """A graph that reads, and whose disk is full: the real one's can't be filled in a test."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._graph, name)
+
+    def commit(self, *_: Any, **__: Any) -> None:
+        raise GraphFullError(f"the graph at {PLACE} can't write: its disk is full", "Free some.")
+
+
+@pytest.mark.neo4j
+def test_with_a_full_graph_writes_are_refused_and_reads_and_rankings_go_on(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    full: Any = _Full(graph)
+    with running(home, lambda: nullcontext(full)) as server, Client(server.target, timeout_s=30) as client:
+        with pytest.raises(OverloadedError) as refused:
+            client.upsert_products([product("lamp-1")])
+        assert refused.value.reason == "GRAPH_FULL"
+        assert PLACE not in str(refused.value)
+        assert client.recommend("user-00", k=3).results
+        assert [each.product_id for each in client.list_products(page_size=2).products] == ["product-00", "product-01"]
+
+
+@contextmanager
+def constraint(graph: Graph, text: str) -> Iterator[None]:
+    """Let a constraint hold that is none of ours, for the length of a block."""
+    graph.write(f"CREATE CONSTRAINT foreign_one {text}")
+    try:
+        yield
+    finally:
+        graph.write("DROP CONSTRAINT foreign_one")
+
+
+@pytest.mark.neo4j
+def test_a_transaction_that_fails_changes_nothing_and_says_so(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    with (
+        running(home, lambda: nullcontext(graph)) as server,
+        Client(server.target, timeout_s=30) as client,
+        constraint(graph, "FOR (c:Change) REQUIRE c.key IS UNIQUE"),
+    ):
+        client.upsert_products([product("lamp-1", "Brass lamp")])
+        with pytest.raises(CallError) as failed:
+            client.upsert_products([product("lamp-1", "Steel lamp")])
+        assert isinstance(failed.value, ServerUnavailableError)
+        assert failed.value.reason == "GRAPH_FAILED"
+        assert "lamp-1" not in str(failed.value)
+        assert graph.read("MATCH (p:Product {id: 'lamp-1'}) RETURN p.title") == [["Brass lamp"]]
