@@ -88,7 +88,7 @@ class Engine:
         self.index = index
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
-        self.writer = ResultWriter(self.product_ids)
+        self.writer = ResultWriter(snapshot.products.array)
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
