@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from server.threads import computing_threads
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -32,7 +33,7 @@ class Batcher(Generic[Q, A]):
         self._answer = answer
         self._max_batch = max_batch
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._thread = computing_threads(1, "score")
         self._running: asyncio.Task[None] | None = None
         self._came_s = -1.0
         self._gap_s = _LONGEST_GAP_S

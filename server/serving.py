@@ -4,7 +4,6 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
+from server.threads import computing_threads
 from server.traffic import Traffic
 
 LEAST_KNOWN = 0.5
@@ -76,7 +76,7 @@ class Serving:
         # Reading a query takes longer than scoring: in a thread of its own, so that no plain ranking waits for it.
         self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
         self.rules = RuleBook()
-        self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
+        self._reasons = computing_threads(_REASON_THREADS, "reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
         self.calls = Admission(settings.max_waiting)
