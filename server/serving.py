@@ -129,8 +129,10 @@ class Serving:
             yield engine
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
-        """Answer a question together with whatever else is waiting."""
-        ranking = await self._batcher.submit((engine, await self._found(engine, question)))
+        """Answer a question together with whatever else is waiting; a small one at once where nothing is."""
+        ranking = self._batcher.answered_here((engine, question)) if engine.is_small(question) else None
+        if ranking is None:
+            ranking = await self._batcher.submit((engine, await self._found(engine, question)))
         if self._shadow is not None:
             self._shadow.observe(engine, question, ranking)
         return ranking

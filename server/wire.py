@@ -88,7 +88,8 @@ class ResultWriter:
         rows[:, width:] = numbers.view(np.uint8).reshape(count, -1)
         if int(length.min()) == width:
             return rows.tobytes()
-        return rows[np.arange(rows.shape[1]) >= (width - length)[:, None]].tobytes()
+        kept = np.arange(rows.shape[1]) >= (width - length)[:, None]
+        return bytes(rows[kept].data)
 
 
 def _before_id(length: int) -> bytes:
