@@ -1,15 +1,18 @@
 """Concurrent questions are answered together: what arrives while a batch is being scored is the next batch.
 
 A batch has a price of its own, and takes the interpreter from the loop that brings the next items. So while items come
-at short intervals, a batch waits a moment for company; while they do not, it goes at once.
+at short intervals, a batch waits a moment for company; while they do not, it goes at once. An item that is answered in
+less time than the way to another thread and back takes need not go there.
 """
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from server.threads import computing_threads
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -32,7 +35,8 @@ class Batcher(Generic[Q, A]):
         self._answer = answer
         self._max_batch = max_batch
         self._waiting: deque[tuple[Q, asyncio.Future[A], float]] = deque()  # with the time when it came
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._thread = computing_threads(1, "score")
+        self._working = threading.Lock()  # whoever answers: the thread, or a caller in its own
         self._running: asyncio.Task[None] | None = None
         self._came_s = -1.0
         self._gap_s = _LONGEST_GAP_S
@@ -54,6 +58,15 @@ class Batcher(Generic[Q, A]):
                 self._waiting.remove(place)
             raise
 
+    def answered_here(self, item: Q) -> A | None:
+        """Return the answer to an item, made in the caller's thread; None while anything else waits or is worked on."""
+        if self._running is not None or not self._working.acquire(blocking=False):
+            return None
+        try:
+            return self._answer([item])[0]
+        finally:
+            self._working.release()
+
     @property
     def busy(self) -> bool:
         """Whether items wait, or are being answered."""
@@ -66,16 +79,21 @@ class Batcher(Generic[Q, A]):
 
     async def run(self, function: Callable[[], R]) -> R:
         """Run other work of the scoring thread, between batches; a cancelled caller's is not begun."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._alone, function)
 
     def close(self) -> None:
         """Release the thread, once its work is done."""
         self._thread.shutdown(wait=True)
 
+    def _alone(self, function: Callable[[], R]) -> R:
+        with self._working:
+            return function()
+
     def _answers(self, batch: Sequence[tuple[Q, asyncio.Future[A]]]) -> list[tuple[asyncio.Future[A], A]]:
         """Answer a batch, in the thread; who has gone away while it waited for the thread is passed over."""
         waiting = [(item, future) for item, future in batch if not future.cancelled()]
-        answers = self._answer([item for item, _ in waiting]) if waiting else ()
+        with self._working:
+            answers = self._answer([item for item, _ in waiting]) if waiting else ()
         return [(future, answer) for (_, future), answer in zip(waiting, answers, strict=True)]
 
     async def _run(self) -> None:

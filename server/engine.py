@@ -1,7 +1,7 @@
 """The engine: one model over one snapshot, built, warmed and swapped in whole; it answers batches of questions."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from server.histories import Interaction, LiveHistories
 from server.question import Fit, Question, Ranking, UserState
 from server.rulebook import RuleBook
 from server.search.finder import Finder
-from server.selection import Selection, parts_of
-from server.users import UserEncoder, sampled_users
+from server.selection import Selection, parts_of, parts_of_one
+from server.users import Encoded, UserEncoder, sampled_users, stacked
 from server.wire import ResultWriter
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +35,7 @@ STALE_MS = 90 * 24 * 60 * 60 * 1000
 
 _SAMPLED_USERS = 256
 _WARM_UP = (1, 4, 16)
+_FEW_CANDIDATES = 512
 _VIEW = CODES[InteractionType.VIEW]
 
 Int64s = npt.NDArray[np.int64]
@@ -90,7 +91,7 @@ class Engine:
         self.index = index
         self.model_version = artifact.manifest.model_version
         self.product_ids: list[str] = snapshot.products.array.to_pylist()
-        self.writer = ResultWriter(self.product_ids)
+        self.writer = ResultWriter(snapshot.products.array)
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._exclude_seen = exclude_seen
@@ -169,18 +170,33 @@ class Engine:
         now_ms = self.now_ms()
         resolved = [self._resolve(question, now_ms) for question in questions]
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
-        leans = [self._leaned(each.question, users, row) for row, each in enumerate(resolved)]
+        leant = [self._leant(each.question, user) for each, user in zip(resolved, users, strict=True)]
+        users = [user for user, _ in leant]
         whole = [row for row, each in enumerate(resolved) if each.candidates is None and not each.selected]
-        searched = iter(self._search([resolved[row] for row in whole], users, whole) if whole else ())
+        searched: Iterator[Ranking] = iter(())
+        if whole:
+            searched = self._search([resolved[row] for row in whole], stacked([users[row] for row in whole]))
         answers = []
-        for row, each in enumerate(resolved):
+        for each, user in zip(resolved, users, strict=True):
             if each.selected:
-                answers.append(self._select(each, users.take([row])))
+                answers.append(self._select(each, stacked([user])))
             elif each.candidates is None:
                 answers.append(next(searched))
             else:
-                answers.append(self._rank(each, each.candidates, users.take([row])))
-        return [self._told_apart(ranking, lean) for ranking, lean in zip(answers, leans, strict=True)]
+                answers.append(self._rank(each, each.candidates, user))
+        return [self._told_apart(ranking, added) for ranking, (_, added) in zip(answers, leant, strict=True)]
+
+    def is_small(self, question: Question) -> bool:
+        """Return whether a question is answered in a fraction of a millisecond, as those about a few products are."""
+        return (
+            question.candidates is not None
+            and len(question.candidates) <= _FEW_CANDIDATES
+            and not question.has_context
+            and not question.query
+            and not question.searched
+            and not self.selection.wanted_by(question)
+            and self._users.keeps(question.user_id, self.now_ms())
+        )
 
     def find(self, questions: Sequence[Question]) -> list[Fit]:
         """Return what fits the queries of questions; may be called in any thread."""
@@ -191,14 +207,15 @@ class Engine:
         """Return a product's place among all products for a user, from 1, nothing left out."""
         now_ms = self.now_ms()
         resolved = self._resolve(question, now_ms)
-        users = self._users.encode([(question.user_id, resolved.told)], now_ms)
-        self._leaned(resolved.question, users, 0)
-        scores = self.index.matrix @ users.vectors[0].numpy()  # in half of the time that torch takes for one user
-        product, added_score, _ = users.added(0)
-        scores[product] += added_score
-        scores += self.selection.lifted(resolved.question, users)
+        (user,) = self._users.encode([(question.user_id, resolved.told)], now_ms)
+        user, _ = self._leant(resolved.question, user)
+        scores: Float32s = (self.artifact.scorer.matrix @ torch.from_numpy(user.vector)).numpy()
+        scores[user.added_index] += user.added_score
+        lift = self.selection.lifted(resolved.question, user)
+        if lift is not None:
+            scores += lift
         scores[self.snapshot.products.taken_out] = -np.inf
-        return int((scores > scores[product_index]).sum()) + 1
+        return int(np.count_nonzero(scores > scores[product_index])) + 1
 
     @torch.inference_mode()
     def similar(self, product_index: int, question: Question) -> Ranking:
@@ -231,14 +248,14 @@ class Engine:
         """Return the moment to rank for."""
         return _clock_ms() - self._behind_ms
 
-    def _leaned(self, question: Question, users: UserVectors, row: int) -> Float32s | None:
-        """Let a user's vector lean to what it has searched for; return what was added to its text columns."""
+    def _leant(self, question: Question, user: Encoded) -> tuple[Encoded, Float32s | None]:
+        """Return a user whose vector leans to what was searched for, and what was added to its text columns."""
         if question.lean is None or not self._past_search_weight:
-            return None
-        unit = self.selection.unit_of(users.take([row]))
-        added: Float32s = question.lean * np.float32(self._past_search_weight * unit)
-        users.vectors.numpy()[row, self.artifact.scorer.blocks[TEXT]] += added
-        return added
+            return user, None
+        added: Float32s = question.lean * np.float32(self._past_search_weight * self.selection.unit_of(user.vector))
+        vector = user.vector.copy()  # the user's own is kept for other questions
+        vector[self.artifact.scorer.blocks[TEXT]] += added
+        return replace(user, vector=vector), added
 
     def _told_apart(self, ranking: Ranking, added: Float32s | None) -> Ranking:
         """Return a ranking with what past searches have added to the text component shown as `query`."""
@@ -249,13 +266,12 @@ class Engine:
         told = {TEXT: parts[TEXT] - share, QUERY: parts.get(QUERY, np.float32(0)) + share}
         return replace(ranking, parts=parts | told)
 
-    def _search(self, resolved: Sequence[_Resolved], users: UserVectors, rows: Sequence[int]) -> Iterable[Ranking]:
-        """Rank the whole catalogue for the users of some rows of a batch."""
-        chosen = users if len(rows) == len(users) else users.take(rows)
+    def _search(self, resolved: Sequence[_Resolved], users: UserVectors) -> Iterator[Ranking]:
+        """Rank the whole catalogue for the users of a batch."""
         found = self.index.search(
-            chosen, [each.leave_out for each in resolved], max(each.question.k or 1 for each in resolved)
+            users, [each.leave_out for each in resolved], max(each.question.k or 1 for each in resolved)
         )
-        parts = self._parts(chosen, found.product_index)
+        parts = parts_of(self.artifact.scorer, self.index, users, found.product_index)
         existing = np.isfinite(found.score).sum(1)
         for row, each in enumerate(resolved):
             best = slice(0, min(each.question.k or 1, int(existing[row])))
@@ -269,18 +285,15 @@ class Engine:
         corrected = "" if question.fit is None else question.fit.corrected
         return replace(ranking, state=resolved.state, missing=resolved.missing, corrected=corrected)
 
-    def _rank(self, resolved: _Resolved, candidates: Int64s, user: UserVectors) -> Ranking:
+    def _rank(self, resolved: _Resolved, candidates: Int64s, user: Encoded) -> Ranking:
         """Rank given candidates, all of them exactly."""
-        candidates = candidates[~np.isin(candidates, resolved.leave_out)]
-        parts = {name: part[0] for name, part in self._parts(user, candidates[None]).items()}
+        if len(resolved.leave_out):
+            candidates = candidates[~np.isin(candidates, resolved.leave_out)]
+        parts = parts_of_one(self.artifact.scorer, self.index, user, candidates)
         score = np.stack(list(parts.values())).sum(0, dtype=np.float32)
         order = np.argsort(-score, kind="stable")[: resolved.question.k]
         ordered = {name: part[order] for name, part in parts.items()}
         return Ranking(candidates[order], score[order], ordered, resolved.state, resolved.missing)
-
-    def _parts(self, users: UserVectors, product_index: Int64s) -> dict[str, Float32s]:
-        """Return each component's share of the scores of `product_index [B, K]`, as name to `[B, K]`."""
-        return parts_of(self.artifact.scorer, self.index, users, product_index)
 
     def _like(self, product_index: int) -> UserVectors:
         """Return the vector, as of a user, whose inner products are mean cosines with a product."""

@@ -25,6 +25,7 @@ from server.listing import Listing
 from server.question import NO_FILTER, NO_MIX, Fit, Question, Ranking
 from server.rulebook import NO_EFFECT, Effect, RuleBook, effect_of
 from server.search.finder import Asked, Finder
+from server.users import Encoded
 
 _SAMPLED_PRODUCTS = 1024
 _MOST_LEVELS = 8
@@ -129,7 +130,7 @@ class Selection:
         """
         effect = self.effect()  # once: rules may change meanwhile
         pins = effect.pins if question.pinned else ()
-        unit, scope = self.unit_of(user), _Scope(leave_out, self._allowed(question, effect))
+        unit, scope = self.unit_of(user.vectors[0].numpy()), _Scope(leave_out, self._allowed(question, effect))
         lifts = lifts_of(question, effect, self.filters, len(self._index))
         k = len(candidates if candidates is not None else ()) if question.k is None else question.k
         if question.only_found and question.fit is not None:
@@ -171,10 +172,10 @@ class Selection:
                 return listed
             depth *= 4
 
-    def lifted(self, question: Question, user: UserVectors) -> Float32s:
-        """Return what is added to the score of every product `[P]`, for a product's place among all."""
+    def lifted(self, question: Question, user: Encoded) -> Float32s | None:
+        """Return what is added to the score of every product `[P]`, for a product's place among all; None: nothing."""
         lift = lifts_of(question, self.effect(), self.filters, len(self._index)).both
-        return np.zeros(len(self._index), np.float32) if lift is None else lift * np.float32(self.unit_of(user))
+        return None if lift is None else lift * np.float32(self.unit_of(user.vector))
 
     def _left_out(self, question: Question, effect: Effect) -> Int64s:
         if not question.by_rules or not len(effect.blocked_index):
@@ -208,9 +209,9 @@ class Selection:
             allowed[excluded] = False
         return Asked(question.query, question.k or len(question.candidates or ()), allowed)
 
-    def unit_of(self, user: UserVectors) -> float:
-        """Return the standard deviation of a user's scores."""
-        return float((self._sample @ user.vectors[0].numpy()).std()) or 1.0
+    def unit_of(self, vector: Float32s) -> float:
+        """Return the standard deviation of the scores of a user's vector."""
+        return float((self._sample @ vector).std()) or 1.0
 
     def _best(
         self, question: Question, user: UserVectors, scope: _Scope, lifts: Lifts, unit: float, depth: int
@@ -261,3 +262,25 @@ def parts_of(
     whole, parts[HISTORY] = added(users, product_index, len(index))
     parts[NEIGHBOURS] = whole - parts[HISTORY]
     return parts
+
+
+def parts_of_one(
+    scorer: ScoringModel, index: ProductIndex, user: Encoded, product_index: Int64s
+) -> dict[str, Float32s]:
+    """Return each component's share of one user's scores of `product_index [K]`, as name to `[K]`: as `parts_of` does.
+
+    A batch of one takes twice as long: it has no use for what tells users apart.
+    """
+    products = index.matrix.take(product_index, axis=0)
+    parts: dict[str, Float32s] = {
+        name: np.einsum("kd,d->k", products[:, columns], user.vector[columns])
+        for name, columns in scorer.blocks.items()
+    }
+    history, neighbours = (np.zeros(len(product_index), np.float32) for _ in range(2))
+    if len(user.added_index):
+        place = np.minimum(np.searchsorted(user.added_index, product_index), len(user.added_index) - 1)
+        found = np.flatnonzero(user.added_index[place] == product_index)
+        place = place[found]
+        history[found] = user.added_history[place]
+        neighbours[found] = user.added_score[place] - user.added_history[place]
+    return parts | {HISTORY: history, NEIGHBOURS: neighbours}

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
 from server.spare_memory import give_back
+from server.threads import computing_threads
 from server.traffic import Traffic
 
 LEAST_KNOWN = 0.5
@@ -82,7 +82,7 @@ class Serving:
         counted = settings.search and settings.past_search_weight > 0
         self.past = PastSearches(settings.past_search_half_life_hours) if counted else None
         self.kept = KeptAnswers(settings.kept_answers_mib << 20)
-        self._reasons = ThreadPoolExecutor(_REASON_THREADS, thread_name_prefix="reasons")
+        self._reasons = computing_threads(_REASON_THREADS, "reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
         self.calls = Admission(settings.max_waiting, lambda: self._batcher.waited_s, settings.max_wait_s)
@@ -150,8 +150,10 @@ class Serving:
         return replace(question, searched=searched) if searched else question
 
     async def answer(self, engine: Engine, question: Question) -> Ranking:
-        """Answer a question together with whatever else is waiting."""
-        ranking = await self._batcher.submit((engine, await self._found(engine, question)))
+        """Answer a question together with whatever else is waiting; a small one at once where nothing is."""
+        ranking = self._batcher.answered_here((engine, question)) if engine.is_small(question) else None
+        if ranking is None:
+            ranking = await self._batcher.submit((engine, await self._found(engine, question)))
         if self._shadow is not None:
             self._shadow.observe(engine, question, ranking)
         return ranking

@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +23,7 @@ from scipy.stats import spearmanr
 
 from server.engine import Engine
 from server.question import Question, Ranking
+from server.threads import computing_threads
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Shadow:
         self.comparison = so_far or Comparison()
         self._busy = busy
         self._waiting: deque[tuple[Engine, Question, Ranking]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._thread = computing_threads(1, "shadow")
         self._running: asyncio.Task[None] | None = None
 
     def observe(self, engine: Engine, question: Question, served: Ranking) -> None:

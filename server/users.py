@@ -20,8 +20,8 @@ _WARMED_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A user's vector `[D]` and what is added to it, good while the history has this version."""
+class Encoded:
+    """A user's vector `[D]` and what is added to scores, as in `UserVectors`; good for this version of the history."""
 
     version: int
     at_ms: int
@@ -37,7 +37,7 @@ class UserEncoder:
     def __init__(self, scorer: ScoringModel, histories: LiveHistories) -> None:
         self._scorer = scorer
         self._histories = histories
-        self._kept: OrderedDict[str, _Encoded] = OrderedDict()
+        self._kept: OrderedDict[str, Encoded] = OrderedDict()
         histories.copied_by(self)
 
     def with_scorer(self, scorer: ScoringModel) -> "UserEncoder":
@@ -49,7 +49,11 @@ class UserEncoder:
         made._kept = self._kept
         return made
 
-    def encode(self, users: Sequence[tuple[str, Sequence[Interaction]]], now_ms: int) -> UserVectors:
+    def keeps(self, user_id: str, now_ms: int) -> bool:
+        """Return whether a user's vector is there already."""
+        return bool(user_id) and self._keep(user_id, now_ms) is not None
+
+    def encode(self, users: Sequence[tuple[str, Sequence[Interaction]]], now_ms: int) -> list[Encoded]:
         """Return the vectors of users, each an id (may be empty) and what its request tells besides."""
         rows = [self._keep(user_id, now_ms) if user_id and not told else None for user_id, told in users]
         fresh = [row for row, encoded in enumerate(rows) if encoded is None]
@@ -60,14 +64,14 @@ class UserEncoder:
             made = self._scorer.encode_users(histories, moments(histories, now_ms))
             vectors = made.vectors.numpy()
             for place, row in enumerate(fresh):
-                encoded = _Encoded(versions[place], now_ms, vectors[place], *made.added(place))
+                encoded = Encoded(versions[place], now_ms, vectors[place], *made.added(place))
                 rows[row] = encoded
                 user_id, told = users[row]
                 if user_id and not told:
                     self._kept[user_id] = encoded
             while len(self._kept) > CACHED_USERS:
                 self._kept.popitem(last=False)
-        return _stacked([encoded for encoded in rows if encoded is not None])
+        return [encoded for encoded in rows if encoded is not None]
 
     def warm(self, users: Sequence[str], now_ms: int) -> None:
         """Make the vectors of users beforehand, as many of the first as are kept."""
@@ -78,7 +82,7 @@ class UserEncoder:
         """Forget a user's vector; may be called from any thread. One that is being made now is not used again."""
         self._kept.pop(user_id, None)
 
-    def _keep(self, user_id: str, now_ms: int) -> _Encoded | None:
+    def _keep(self, user_id: str, now_ms: int) -> Encoded | None:
         encoded = self._kept.get(user_id)
         if encoded is None or encoded.version != self._histories.version(user_id):
             return None
@@ -103,7 +107,8 @@ def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserV
     return scorer.encode_users(sample, moments(sample, snapshot.as_of_ms))
 
 
-def _stacked(users: Sequence[_Encoded]) -> UserVectors:
+def stacked(users: Sequence[Encoded]) -> UserVectors:
+    """Return users as one batch."""
     return UserVectors(
         torch.from_numpy(np.stack([user.vector for user in users])),
         np.cumsum([0, *(len(user.added_index) for user in users)]).astype(np.int64),

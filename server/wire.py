@@ -2,13 +2,13 @@
 
 A list of a hundred products has a thousand fields; setting each in a message takes a third of what the whole answer
 costs. What a result says is of one shape unless reasons or details are asked for: its product, which is the same bytes
-every time, and six numbers. So both are laid side by side (protobuf, "Encoding"), and the test compares what is read
-back with the messages.
+every time, and six numbers. So both are laid side by side (protobuf, "Encoding"), those of all results at once, and the
+test compares what is read back with the messages.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kgrank.v1 import common_pb2
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT
@@ -50,12 +50,21 @@ class ResultWriter:
     """Writes results of one catalogue; may be shared between threads.
 
     Args:
-        product_ids: by product index.
+        product_ids: a string array, by product index.
     """
 
-    def __init__(self, product_ids: Sequence[str]) -> None:
-        self._product_ids = product_ids
-        self._beginnings: list[bytes | None] = [None] * len(product_ids)  # made when a product is first ranked
+    def __init__(self, product_ids: pa.Array) -> None:
+        ids = product_ids.cast(pa.large_binary())
+        lengths = pc.binary_length(ids).to_numpy(zero_copy_only=False)
+        before_ids = [_before_id(length) for length in range(int(lengths.max(initial=0)) + 1)]
+        headers = pa.array(before_ids, pa.large_binary()).take(pa.array(lengths))
+        beginnings = pc.binary_join_element_wise(headers, ids, pa.scalar(b"", pa.large_binary()))
+        self._length = lengths + np.array([len(each) for each in before_ids])[lengths]
+        # One after the other; in front of them is room for as many bytes as the longest has to be read before any end.
+        room = int(self._length.max(initial=0))
+        self._end = np.cumsum(self._length) + room
+        told = np.frombuffer(beginnings.buffers()[2] or b"", np.uint8)[: int(self._length.sum())]
+        self._told = np.concatenate([np.zeros(room, np.uint8), told])
 
     def results(self, ranking: Ranking) -> bytes:
         """Return a ranking's results as the field 1 of an answer, best first.
@@ -63,25 +72,31 @@ class ResultWriter:
         Args:
             ranking: without components other than `PLAIN`.
         """
-        numbers = np.full(len(ranking.product_index), _EMPTY)
+        count = len(ranking.product_index)
+        if not count:
+            return b""
+        numbers = np.full(count, _EMPTY)
         numbers["score"] = ranking.score
         for name, part in ranking.parts.items():
             numbers[name] = part
-        told, size = numbers.tobytes(), _NUMBERS.itemsize
-        beginnings = self._beginnings
-        pieces: list[bytes] = []
-        for at, index in enumerate(ranking.product_index.tolist()):
-            pieces.append(beginnings[index] or self._beginning(index))
-            pieces.append(told[at * size : (at + 1) * size])
-        return b"".join(pieces)
+        end, length = self._end[ranking.product_index], self._length[ranking.product_index]
+        width = int(length.max())
+        at = np.ndarray((len(self._told) - width + 1, width), np.uint8, self._told, strides=(1, 1))
+        # Beginnings end in the same column; what stands before the shorter ones is cut off.
+        rows = np.empty((count, width + _NUMBERS.itemsize), np.uint8)
+        rows[:, :width] = at[end - width]
+        rows[:, width:] = numbers.view(np.uint8).reshape(count, -1)
+        if int(length.min()) == width:
+            return rows.tobytes()
+        kept = np.arange(rows.shape[1]) >= (width - length)[:, None]
+        return bytes(rows[kept].data)
 
-    def _beginning(self, index: int) -> bytes:
-        """Return what stands before the numbers: the tag and length of the result, and its product id."""
-        product_id = self._product_ids[index].encode()
-        own = bytes([_tag(_RESULT["product_id"].number, _LENGTH_DELIMITED)]) + varint(len(product_id)) + product_id
-        made = bytes([_tag(_RESULTS, _LENGTH_DELIMITED)]) + varint(len(own) + _NUMBERS.itemsize) + own
-        self._beginnings[index] = made
-        return made
+
+def _before_id(length: int) -> bytes:
+    """Return what stands before a product id of so many bytes: the tags and lengths of its result, and its own."""
+    id_header = bytes([_tag(_RESULT["product_id"].number, _LENGTH_DELIMITED)]) + varint(length)
+    size = len(id_header) + length + _NUMBERS.itemsize
+    return bytes([_tag(_RESULTS, _LENGTH_DELIMITED)]) + varint(size) + id_header
 
 
 def is_plain(ranking: Ranking) -> bool:

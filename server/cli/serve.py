@@ -48,6 +48,7 @@ def serve(
     try:
         import grpc_health  # noqa: F401
         import grpc_reflection  # noqa: F401
+        import threadpoolctl  # noqa: F401
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -115,12 +116,16 @@ async def _run(
     process: int | None,
     json: bool,
 ) -> None:
+    from threadpoolctl import threadpool_limits
+
     from kg.store import Graph
     from server.app import Server, serve
     from server.journal_merge import merge
     from server.models import ModelFolder
     from server.serving import Places
 
+    # OpenBLAS's threads go on turning for 25 ms after each product, at the expense of every other thread; torch's wait.
+    threadpool_limits(1, "blas")
     if process is not None:
         settings = _of_process(settings, process)
     number = process or 0

@@ -107,7 +107,7 @@ class Coverage:
 
 
 class AnswerWatch:
-    """Looks at every batch of answers, in the thread that scores."""
+    """Looks at every batch of answers, in the thread that scores it."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -126,7 +126,8 @@ class AnswerWatch:
                     self._drift(engine).see(ranking)
         for state, count in states.items():
             self._metrics.answers(state.value, count)
-        for engine in {id(engine): engine for engine, _ in items}.values():
+        # Not with given candidates: those tell nothing of drift, and are answered where calls should not wait for this.
+        for engine in {id(engine): engine for engine, question in items if question.candidates is None}.values():
             self._drift(engine).learn(engine)
 
     @property

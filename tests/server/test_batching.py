@@ -144,3 +144,25 @@ def test_the_wait_is_that_of_the_oldest_item_not_begun_with() -> None:
         batcher.close()
 
     asyncio.run(run())
+
+
+def test_an_item_is_answered_at_once_only_while_nothing_else_is() -> None:
+    async def run() -> None:
+        gate = Gate()
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=8)
+        for work in (batcher.submit(1), batcher.run(lambda: gate([2]))):
+            gate.entered.clear()
+            gate.open.clear()
+            first = asyncio.create_task(work)
+            await entered(gate)
+            assert batcher.answered_here(3) is None
+            gate.open.set()
+            await first
+            assert batcher.answered_here(3) == 6
+        with pytest.raises(ValueError, match="minus one"):
+            batcher.answered_here(-1)
+        assert batcher.answered_here(4) == 8  # a failure gives the place back
+        assert gate.batches == [[1], [3], [2], [3], [-1], [4]]
+        batcher.close()
+
+    asyncio.run(run())

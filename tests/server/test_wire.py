@@ -1,6 +1,7 @@
 """Results that are written as bytes read back as the messages that they stand for."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from server.question import Ranking, UserState
 from server.wire import PLAIN, ResultWriter, embedded, is_plain, varint
 
 IDS = ["", "a", "é" * 40, "x" * 92, "y" * 93, "z" * 128, "w" * 256, "b"]
+WRITER = ResultWriter(pa.array(IDS))
 FLOATS = st.floats(width=32, allow_nan=False)
 
 
@@ -35,16 +37,24 @@ def test_bytes_read_back_as_messages(data: st.DataObject) -> None:
         result.components.SetInParent()
         for name, part in parts.items():
             setattr(result.components, name, float(part[place]))
-    writer = ResultWriter(IDS)
-    for _ in range(2):  # the second time, the beginnings are there
-        assert RecommendResponse.FromString(writer.results(ranking) + rest) == expected
+    assert RecommendResponse.FromString(WRITER.results(ranking) + rest) == expected
+
+
+def test_results_of_a_growing_and_of_an_empty_catalogue() -> None:
+    ones = np.ones(2, np.float32)
+    nothing = Ranking(np.empty(0, np.int64), ones[:0], {}, UserState.COLD)
+    assert ResultWriter(pa.array([], pa.string())).results(nothing) == b""
+    written = ResultWriter(pa.array(["of another catalogue", *IDS]).slice(1)).results(
+        Ranking(np.array([2, 7]), ones, {})
+    )
+    assert written == WRITER.results(Ranking(np.array([2, 7]), ones, {}))
 
 
 def test_every_list_has_its_results_in_the_same_field() -> None:
     for kind in (RecommendResponse, RankResponse, SearchResponse, SimilarProductsResponse):
         assert kind.DESCRIPTOR.fields_by_name["results"].number == 1
     ranking = Ranking(np.array([1]), np.ones(1, np.float32), {}, UserState.COLD)
-    inner = ResultWriter(IDS).results(ranking)
+    inner = WRITER.results(ranking)
     outer = BatchRecommendResponse(sequence=7).SerializeToString() + embedded(2, inner)
     read = BatchRecommendResponse.FromString(outer)
     assert (read.sequence, read.response.results[0].product_id) == (7, "a")
