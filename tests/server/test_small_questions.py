@@ -55,7 +55,7 @@ def test_only_small_questions_are_answered_in_the_thread_of_the_calls(
         return answer(engine, questions)
 
     products = shop.snapshot.products.array.to_pylist()
-    with running(home) as server, Client(server.target) as client:
+    with running(home, kept_answers_mib=0) as server, Client(server.target) as client:
         monkeypatch.setattr(Engine, "answer", noted)
         client.rank("user-01", products)
         client.rank("user-01", products * 6)  # more than are few
