@@ -54,7 +54,8 @@ def values(port: int) -> dict[tuple[str, ...], float]:
 
 @contextmanager
 def watched(home: Path, **settings: object) -> Iterator[tuple[Running, int]]:
-    with running(home, watch={"metrics_port": 0, **settings}) as server:
+    # Every answer is worked out: what is told of that is counted here.
+    with running(home, kept_answers_mib=0, watch={"metrics_port": 0, **settings}) as server:
         port = server.server.metrics_port
         assert port is not None
         yield server, port
