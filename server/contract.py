@@ -138,6 +138,8 @@ class Checker:
 
     def context(self, context: common_pb2.Context, now_ms: int) -> Told:
         """Check what a request tells of the moment."""
+        if not context.ByteSize():  # most requests tell nothing
+            return Told()
         seeds = self.ids("context.seed_product_ids", context.seed_product_ids, MAX_CONTEXT)
         query = query_of(self, "context.query", context.query) if context.query else ""
         categories = names_of(self, "context.categories", context.categories)
