@@ -72,11 +72,14 @@ def _snapshot(kind: Any, home: Path) -> Any:
 
 def _steps(home: Path, asked: list[tuple[str, str]]) -> dict[str, list[float]]:
     """Return milliseconds of what looking for reasons does, by step."""
+    import torch
+
     from kg.paths import Reasoner
     from kg.snapshot import Snapshot
     from model.artifact import load_artifact
     from model.counterfactual import score_drops, strengths
 
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # as the server does
     snapshot = _snapshot(Snapshot, home)
     artifact = load_artifact(next(path for path in (home / "artifacts").iterdir() if path.is_dir()))
     reasoner = Reasoner(snapshot, artifact.relation_weights)

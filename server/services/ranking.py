@@ -1,5 +1,6 @@
 """RankingService: Recommend, one or many at a time, Rank, Search, SimilarProducts, Explain."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -117,7 +118,7 @@ class RankingService:
         body = kept.get(place)
         if body is None:
             ranking = await self._serving.answer(engine, question)
-            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            reasons = await self._reasons(engine, question, ranking) if request.include_reasons else []
             response = answer(
                 model_version=engine.model_version,
                 missing_ids=ranking.missing,
@@ -134,7 +135,7 @@ class RankingService:
             if engine.selection.finder is None:
                 raise SearchOffError("this server does not answer searches", "Set serve.search to true.")
             ranking = await self._serving.answer(engine, question)
-            reasons = await self._reasons(engine, question, ranking, DEFAULT_REASONS) if request.include_reasons else []
+            reasons = await self._reasons(engine, question, ranking) if request.include_reasons else []
             if self._searches is not None and question.user_id and not request.untracked:
                 self._searches.note(question.user_id, question.query)
             response = SearchResponse(
@@ -172,8 +173,11 @@ class RankingService:
             question, most = explain_question(request, _now_ms())
             question = self._serving.with_searches(question)
             product_index = _known(engine, request.product_id)
-            ranking, place = await self._serving.placed(engine, question, product_index)
-            reasons = await self._reasons(engine, question, ranking, most)
+            # Beside each other: counting is one matrix product, which leaves the interpreter to the search for reasons.
+            (ranking, place), reasons = await asyncio.gather(
+                self._serving.placed(engine, question, product_index),
+                self._reasons_of(engine, question, [product_index], most),
+            )
             response = ExplainResponse(
                 rank=place,
                 model_version=engine.model_version,
@@ -183,9 +187,13 @@ class RankingService:
             fill(lambda: response.result, engine, ranking, details=True, reasons=reasons)
             return response
 
-    async def _reasons(self, engine: Engine, question: Question, ranking: Ranking, most: int) -> list[list[Reason]]:
+    async def _reasons(self, engine: Engine, question: Question, ranking: Ranking) -> list[list[Reason]]:
+        return await self._reasons_of(engine, question, ranking.product_index.tolist(), DEFAULT_REASONS)
+
+    async def _reasons_of(
+        self, engine: Engine, question: Question, products: list[int], most: int
+    ) -> list[list[Reason]]:
         history = engine.history(question)
-        products = ranking.product_index.tolist()
         told = engine.only_told(question)
         return await self._serving.reason(
             lambda: reasons_for(
