@@ -1,17 +1,22 @@
-"""Admission: so many calls at once, and none while others wait too long; refused before any work.
+"""Admission: so many calls at once, and the next is refused before any work; who is in is served to the end.
 
-A burst on an idle server is taken in whole, up to the number of places: it is answered soon enough. When more comes in
-than is answered for a while, the wait grows to what callers would no longer wait for; so the wait, not the number,
-decides (as in CoDel, Nichols and Jacobson 2012, doi:10.1145/2208917.2209336). Who is in is served to the end.
+How many is a matter of time as much as of places: behind a queue that takes longer than callers wait, every answer is
+late and none is of use. The wait is the calls that are in, times the seconds from one answer to the next while many are
+in (Little, 1961).
 """
 
-import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from server.errors import OverloadedError
 
-_REMEDY = "Try again a little later."
+_MANY = 32
+"""Fewer calls are let in however long they take: with two batches, one is waiting when the other is answered. And
+only while as many are in do intervals tell what the server can do, not how often it is asked."""
+
+_NEWNESS = 0.01
+"""An interval's part in the mean: answers come in batches, and a hundred of them smooth that."""
 
 
 class Admission:
@@ -19,28 +24,58 @@ class Admission:
 
     Args:
         places: calls that are worked on or wait for it, at most.
-        waited_s: how long the call that waits longest has waited.
-        most_s: with a longer wait than this, no call is taken in.
+        longest_wait_s: nobody is let in who would wait longer for its turn; None: places alone count.
+        clock: tells seconds.
     """
 
-    def __init__(self, places: int, waited_s: Callable[[], float] = lambda: 0.0, most_s: float = math.inf) -> None:
+    def __init__(
+        self, places: int, longest_wait_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.places = places
         self.taken = 0
-        self._waited_s, self._most_s = waited_s, most_s
+        self._longest_wait_s = longest_wait_s
+        self._clock = clock
+        self._each_s = 0.0
+        self._answered_s = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """How long a call that comes now is going to wait."""
+        return self.taken * self._each_s
+
+    @property
+    def full(self) -> bool:
+        """Whether the next call is refused."""
+        if self.taken >= self.places:
+            return True
+        return self._longest_wait_s is not None and self.taken >= _MANY and self.wait_s > self._longest_wait_s
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Take a place for the length of a `with` block.
 
         Raises:
-            OverloadedError: there is none, or those who have one wait too long; try again later.
+            OverloadedError: there is none; try again later.
         """
-        if self.taken >= self.places:
-            raise OverloadedError(f"{self.taken} requests are waiting", _REMEDY)
-        if (waited_s := self._waited_s()) > self._most_s:
-            raise OverloadedError(f"requests wait for {waited_s:.2f} s", _REMEDY)
+        if self.full:
+            raise no_place()
+        if not self.taken:
+            self._answered_s = self._clock()  # nobody was waited for until now
         self.taken += 1
         try:
             yield
+            self._answered()
         finally:
             self.taken -= 1
+
+    def _answered(self) -> None:
+        """Learn how long an answer takes; who leaves without one teaches nothing."""
+        now_s = self._clock()
+        if self.taken >= _MANY:
+            self._each_s += _NEWNESS * (now_s - self._answered_s - self._each_s)
+        self._answered_s = now_s
+
+
+def no_place() -> OverloadedError:
+    """Return the error for a call that finds no place."""
+    return OverloadedError("as many requests are waiting as may", "Try again a little later.")

@@ -244,7 +244,13 @@ class Server:
             RULES: RuleService(self._link, self._follower, limits),
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
-        server.add_generic_rpc_handlers(tuple(service_handler(*each, self._front) for each in servicers.items()))
+        places = {RANKING: self._serving.calls}
+        server.add_generic_rpc_handlers(
+            tuple(
+                service_handler(service, servicer, self._front, places.get(service))
+                for service, servicer in servicers.items()
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflects():
             names = [service.full_name for service in servicers]

@@ -34,7 +34,7 @@ class Batcher(Generic[Q, A]):
     def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int) -> None:
         self._answer = answer
         self._max_batch = max_batch
-        self._waiting: deque[tuple[Q, asyncio.Future[A], float]] = deque()  # with the time when it came
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._thread = computing_threads(1, "score")
         self._working = threading.Lock()  # whoever answers: the thread, or a caller in its own
         self._running: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class Batcher(Generic[Q, A]):
         came_s, self._came_s = self._came_s, loop.time()
         self._gap_s += _NEWNESS * (min(self._came_s - came_s, _LONGEST_GAP_S) - self._gap_s)
         future: asyncio.Future[A] = loop.create_future()
-        place = (item, future, self._came_s)
+        place = (item, future)
         self._waiting.append(place)
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -71,11 +71,6 @@ class Batcher(Generic[Q, A]):
     def busy(self) -> bool:
         """Whether items wait, or are being answered."""
         return self._running is not None
-
-    @property
-    def waited_s(self) -> float:
-        """How long the item that waits longest has waited to be begun with; 0 when none waits."""
-        return asyncio.get_running_loop().time() - self._waiting[0][2] if self._waiting else 0.0
 
     async def run(self, function: Callable[[], R]) -> R:
         """Run other work of the scoring thread, between batches; a cancelled caller's is not begun."""
@@ -102,7 +97,7 @@ class Batcher(Generic[Q, A]):
             while self._waiting:
                 if len(self._waiting) < self._max_batch and self._gap_s < _PATIENCE_S:
                     await asyncio.sleep(_PATIENCE_S)
-                batch = [self._waiting.popleft()[:2] for _ in range(min(self._max_batch, len(self._waiting)))]
+                batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
                 if not batch:  # all of them went away
                     break
                 try:

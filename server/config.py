@@ -64,8 +64,8 @@ class ServeSettings(BaseModel):
         le=100_000,
         description="ranking calls at once before new ones are refused; half of them with reasons",
     )
-    max_wait_s: float = Field(
-        0.2, gt=0, le=60, description="ranking calls are refused while one has waited longer than this to be scored"
+    longest_wait_s: float = Field(
+        0.25, gt=0, le=60, description="seconds that a ranking call may have to wait before new ones are refused"
     )
     processes: int = Field(1, ge=1, le=256, description="server processes that share the port, each with its journal")
     reuse_port: bool = Field(

@@ -217,8 +217,26 @@ def failure(error: Exception, *, method: str, request_id: str) -> Failure:
         message = f"{status.told}; the server's log has the details under error_id {error_id}"
         _log.error("call_failed", method=method, error_id=error_id, request_id=request_id, exc_info=error)
     else:
-        message = status.told or _shortened(str(error).replace("\n", " "))
+        message = status.told or _message(error)
         _REFUSALS.refused(method=method, reason=status.reason, request_id=request_id)
+    return _failure(status, error, message, metadata)
+
+
+def prepared(error: KgrankError) -> Failure:
+    """Return what callers are told of an error that is no defect of ours, to be told again and again."""
+    return _failure(_status(error), error, _message(error), {})
+
+
+def refused_again(told: Failure) -> Failure | None:
+    """Return what was prepared, and count it; None where the log has room, so that the call gets a line and an id."""
+    return told if _REFUSALS.left_out() else None
+
+
+def _message(error: Exception) -> str:
+    return _shortened(str(error).replace("\n", " "))
+
+
+def _failure(status: _Status, error: Exception, message: str, metadata: dict[str, str]) -> Failure:
     details = [error_details_pb2.ErrorInfo(reason=status.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequestError):
         details.append(_bad_request(error.violations))

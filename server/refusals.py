@@ -27,13 +27,24 @@ class RefusalLog:
     def refused(self, *, method: str, reason: str, request_id: str) -> None:
         """Log a refusal, or count it; the next line says how many were left out before it."""
         with self._lock:
-            second = int(time.monotonic())
-            if second != self._second:
-                self._second, self._lines = second, 0
-            if self._lines >= self._lines_per_s:
+            if not self._has_room():
                 self._left_out += 1
                 return
             self._lines += 1
             left_out, self._left_out = self._left_out, 0
         more = {"left_out_before": left_out} if left_out else {}
         _log.info("call_refused", method=method, reason=reason, request_id=request_id, **more)
+
+    def left_out(self) -> bool:
+        """Count a refusal where there is no room for its line; return whether that was so."""
+        with self._lock:
+            if self._has_room():
+                return False
+            self._left_out += 1
+            return True
+
+    def _has_room(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        return self._lines < self._lines_per_s

@@ -1,8 +1,8 @@
 """Services to gRPC: one place that every call goes through, from its bytes to its answer or its error.
 
-A call passes the gate (who calls, may they, not too often), is decoded, is recorded where the audit log wants it, is
-answered by its service, and is counted; whatever it ends in becomes a status in one place. Nothing of a request is
-parsed before its caller is let in.
+A call finds a place (`server.door`), passes the gate (who calls, may they, not too often), is decoded, is recorded
+where the audit log wants it, is answered by its service, and is counted; whatever it ends in becomes a status in one
+place. Nothing of a request is parsed before its caller is let in.
 """
 
 import asyncio
@@ -24,14 +24,19 @@ from server.access.audit import Audit
 from server.access.config import AccessSettings
 from server.access.gate import Caller, Gate
 from server.access.roles import need_of
+from server.admission import Admission, no_place
+from server.door import Door
 from server.errors import (
     DETAILS_KEY,
     AuditError,
     Failure,
     InvalidRequestError,
+    OverloadedError,
     RateLimitedError,
     Violation,
     failure,
+    prepared,
+    refused_again,
     status_code,
 )
 from server.watch.metrics import MethodMetrics, Metrics
@@ -40,6 +45,7 @@ from server.watch.traces import Traces
 REQUEST_ID_KEY = "x-request-id"
 _MOST_REQUEST_ID = 128
 _OK = grpc.StatusCode.OK
+_NO_PLACE = prepared(no_place())
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,7 +63,9 @@ class Front:
     log_calls: bool = False
 
 
-def service_handler(service: ServiceDescriptor, servicer: object, front: Front) -> grpc.GenericRpcHandler:
+def service_handler(
+    service: ServiceDescriptor, servicer: object, front: Front, admission: Admission | None = None
+) -> grpc.GenericRpcHandler:
     """Return a handler for all methods of a service.
 
     Args:
@@ -66,20 +74,33 @@ def service_handler(service: ServiceDescriptor, servicer: object, front: Front) 
             response is a stream an async generator of responses, where the request is one an async iterator of them.
             A response may be serialised already.
         front: what a call passes first.
+        admission: has the places that the servicer's calls take; those of streams, each request one.
     """
     methods = {
-        method.name: _Method(method, getattr(servicer, method.name), front).handler()
+        f"/{service.full_name}/{method.name}": _Method(method, getattr(servicer, method.name), front, admission)
         for method in service.methods
         if hasattr(servicer, method.name)
     }
-    return grpc.method_handlers_generic_handler(service.full_name, methods)
+    return Door(
+        {path: method.handler() for path, method in methods.items()},
+        {path: method.refusing_handler() for path, method in methods.items() if method.takes_a_place},
+        admission,
+    )
 
 
 class _Method:
     """One method of a service; `one` and `many` are gRPC's handlers of its calls."""
 
-    def __init__(self, method: MethodDescriptor, answer: Callable[[Any, Context], Any], front: Front) -> None:
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        answer: Callable[[Any, Context], Any],
+        front: Front,
+        admission: Admission | None,
+    ) -> None:
         self._method = method
+        self.takes_a_place = admission is not None and not method.server_streaming
+        self._admission = admission if self.takes_a_place else None
         self._name = method.full_name
         self._request_class = message_factory.GetMessageClass(method.input_type)
         self._need = need_of(method.full_name)
@@ -102,11 +123,23 @@ class _Method:
             return kind(self.many, response_serializer=_serialise)
         return grpc.unary_unary_rpc_method_handler(self.one, response_serializer=_serialise)
 
+    def refusing_handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Return the handler of calls for which there is no place; as one of streams, it waits for no request."""
+        return grpc.stream_unary_rpc_method_handler(self.none)
+
+    async def none(self, requests: object, context: Context) -> None:
+        """Refuse a call."""
+        told = refused_again(_NO_PLACE) if not request_id(context) else None
+        told = told or self._told(no_place(), context)
+        self._ended(told.code, None, None, context)
+        await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+
     async def one(self, serialised: bytes, context: Context) -> Message | bytes:
         """Answer a call with one response."""
         began_s = time.perf_counter()
         code, caller = _OK, None
         try:
+            self._refuse_too_late(context)
             caller = self._gate.let_in(self._need, context)
             request = self._decoded(serialised)
             if self._audit is None:
@@ -127,6 +160,14 @@ class _Method:
         finally:
             self._ended(code, time.perf_counter() - began_s, caller, context)
         raise AssertionError("abort raises")
+
+    def _refuse_too_late(self, context: Context) -> None:
+        """Raise an error where the answer would come after the call's deadline: nothing need be done for it then."""
+        if self._admission is None:
+            return
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= self._admission.wait_s:
+            raise OverloadedError("the answer would come after the call's deadline", "Try again a little later.")
 
     async def many(self, request: Any, context: Context) -> AsyncIterator[Message | bytes]:
         """Answer a call with a stream of responses."""

@@ -85,9 +85,9 @@ class Serving:
         self._reasons = computing_threads(_REASON_THREADS, "reasons")
         self.catalogue = LiveCatalogue(places.cache)
         self.observer: Observer | None = None
-        self.calls = Admission(settings.max_waiting, lambda: self._batcher.waited_s, settings.max_wait_s)
+        self.calls = Admission(settings.max_waiting, settings.longest_wait_s)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
-        self._calls_to_find = Admission(settings.max_waiting, lambda: self._finding.waited_s, settings.max_wait_s)
+        self._calls_to_find = Admission(settings.max_waiting, settings.longest_wait_s)
 
     @property
     def present(self) -> Lineup | None:

@@ -110,42 +110,6 @@ def test_a_call_that_fails_gives_its_place_back() -> None:
         pass
 
 
-def test_no_call_is_taken_in_while_others_wait_too_long() -> None:
-    waits_s = [0.1]
-    admission = Admission(8, lambda: waits_s[0], most_s=0.2)
-    with admission.place():
-        waits_s[0] = 0.3
-        with pytest.raises(OverloadedError, match=r"wait for 0\.30 s"), admission.place():
-            pass
-        waits_s[0] = 0.0
-        with admission.place():
-            assert admission.taken == 2
-
-
-def test_the_wait_is_that_of_the_oldest_item_not_begun_with() -> None:
-    async def run() -> None:
-        now_s = [100.0]
-        asyncio.get_running_loop().time = lambda: now_s[0]  # type: ignore[method-assign]  # a clock of the test's own
-        gate = Gate()
-        batcher: Batcher[int, int] = Batcher(gate, max_batch=1)
-        first = asyncio.create_task(batcher.submit(0))
-        await entered(gate)
-        now_s[0] += 5
-        assert batcher.waited_s == 0  # what is worked on does not wait
-        second = asyncio.create_task(batcher.submit(1))
-        await asyncio.sleep(0)
-        now_s[0] += 2
-        third = asyncio.create_task(batcher.submit(2))
-        await asyncio.sleep(0)
-        assert batcher.waited_s == 2
-        gate.open.set()
-        assert await asyncio.gather(first, second, third) == [0, 2, 4]
-        assert batcher.waited_s == 0
-        batcher.close()
-
-    asyncio.run(run())
-
-
 def test_an_item_is_answered_at_once_only_while_nothing_else_is() -> None:
     async def run() -> None:
         gate = Gate()

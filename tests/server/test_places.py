@@ -2,12 +2,16 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kgrank.client import Client
 from kgrank.errors import DeadlineError, OverloadedError
@@ -68,3 +72,73 @@ def test_who_leaves_gives_its_place_back_and_is_not_worked_for(
         for thread in waiting:
             thread.join()
     assert set(answered) == {"user-02", "user-03"}
+
+
+def test_a_burst_beyond_the_places_is_refused_at_once_while_those_inside_are_answered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, places, more = RecommendRequest(user_id="user-01", k=1), 3, 200
+    with running(home, max_waiting=places) as server, grpc.insecure_channel(server.target) as channel:
+        ranking, taken = RankingServiceStub(channel), server.server._serving.calls
+        with stopped(server, monkeypatch):
+            inside = [ranking.Recommend.future(request, timeout=60) for _ in range(places)]
+            until(lambda: taken.taken == places)
+            burst = [ranking.Recommend.future(request, timeout=60) for _ in range(more)]
+            refused = [call.exception() for call in burst]  # while nobody is answered
+            # Who is not ranked for is answered, too.
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+            with Client(server.target) as client:
+                assert client.list_models()
+        answered = [call.result() for call in inside]
+    assert all(answer.results for answer in answered)
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    codes = Counter(error.code() for error in refused)
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED: more}
+    for error in refused:
+        told = dict(error.trailing_metadata())["grpc-status-details-bin"]
+        details = {each.TypeName(): each for each in status_pb2.Status.FromString(told).details}
+        why, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        details["google.rpc.ErrorInfo"].Unpack(why)
+        details["google.rpc.RetryInfo"].Unpack(retry)
+        assert why.reason == "OVERLOADED"
+        assert retry.retry_delay == Duration(nanos=200_000_000)
+
+
+def test_a_call_without_a_place_is_refused_before_its_request_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home, max_waiting=1) as server, grpc.insecure_channel(server.target) as channel:
+        asked = RankingServiceStub(channel).Recommend
+        unread = channel.stream_unary("/kgrank.v1.RankingService/Recommend", response_deserializer=bytes)
+        never = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(60)
+            yield b""
+
+        with stopped(server, monkeypatch):
+            inside = asked.future(RecommendRequest(user_id="user-01", k=1), timeout=60)
+            until(lambda: server.server._serving.calls.taken == 1)
+            with pytest.raises(grpc.RpcError) as refused:
+                unread(nothing(), timeout=60)
+            never.set()
+        assert inside.result().results
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+
+
+def test_a_call_whose_deadline_comes_before_its_turn_is_not_worked_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home) as server, Client(server.target, timeout_s=30) as client:
+        taken = server.server._serving.calls
+        client.recommend("user-01", k=1)
+        with stopped(server, monkeypatch) as answered:
+            monkeypatch.setattr(type(taken), "wait_s", 20.0)
+            with Client(server.target, timeout_s=10) as hasty, pytest.raises(OverloadedError) as refused:
+                hasty.recommend("user-02", k=1)
+            patient = threading.Thread(target=client.recommend, args=("user-03",))
+            patient.start()
+            until(lambda: taken.taken == 1)
+        patient.join()
+    assert refused.value.retry_after_s == pytest.approx(0.2)
+    assert answered == ["user-03"]
