@@ -27,7 +27,7 @@ PLAIN = MODEL.model_copy(update={"dropout": 0.0, "id_dropout": 0.0})
 
 def without_rounding() -> None:
     """Compute in float32 throughout, so that the order of sums is all that can differ."""
-    precision._processor_has_bf16 = lambda: False  # type: ignore[assignment]  # of a process that does nothing else
+    precision._processor_computes_in_bf16 = lambda: False  # type: ignore[assignment]  # of a process that does nothing else
 
 
 def run(
