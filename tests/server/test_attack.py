@@ -331,8 +331,8 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(victim: Attacked) -> None
     still_serves(victim)
 
 
-# --- what NVIDIA Merlin's systems and transformers leave to their callers: each an answer here, of a server that was not
-# attacked: some of any requests are the shop's rules, and they may block what these tests look for
+# --- what NVIDIA Merlin's systems and transformers leave to their callers: each an answer here
+# (of a server that was not attacked: requests of chance make rules too, which may block what these tests look for)
 
 
 def test_an_unknown_user_gets_a_cold_answer(client: Client) -> None:
