@@ -107,7 +107,13 @@ class Server:
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
         kept_ms = round(settings.journal_days * 24 * 3_600_000)
-        self._journal = Journal(journal_file, self._committed, self._erased, kept_ms=kept_ms)
+        self._journal = Journal(
+            journal_file,
+            self._committed,
+            self._erased,
+            hand_over=self._loop.call_soon_threadsafe,
+            kept_ms=kept_ms,
+        )
         self._serving = Serving(settings, places)
         self._memory = Memory(self._serving.histories, self._journal, self._serving.past)
         self._link = GraphLink(connect, self._graph_opening, self._graph_opened)

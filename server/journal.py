@@ -24,28 +24,16 @@ from kg.errors import KgrankError
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
+from server.journal_insert import Stored, insert
 
 _log = structlog.get_logger(__name__)
 
-_INSERT = """
-INSERT INTO event (event_id, user_id, product_id, type, at_ms, value, received_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING RETURNING offset
-"""
 _INSERT_SEARCH = "INSERT INTO search (event_id, user_id, query, at_ms) VALUES (?, ?, ?, ?)"
 KEPT_MS = 7 * 24 * 3_600_000
 
 _MOST_TOGETHER = 500
 _MOST_WAITING = 100 * _MOST_TOGETHER
 _RECONNECT_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What became of an event: its offset, and whether an event with its id was there before."""
-
-    offset: int
-    event_id: str
-    duplicate: bool
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,8 @@ class Journal(JournalFile):
         on_commit: called by the writing thread with what a transaction stored, in order, before its callers are told.
         on_erase: called by the writing thread, in the same order, with a user whose events it has erased, and with
             those events of the user that stay.
+        hand_over: called by the writing thread once for each transaction, with what tells all of its callers: an event
+            loop's `call_soon_threadsafe` wakes the loop once for all, and `append`'s futures are done in the loop.
         max_waiting: events waiting for the disk before new ones are refused.
         kept_ms: how long events stay after the graph has them: their ids are known as duplicates, and a graph that is
             restored from a backup is given them again.
@@ -99,6 +89,7 @@ class Journal(JournalFile):
         on_commit: Callable[[list[StoredEvent]], None] = lambda stored: None,
         on_erase: Callable[[str, list[StoredEvent]], None] = lambda user_id, left: None,
         *,
+        hand_over: Callable[[Callable[[], None]], object] = lambda tell: tell(),
         max_waiting: int = _MOST_WAITING,
         kept_ms: int = KEPT_MS,
     ) -> None:
@@ -111,6 +102,7 @@ class Journal(JournalFile):
         self.kept_ms = kept_ms
         self._on_commit = on_commit
         self._on_erase = on_erase
+        self._hand_over = hand_over
         self._max_waiting = max_waiting
         self._queue: queue.SimpleQueue[_Waiting | _ToErase | None] = queue.SimpleQueue()
         self._appending = threading.Lock()
@@ -260,8 +252,6 @@ class Journal(JournalFile):
             except BaseException:
                 if then is not None:
                     then.fail(not_written())
-                raise
-            finally:
                 for each in together:
                     each.fail(
                         JournalError(
@@ -269,6 +259,8 @@ class Journal(JournalFile):
                             "Write it again under the same event_id.",
                         )
                     )
+                raise
+            finally:
                 self._took(together)
             waiting = then or self._queue.get()
 
@@ -303,7 +295,8 @@ class Journal(JournalFile):
         try:
             connection.execute("BEGIN IMMEDIATE")
             now_ms = time.time_ns() // 1_000_000
-            stored = [[_insert(connection, event, now_ms) for event in waiting.events] for waiting in together]
+            events = [event for waiting in together for event in waiting.events]
+            stored = insert(connection, events, now_ms)
             connection.executemany(
                 _INSERT_SEARCH,
                 [
@@ -325,16 +318,22 @@ class Journal(JournalFile):
         else:
             new = [
                 StoredEvent(outcome.offset, event, now_ms)
-                for waiting, outcomes in zip(together, stored, strict=True)
-                for event, outcome in zip(waiting.events, outcomes, strict=True)
+                for event, outcome in zip(events, stored, strict=True)
                 if not outcome.duplicate
             ]
             if new:
                 with self._counting:
                     self._behind += len(new)
                 self._on_commit(new)
-            for waiting, outcomes in zip(together, stored, strict=True):
-                waiting.done.set_result(outcomes)
+            self._hand_over(lambda: _tell(together, stored))
+
+
+def _tell(together: Sequence[_Waiting], stored: Sequence[Stored]) -> None:
+    """Tell the callers of a transaction what became of their events."""
+    at = 0
+    for waiting in together:
+        waiting.done.set_result(list(stored[at : at + len(waiting.events)]))
+        at += len(waiting.events)
 
 
 def _locked(path: Path) -> IO[str]:
@@ -355,12 +354,3 @@ def _locked(path: Path) -> IO[str]:
             "Stop that one, or start more than one with `kgrank serve --processes N`: each has a journal of its own.",
         ) from error
     return lock
-
-
-def _insert(connection: sqlite3.Connection, event: WrittenEvent, now_ms: int) -> Stored:
-    row = (event.event_id, event.user_id, event.product_id, str(event.type), event.at_ms, event.value, now_ms)
-    inserted = connection.execute(_INSERT, row).fetchall()
-    if inserted:
-        return Stored(inserted[0][0], event.event_id, duplicate=False)
-    known = connection.execute("SELECT offset FROM event WHERE event_id = ?", (event.event_id,)).fetchone()
-    return Stored(known[0], event.event_id, duplicate=True)

@@ -8,8 +8,9 @@ from concurrent.futures import Future
 import structlog
 
 from kg.errors import KgrankError
-from server.journal import Journal, Stored
+from server.journal import Journal
 from server.journal_file import WrittenSearch
+from server.journal_insert import Stored
 from server.past_searches import PastSearch, PastSearches
 
 _log = structlog.get_logger(__name__)

@@ -15,6 +15,10 @@ from server.cli.app import Json, settings_of
 if TYPE_CHECKING:
     from server.config import Settings
 
+_SWITCH_S = 0.001
+"""How long a thread that computes may keep the interpreter from one that waits for it. With Python's 5 ms the journal's
+thread waits longer to go on after each of its steps than the disk takes."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -72,6 +76,7 @@ def serve(
         _supervise(settings, json)
         return
     torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2 // count))
+    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
 
 

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,3 +132,41 @@ def test_a_file_that_is_no_journal_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_text("this is not a database, and long enough to be seen as none at all" * 20)
     with pytest.raises(JournalError, match=r"journal\.db can't be opened"):
         Journal(tmp_path / "journal.db")
+
+
+def test_events_of_any_number_get_offsets_in_their_order_and_duplicates_among_them_theirs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    (known,) = journal.append([written(7)]).result(10)
+    for many in (1, 3, 17, 64, 341):
+        numbers = [*range(1000 * many, 1000 * many + many), 7, 1000 * many]
+        *new, seven, twice = journal.append([written(number) for number in numbers]).result(10)
+        offsets = [each.offset for each in new]
+        assert offsets == sorted(set(offsets))
+        assert not any(each.duplicate for each in new)
+        assert (seven.offset, seven.duplicate) == (known.offset, True)
+        assert (twice.offset, twice.duplicate) == (offsets[0], True)
+        assert [each.event for each in journal.read(offsets[0] - 1, many)] == [written(n) for n in numbers[:many]]
+    journal.close()
+
+
+def test_callers_are_told_once_for_a_transaction_and_after_it(tmp_path: Path) -> None:
+    entered, opened = threading.Event(), threading.Event()
+    told: list[tuple[int, Callable[[], None]]] = []
+    on_disk: list[StoredEvent] = []
+
+    def hold(stored: list[StoredEvent]) -> None:
+        on_disk.extend(stored)
+        entered.set()
+        assert opened.wait(30)
+
+    journal = Journal(tmp_path / "journal.db", hold, hand_over=lambda tell: told.append((len(on_disk), tell)))
+    futures = [journal.append([written(0)])]
+    assert entered.wait(30)
+    futures += [journal.append([written(number)]) for number in range(1, 50)]
+    opened.set()
+    journal.close()
+    assert [stored for stored, _ in told] == [1, 50]
+    assert not any(future.done() for future in futures)
+    for _, tell in told:
+        tell()
+    assert [future.result(0)[0].event_id for future in futures] == [f"e-{number}" for number in range(50)]
