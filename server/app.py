@@ -71,7 +71,6 @@ RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
-_PENDING, _MOST_PENDING = 128, 1024  # from the first on, gRPC refuses some at random; beyond the second, all
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
@@ -226,10 +225,6 @@ class Server:
                 ("grpc.max_receive_message_length", _MOST_BYTES),
                 ("grpc.max_concurrent_streams", self._settings.max_streams),
                 ("grpc.http.overload_protection", 0),  # clients that know the limit wait; with it they are refused
-                # Calls that the loop has not taken up: in overload they would wait there for seconds, before admission
-                # sees them. Beyond these gRPC refuses by itself, which costs next to nothing.
-                ("grpc.server.max_pending_requests", _PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
                 # Who opens a connection and says nothing, or has gone without a word, does not keep it.
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
