@@ -211,6 +211,14 @@ def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_p
     assert {part["what"] for part in document["skipped"]} >= {"missing", "shop/next/ours", "shop/next/popularity"}
 
 
+def test_a_model_that_takes_long_may_take_fewer_seeds(compared: Compared) -> None:
+    fewer = compared.config.models["asked-badly"].model_copy(update={"seeds": 2})
+    config = compared.config.model_copy(update={"models": compared.config.models | {"asked-badly": fewer}})
+    section = next(part for part in run(config, compared.place, Watcher(), compute=False) if isinstance(part, Section))
+    cells = {entry.variant.name: len(entry.cells) for entry in section.entries}
+    assert cells == {"popularity": 1, "ours": 3, "asked-badly": 2}
+
+
 def test_the_document_has_intervals_leads_and_slices(compared: Compared) -> None:
     document = build(compared.config, compared.parts, "test")
     table = document["tables"][0]
