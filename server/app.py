@@ -229,6 +229,7 @@ class Server:
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+                *self._connection_age(),
             ],
         )
         # Without a graph searches would wait in the journal for ever.
@@ -257,6 +258,11 @@ class Server:
             names = [service.full_name for service in servicers]
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return server
+
+    def _connection_age(self) -> list[tuple[str, int]]:
+        """Return how old a connection gets: so that clients find other servers before this one has left."""
+        age = self._settings.connection_age_s
+        return [("grpc.max_connection_age_ms", round(age * 1000))] if age else []
 
     def _reflects(self) -> bool:
         """Return whether gRPC reflection is answered: to anybody, as it has no gate."""

@@ -89,6 +89,12 @@ class ServeSettings(BaseModel):
         le=86_400,
         description="longest wait of a server that never read the shop's rules before it serves without them",
     )
+    connection_age_s: float = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="seconds after which a client is asked to connect anew, its calls unharmed; 0: never",
+    )
     drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
     reflection: bool | None = Field(
