@@ -303,7 +303,7 @@ def indexes() -> list[str]:
     """Return the Cypher statements that make the indexes by which commits are followed."""
     return ["CREATE INDEX change_commit IF NOT EXISTS FOR (n:Change) ON (n.commit)"] + [
         f"CREATE INDEX {each.type.lower()}_commit IF NOT EXISTS FOR ()-[r:{each.type}]-() ON (r.commit)"
-        for each in INTERACTIONS
+        for each in (*INTERACTIONS, SEARCHED)
     ]
 
 

@@ -41,7 +41,7 @@ from server.memory import Memory
 from server.rpc import Front, service_handler
 from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
-from server.searches_following import SearchesFollowing, index_searches
+from server.searches_following import SearchesFollowing
 from server.services.catalogue import CatalogService
 from server.services.events import EventService
 from server.services.models import ModelService
@@ -355,7 +355,6 @@ class Server:
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
         self._eraser.reconcile(graph)
-        index_searches(graph)
 
     def _graph_opened(self) -> None:
         """Hear from the link's thread that the graph is there."""

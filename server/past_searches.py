@@ -10,7 +10,8 @@ inner product with the product's text, times `serve.past_search_weight` standard
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 KEPT_OF_A_USER = 5
@@ -52,6 +53,7 @@ class PastSearches:
         self._bytes = 0
         self._most_bytes = most_bytes
         self._changing = threading.Lock()
+        self._heeded: list[set[str]] = []
 
     @property
     def kept_ms(self) -> int:
@@ -85,6 +87,20 @@ class PastSearches:
         """Forget what a user has searched for."""
         with self._changing:
             self._taken(user_id)
+            for forgotten in self._heeded:
+                forgotten.add(user_id)
+
+    @contextmanager
+    def forgotten(self) -> Iterator[set[str]]:
+        """Gather who is forgotten while the block runs: what it has read of them before must not be noted."""
+        gathered: set[str] = set()
+        with self._changing:
+            self._heeded.append(gathered)
+        try:
+            yield gathered
+        finally:
+            with self._changing:
+                self._heeded = [each for each in self._heeded if each is not gathered]
 
     def users(self) -> set[str]:
         """Return the ids of the users whose searches are here."""

@@ -1,7 +1,7 @@
 """Searches that other servers took, and this one before it was started, from the graph.
 
 A search is not a `Change`: nobody has to hear of it at once, and there are many. Each commit that has some is found by
-its number, through an index of its own.
+its number, through the index of the schema.
 """
 
 from typing import TYPE_CHECKING
@@ -13,17 +13,11 @@ if TYPE_CHECKING:
     from kg.store import Graph
 
 _MOST = 100_000
-_INDEX = "CREATE INDEX searched_commit IF NOT EXISTS FOR ()-[r:SEARCHED]-() ON (r.commit)"
 _READ = """
 MATCH (u:User)-[s:SEARCHED]->(q:Query) WHERE s.commit > $after AND s.commit <= $until
 WITH u, s, q ORDER BY s.commit DESC LIMIT $most
 RETURN u.id, q.text, s.at
 """
-
-
-def index_searches(graph: "Graph") -> None:
-    """Make the index by which searches are followed, where it is not there yet."""
-    graph.write(_INDEX)
 
 
 class SearchesFollowing:
@@ -50,10 +44,11 @@ class SearchesFollowing:
         if until == self._applied:
             return
         after = self._applied
-        rows = await self._link.run(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
-        of_user: dict[str, list[PastSearch]] = {}
-        for user_id, query, at_ms in rows:
-            of_user.setdefault(user_id, []).append(PastSearch(query, at_ms))
-        for user_id, searches in of_user.items():
-            self._past.note(user_id, searches)
+        with self._past.forgotten() as forgotten:
+            rows = await self._link.run(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
+            of_user: dict[str, list[PastSearch]] = {}
+            for user_id, query, at_ms in rows:
+                of_user.setdefault(user_id, []).append(PastSearch(query, at_ms))
+            for user_id in of_user.keys() - forgotten:  # erased since it was read
+                self._past.note(user_id, of_user[user_id])
         self._applied = until

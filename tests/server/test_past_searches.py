@@ -1,5 +1,6 @@
 """What a user has searched for counts in later answers, fades, and goes with the user."""
 
+import asyncio
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kgrank.v1.ranking_service_pb2 import RecommendResponse
 from model.artifact import load_artifact
 from server.past_searches import KEPT_OF_A_USER, PastSearch, PastSearches
 from server.search.finder import Finder
+from server.searches_following import SearchesFollowing
 from tests.server.running import running
 from tests.server.shop import Shop, tables
 from tests.server.test_catalogue import soon
@@ -63,6 +65,20 @@ def test_the_same_words_count_once_from_the_last_time_and_the_latest_are_kept() 
     assert len(past.of("ann")) == KEPT_OF_A_USER
     past.forget("ann")
     assert (past.of("ann"), past.users()) == ((), set())
+
+
+def test_who_is_erased_while_searches_are_read_stays_forgotten() -> None:
+    past = PastSearches(24, Clock())
+
+    class Link:
+        async def run(self, work: object) -> list[list[object]]:
+            past.forget("ann")  # her erasure is finished between the reading and the noting
+            return [["ann", "lamp", Clock().ms], ["bob", "chair", Clock().ms]]
+
+    asyncio.run(SearchesFollowing(Link(), past).follow(3))  # type: ignore[arg-type]  # a graph that answers at will
+    assert past.users() == {"bob"}
+    past.note("ann", [PastSearch("chair", Clock().ms)])  # what she searches for later is hers
+    assert past.users() == {"ann", "bob"}
 
 
 def test_memory_is_bounded_and_who_has_searched_longest_ago_goes_first() -> None:
