@@ -27,11 +27,12 @@ from benchmarks.synthetic_shop import make_home
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
 from server.config import ServeSettings
 from server.contract import Limits
+from server.engine_loading import Places
 from server.journal import Journal
 from server.kept_answers import KeptAnswers
 from server.models import ModelFolder
 from server.services.ranking import RankingService
-from server.serving import Places, Serving
+from server.serving import Serving
 from server.traffic import Traffic
 
 KEPT_BYTES = 256 << 20

@@ -32,6 +32,7 @@ from server.catalogue_following import KINDS, CatalogueFollowing
 from server.config import ServeSettings
 from server.contract import Limits
 from server.drain import Drain
+from server.engine_loading import Places
 from server.erasing import Eraser
 from server.follow import Follower
 from server.graph_link import GraphLink
@@ -48,7 +49,7 @@ from server.services.models import ModelService
 from server.services.ranking import RankingService
 from server.services.rules import RuleService
 from server.services.users import UserService
-from server.serving import Places, Serving
+from server.serving import Serving
 from server.switch import Switch
 from server.traffic import Traffic
 from server.watch.answers import AnswerWatch

@@ -5,41 +5,31 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
 
-from kg.errors import KgrankError
 from kg.extending import CatalogueChange
-from kg.snapshot import Snapshot
-from kg.vocabulary import MISSING
-from model.artifact import Artifact
-from model.refresh import refresh
 from server.admission import Admission
 from server.batching import Batcher
 from server.catalogue import LiveCatalogue
 from server.config import ServeSettings
 from server.engine import Engine
-from server.errors import ModelRefusedError, NotServingError
+from server.engine_loading import EngineLoader, Places
+from server.errors import NotServingError
 from server.histories import LiveHistories
 from server.journal import Journal
 from server.kept_answers import KeptAnswers
 from server.lineup import Lineup
-from server.memory import extend, replay
-from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
+from server.memory import extend
 from server.past_searches import PastSearches
 from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
-from server.search.finder import Finder
 from server.shadow import Comparison, Shadow
 from server.spare_memory import give_back
 from server.threads import computing_threads
 from server.traffic import Traffic
-
-LEAST_KNOWN = 0.5
-"""The share of a catalogue that a model must know from training; with less it would be guessing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,16 +41,6 @@ Observer = Callable[[Sequence[tuple[Engine, Question]], Sequence[Ranking]], None
 """Hears of every batch that was answered, in the thread that scores."""
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the server finds things; `snapshot` is set when one was named on the command line."""
-
-    models: ModelFolder
-    snapshots: Path
-    cache: Path
-    snapshot: Path | None = None
-
-
 class Serving:
     """The engines in service. Its methods belong to the event loop's thread.
 
@@ -70,8 +50,6 @@ class Serving:
     """
 
     def __init__(self, settings: ServeSettings, places: Places) -> None:
-        self._settings = settings
-        self._places = places
         self._lineup: Lineup | None = None
         self._shadow: Shadow | None = None
         self._changing = asyncio.Lock()
@@ -84,6 +62,7 @@ class Serving:
         self.kept = KeptAnswers(settings.kept_answers_mib << 20)
         self._reasons = computing_threads(_REASON_THREADS, "reasons")
         self.catalogue = LiveCatalogue(places.cache)
+        self._loader = EngineLoader(settings, places, self.catalogue, self.rules)
         self.observer: Observer | None = None
         self.calls = Admission(settings.max_waiting, settings.longest_wait_s)
         self._calls_for_reasons = Admission(max(1, settings.max_waiting // 2))
@@ -206,7 +185,7 @@ class Serving:
             for version in traffic.versions:
                 if version not in engines:
                     beside = [*engines.values(), *(before.engines.values() if before else ())]
-                    engines[version] = await asyncio.to_thread(self._load, version, journal, beside)
+                    engines[version] = await asyncio.to_thread(self._loader.load, version, journal, beside)
             lineup = Lineup(traffic, engines)
             # What was written while engines were being built; from here on `Memory.written` takes over.
             for histories, engine in lineup.histories():
@@ -320,67 +299,6 @@ class Serving:
         self._batcher.close()
         self._finding.close()
         self._reasons.shutdown(wait=True)
-
-    def _load(self, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
-        """Load a model; it shares snapshot and histories with the engines beside it where these suit it."""
-        artifact = self._places.models.load(model_version)
-        snapshot = self._snapshot(artifact, beside)
-        if artifact.manifest.snapshot_hash != snapshot.content_hash:
-            artifact = self._refreshed(artifact, snapshot)
-        else:
-            artifact = self.catalogue.fitted(artifact, snapshot)
-        shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
-        histories = shared or LiveHistories(snapshot, self._settings.history_limit)
-        if shared is None:
-            oldest_ms = oldest_as_of_ms(self._places.snapshots)
-            replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
-        exclude_seen = not artifact.manifest.split.get("repeats", False)
-        finder = None
-        if self._settings.search:
-            before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
-            finder = Finder.build(artifact, snapshot, before)
-        return Engine.build(
-            artifact,
-            snapshot,
-            histories,
-            exclude_seen=exclude_seen,
-            finder=finder,
-            rules=self.rules,
-            past_search_weight=self._settings.past_search_weight,
-        )
-
-    def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
-        """Return a model over another snapshot than it was trained on, products that joined since among its own."""
-        known = int((artifact.products.indices(snapshot.products.array.to_pylist()) != MISSING).sum())
-        version = artifact.manifest.model_version
-        if known < LEAST_KNOWN * len(snapshot.products):
-            raise ModelRefusedError(
-                f"model {version} knows {known:,} of the {len(snapshot.products):,} products of the snapshot",
-                "Train it on this snapshot, or start the server with the snapshot that it was trained on.",
-            )
-        _log.info("model_refreshed", model_version=version, known=known, products=len(snapshot.products))
-        try:
-            scorer = refresh(artifact, snapshot, self._places.cache)
-        except KgrankError as error:
-            raise ModelRefusedError(error.problem, error.remedy) from error
-        return replace(artifact, products=snapshot.products, scorer=scorer)
-
-    def _snapshot(self, artifact: Artifact, beside: Sequence[Engine]) -> Snapshot:
-        """Return the snapshot that suits a model: the named one, else the one it was trained on, else the latest."""
-        places = self._places
-        for engine in beside:
-            if places.snapshot is not None or engine.snapshot.content_hash == artifact.manifest.snapshot_hash:
-                return engine.snapshot
-        folder = places.snapshot or snapshot_folder_for(places.snapshots, artifact.manifest)
-        if folder is None:
-            raise ModelRefusedError(
-                f"there is no snapshot in {places.snapshots} to serve model {artifact.manifest.model_version} with",
-                "Make one: kgrank snapshot",
-            )
-        try:
-            return self.catalogue.opened(Snapshot.open(folder))
-        except KgrankError as error:
-            raise ModelRefusedError(error.problem, error.remedy) from error
 
 
 def _find(items: Sequence[tuple[Engine, Question]]) -> list[Fit]:

@@ -125,9 +125,9 @@ async def _run(
 
     from kg.store import Graph
     from server.app import Server, serve
+    from server.engine_loading import Places
     from server.journal_merge import merge
     from server.models import ModelFolder
-    from server.serving import Places
 
     # OpenBLAS's threads go on turning for 25 ms after each product, at the expense of every other thread; torch's wait.
     threadpool_limits(1, "blas")

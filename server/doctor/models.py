@@ -18,8 +18,8 @@ def check_models(settings: "Settings") -> Iterator[Finding]:
     from kg.snapshot import Snapshot
     from kg.vocabulary import MISSING
     from server.engine import STALE_MS
+    from server.engine_loading import LEAST_KNOWN
     from server.models import ModelFolder, snapshot_folder_for
-    from server.serving import LEAST_KNOWN
 
     models = ModelFolder(settings.artifacts_folder)
     version = models.active

@@ -11,8 +11,8 @@ from typing import Any
 from server.app import Server
 from server.config import ServeSettings
 from server.drain import EventStore
+from server.engine_loading import Places
 from server.models import ModelFolder
-from server.serving import Places
 
 Connect = Callable[[], AbstractContextManager[EventStore]]
 

@@ -127,10 +127,11 @@ def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
 def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) -> None:
     from kgrank.v1.model_service_pb2 import ActivateModelRequest
     from server.config import ServeSettings
+    from server.engine_loading import Places
     from server.journal import Journal
     from server.models import ModelFolder
     from server.services.models import ModelService
-    from server.serving import Places, Serving
+    from server.serving import Serving
     from server.switch import Switch
     from server.traffic import Traffic
 

@@ -18,11 +18,12 @@ from kgrank.errors import InvalidRequestError, NotFoundError, RefusedError
 from kgrank.v1.model_service_pb2 import Traffic as TrafficMessage
 from server.config import ServeSettings
 from server.engine import Engine
+from server.engine_loading import Places
 from server.journal import Journal
 from server.lineup import Lineup
 from server.models import ModelFolder
 from server.question import Question
-from server.serving import Places, Serving
+from server.serving import Serving
 from server.shadow import Shadow
 from server.traffic import Share, Traffic, place, read_traffic
 from tests.server.running import running
