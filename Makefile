@@ -43,11 +43,12 @@ bench: $(READY) ## every benchmark: one JSON line each, ours and a peer in the s
 	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
 
 # A comparison that misses its data says so in the report; finished cells are kept under KGRANK_HOME.
+WORKERS ?= $(shell nproc)
 REPORTS := beauty beauty-cold completejourney ml-100k gift-cards ablation finetune stability
 
 report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
 	@for name in $(REPORTS); do \
-		echo "== $$name"; $(BIN)/kgrank compare configs/compare/$$name.toml --test --docs docs/quality.md || exit 1; done
+		echo "== $$name"; $(BIN)/kgrank compare configs/compare/$$name.toml --workers $(WORKERS) --test --docs docs/quality.md || exit 1; done
 
 quickreport: $(READY) ## the same on the coffee shop of examples/, in a minute: shows that it works, says nothing more
 	@$(BIN)/kgrank compare configs/compare/quick.toml --test

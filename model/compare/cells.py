@@ -7,12 +7,14 @@ What is kept are rankings: making them looks at no right answer of the test. Met
 report is made, and those of the test in a report that says so.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +34,7 @@ Lists = Mapping[tuple[int, Stage], npt.NDArray[np.int32]]
 DEPTH = 20
 """How many products of each ranking are kept."""
 
-_CELL, _LISTS = "cell.json", "lists.safetensors"
+_CELL, _LISTS, _CLAIMS = "cell.json", "lists.safetensors", ".claims"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,36 @@ class CellStore:
             return Outcome(lists=lists, **told | {"records": tuple(told["records"])})
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
+
+    @contextmanager
+    def claimed(self, cell: Cell, *, wait: bool) -> Iterator[bool]:
+        """Claim a cell for the length of a `with` block; yield whether it is ours to compute.
+
+        Args:
+            cell: to be computed.
+            wait: until another process, if one is at it, has done with it; else it is not ours.
+
+        Raises:
+            ModelError: the folder can't be written.
+        """
+        path = self.folder / _CLAIMS / cell.key
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise ModelError(
+                f"cells can't be claimed in {path.parent}: {error.strerror or error}", "Give it write permission."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)  # who waits for it looks for the cell first
 
     def keep(self, cell: Cell, outcome: Outcome) -> None:
         """Keep a cell: whole, or not at all.

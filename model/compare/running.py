@@ -1,12 +1,15 @@
 """A comparison run: every cell that is not there yet is computed, one after the other, and kept.
 
 Kill it at any moment and run it again: finished cells are found by the hash of their inputs, and a training under way
-goes on from its last epoch.
+goes on from its last epoch. Several processes may run the same comparison: each claims the cells that it computes, and
+leaves those of the others to them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import structlog
@@ -46,8 +49,9 @@ def run(
     *,
     only: Sequence[str] = (),
     compute: bool = True,
+    help_only: bool = False,
 ) -> Iterator[Section | Skipped]:
-    """Yield the sections of a comparison, each when it is whole.
+    """Yield the sections of a comparison, when they are whole.
 
     Args:
         config: the comparison.
@@ -55,6 +59,7 @@ def run(
         watcher: hears how far it is.
         only: patterns of DATA/PROTOCOL/MODEL to compute; everything when empty.
         compute: compute what is not there; without, it is left out.
+        help_only: yield nothing, and leave to others what they are computing: for those beside the one that reports.
 
     Raises:
         ConfigError: the configuration names something that is not there.
@@ -81,8 +86,13 @@ def run(
                 run_.plan(section, planned)
                 sections.append((section, planned))
     run_.watcher.on_plan(run_.forecast.total, run_.forecast.there)
-    for section, planned in sections:
-        yield replace(section, entries=run_.entries(section, [variant.name for variant in planned]))
+    found = [run_.entries(section, [variant.name for variant in planned]) for section, planned in sections]
+    if help_only:
+        return
+    run_.waits = True
+    for (section, planned), entries in zip(sections, found, strict=True):
+        whole = run_.entries(section, [variant.name for variant in planned]) if entries is None else entries
+        yield replace(section, entries=whole or ())
 
 
 class _Run:
@@ -94,6 +104,10 @@ class _Run:
         self.config, self.place, self.watcher, self.only, self.compute = config, place, watcher, only, compute
         self.store = CellStore(place.home / "cells")
         self.forecast = Forecast()
+        self.waits = False
+        self._left_to_others = False
+        self._told: set[tuple[str, ...]] = set()
+        self._problems: dict[str, str] = {}
         self.ours = code_version(
             ["model.pipeline", "model.ranker", "model.refresh", "model.splits", "model.compare.noise"],
             alone=["model.compare.fitting"],
@@ -124,8 +138,12 @@ class _Run:
             for _ in variant.search:
                 self.forecast.expect(self.cell(section, variant, self.config.seeds[0], None), None, ours=True)
 
-    def entries(self, section: Section, names: Sequence[str]) -> list[Entry]:
-        """Return all models of a section, computed or found."""
+    def entries(self, section: Section, names: Sequence[str]) -> list[Entry] | None:
+        """Return all models of a section, computed or found.
+
+        None where cells were left to other processes that are at them, unless the run `waits` for those.
+        """
+        self._left_to_others = False
         tried: dict[str, int] = {}
         entries = []
         scored: dict[str, list[Variant]] = {}
@@ -134,8 +152,11 @@ class _Run:
             if variant.baseline is None and not variant.search:
                 scored.setdefault(self._training_key(section, variant), []).append(variant)
         for variant in resolved:
+            name = f"{section.data}/{section.protocol}/{variant.name}"
             try:
-                if variant.baseline is not None:
+                if name in self._problems:
+                    entries.append(Entry(variant, problem=self._problems[name]))
+                elif variant.baseline is not None:
                     entries.append(self._peer(section, variant))
                 else:
                     together = scored.get(self._training_key(section, variant), [variant])
@@ -143,9 +164,10 @@ class _Run:
                         together = [variant, *together]
                     entries.append(self._ours(section, variant, together, tried.get(variant.name, 1)))
             except KgrankError as error:
-                self.watcher.on_problem(f"{section.data}/{section.protocol}/{variant.name}", error.problem)
+                self._problems[name] = error.problem
+                self.watcher.on_problem(name, error.problem)
                 entries.append(Entry(variant, problem=error.problem))
-        return entries
+        return None if self._left_to_others else entries
 
     def cell(self, section: Section, variant: Variant, seed: int, chosen: Mapping[str, Any] | None) -> Cell:
         """Return the cell of one seed; for a baseline, `chosen` is what the first seed's tuning chose."""
@@ -184,7 +206,8 @@ class _Run:
         best: tuple[float, RunSettings] | None = None
         for overrides in variant.search:
             option = replace(variant, settings=variant.settings.with_overrides(overrides), search=())
-            cells = self._trained(section, option, [option], self.config.seeds[0])
+            # Waited for, if others are at it: what comes next depends on the best.
+            cells = self._trained(section, option, [option], self.config.seeds[0], wait=True)
             if cells is None:
                 continue
             tried[variant.name] = tried.get(variant.name, 0) + 1
@@ -198,30 +221,30 @@ class _Run:
         return Entry(variant, [cell for cell in cells if cell is not None], tried)
 
     def _trained(
-        self, section: Section, variant: Variant, together: Sequence[Variant], seed: int
+        self, section: Section, variant: Variant, together: Sequence[Variant], seed: int, *, wait: bool = False
     ) -> tuple[Cell, Outcome] | None:
         """Return one seed of a model; with it, its like that are asked with noise are computed."""
         cells = {each.name: self.cell(section, each, seed, None) for each in together}
-        cell = cells[variant.name]
-        if (found := self.store.find(cell)) is not None:
-            self._tell(cell, True, found.seconds)
-            return cell, found
-        if not self.compute:
-            return None
-        missing = {
-            cells[each.name].key: each for each in together if each is variant or not self.store.find(cells[each.name])
-        }
-        workplace = self._workplace(lambda epoch, ndcg: self.watcher.on_epoch(cell, epoch, ndcg))
         plain = replace(variant, noise=variant.learned_noise, noise_at="training")
-        asked = {key: each.asked_noise for key, each in missing.items()}
-        for key, outcome in fit_ours(section.snapshot, section.split, plain, seed, asked, workplace):
-            kept = cells[missing[key].name]
-            self.store.keep(kept, outcome)
-            if kept is cell:
-                found = outcome
-        assert found is not None
-        self._tell(cell, False, found.seconds)
-        return cell, found
+
+        def train() -> Outcome:
+            return self._train(section, plain, cells[variant.name], [(cells[each.name], each) for each in together])
+
+        # What shares a training is claimed with it.
+        claim = self.cell(section, plain, seed, None)
+        outcome = self._found_or_made(cells[variant.name], claim, train, wait=wait)
+        return None if outcome is None else (cells[variant.name], outcome)
+
+    def _train(self, section: Section, plain: Variant, cell: Cell, together: Sequence[tuple[Cell, Variant]]) -> Outcome:
+        """Train a model for a cell and for those of its like that are not there, and keep all; return the cell's."""
+        missing = {each.key: each for each, _ in together if each is cell or self.store.find(each) is None}
+        asked = {each.key: variant.asked_noise for each, variant in together if each.key in missing}
+        workplace = self._workplace(lambda epoch, ndcg: self.watcher.on_epoch(cell, epoch, ndcg))
+        outcomes: dict[str, Outcome] = {}
+        for key, outcome in fit_ours(section.snapshot, section.split, plain, cell.seed, asked, workplace):
+            self.store.keep(missing[key], outcome)
+            outcomes[key] = outcome
+        return outcomes[cell.key]
 
     def _peer(self, section: Section, variant: Variant) -> Entry:
         cells: list[tuple[Cell, Outcome]] = []
@@ -229,21 +252,9 @@ class _Run:
         seeds = self.config.seeds[: variant.seeds]
         for place, seed in enumerate(seeds):
             cell = self.cell(section, variant, seed, chosen)
-            found = self.store.find(cell)
-            there = found is not None
+            found = self._found_or_made(cell, cell, partial(self._fit_peer, section, variant, cell, chosen))
             if found is None:
-                if not self.compute:
-                    break
-                found = fit_peer(
-                    section.snapshot,
-                    section.split,
-                    variant,
-                    seed,
-                    chosen,
-                    self._workplace(lambda epoch, ndcg: None),
-                )
-                self.store.keep(cell, found)
-            self._tell(cell, there, found.seconds)
+                break
             cells.append((cell, found))
             chosen = cells[0][1].chosen
             if place == 1 and _same_lists(cells[0][1], found):
@@ -251,6 +262,35 @@ class _Run:
                     self._tell(replace(cell, seed=other), True, 0.0)
                 return Entry(variant, cells[:1], cells[0][1].tried, seedless=True)
         return Entry(variant, cells, cells[0][1].tried if cells else 0)
+
+    def _fit_peer(self, section: Section, variant: Variant, cell: Cell, chosen: Mapping[str, Any] | None) -> Outcome:
+        workplace = self._workplace(lambda epoch, ndcg: None)
+        outcome = fit_peer(section.snapshot, section.split, variant, cell.seed, chosen, workplace)
+        self.store.keep(cell, outcome)
+        return outcome
+
+    def _found_or_made(
+        self, cell: Cell, claim: Cell, make: Callable[[], Outcome], *, wait: bool = False
+    ) -> Outcome | None:
+        """Return what is kept of a cell, or what `make` makes of it; None where it is left out, or left to others.
+
+        Args:
+            cell: which one.
+            claim: what is claimed while it is made.
+            make: returns what comes of it, and keeps it.
+            wait: for others that are at it.
+        """
+        found = self.store.find(cell)
+        there = found is not None
+        if found is None:
+            with self._claimed(claim, wait or self.waits) as ours:
+                if not ours:
+                    return None
+                found = self.store.find(cell)  # others may have been at it until now
+                there = found is not None
+                found = found or make()
+        self._tell(cell, there, found.seconds)
+        return found
 
     def _workplace(self, on_epoch: Callable[[int, float], None]) -> Workplace:
         return Workplace(
@@ -260,7 +300,21 @@ class _Run:
             lambda record: on_epoch(record.epoch, record.ndcg),
         )
 
+    @contextmanager
+    def _claimed(self, cell: Cell, wait: bool) -> Iterator[bool]:
+        """Yield whether a cell that is not there is to be computed here."""
+        if not self.compute:
+            yield False
+            return
+        with self.store.claimed(cell, wait=wait) as ours:
+            self._left_to_others |= not ours
+            yield ours
+
     def _tell(self, cell: Cell, there: bool, seconds: float) -> None:
+        which = (cell.data, cell.protocol, cell.model, str(cell.seed), cell.key)
+        if self.waits and which in self._told:  # when the section was looked at first
+            return
+        self._told.add(which)
         self.forecast.done(cell, seconds, there=there)
         self.watcher.on_cell(cell, there, seconds, self.forecast.left_s())
 

@@ -39,6 +39,9 @@ def compare(
         typer.Option(metavar="DATA/PROTOCOL/MODEL", help="Only these; * and ? stand for anything; may be repeated."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Only the first so many seeds.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that compute cells, sharing the processors.")
+    ] = 1,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data.", show_default="as the configuration says")
     ] = None,
@@ -55,6 +58,7 @@ def compare(
     """Compare models on data sets and protocols, over seeds; what is finished is kept, so a run can be gone on with."""
     settings = settings_of(context)
     try:
+        from model.compare.beside import workers_beside
         from model.compare.config import read_comparison
         from model.compare.page import write_report
         from model.compare.report import build
@@ -70,8 +74,9 @@ def compare(
         comparison = comparison.model_copy(update={"seeds": comparison.seeds[:seeds]})
     home = settings.home / FOLDER
     place = Place(config.parent, data or config.parent / comparison.data_folder, home, settings.cache_folder)
-    with ExitStack() as shown:
-        parts = run(comparison, place, _watcher(shown), only=only or (), compute=not report_only)
+    patterns = only or []
+    with ExitStack() as shown, workers_beside(comparison, place, patterns, 1 if report_only else workers) as shared:
+        parts = run(shared, place, _watcher(shown), only=patterns, compute=not report_only)
         document = build(comparison, parts, "test" if test else "validation")
     if test:
         document["test"] = note_touch(home, document)

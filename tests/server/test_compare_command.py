@@ -61,6 +61,19 @@ def test_a_comparison_is_reported_and_the_test_touched_only_when_told(
     assert len(ledger.read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_same_report(kgrank: CommandLine, tmp_path: Path, peers: Path) -> None:
+    shop = str(ROOT / "examples" / "shop")
+    tables = []
+    for workers in ("1", "2"):
+        done = kgrank(tmp_path / workers, "compare", str(peers), "--data", shop, "--workers", workers)
+        assert done.code == 0, done.err
+        report = json.loads((tmp_path / workers / "compare" / "peers" / "report.json").read_text())
+        tables.append([{each["name"]: each["metrics"] for each in table["models"]} for table in report["tables"]])
+    assert tables[0] == tables[1]
+    assert len(tables[0][0]) == 2
+
+
 def test_only_some_cells_are_computed_when_told(kgrank: CommandLine, tmp_path: Path, peers: Path) -> None:
     shop = str(ROOT / "examples" / "shop")
     done = kgrank(tmp_path / "home", "compare", str(peers), "--data", shop, "--only", "*/popularity", "--seeds", "1")

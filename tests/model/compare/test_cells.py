@@ -37,6 +37,17 @@ def test_what_is_kept_is_found(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cells").iterdir()] == [cell().key]
 
 
+def test_a_cell_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    with store.claimed(cell(), wait=False) as first, store.claimed(cell(), wait=False) as second:
+        assert (first, second) == (True, False)
+        with store.claimed(cell(seed=2), wait=False) as other:
+            assert other
+    with store.claimed(cell(), wait=True) as again:
+        assert again
+    assert list((tmp_path / ".claims").iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["cell.json", "lists.safetensors"])
 def test_a_damaged_cell_is_no_cell(name: str, tmp_path: Path) -> None:
     store = CellStore(tmp_path)

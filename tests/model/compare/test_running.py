@@ -1,6 +1,8 @@
 """A comparison run on the coffee shop: whole, gone on with, in part, and what its report says."""
 
 import json
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import tomli_w
 
 from kg.errors import ConfigError
 from model.compare import fitting
+from model.compare.cells import CellStore
 from model.compare.config import MODELS, CompareConfig, read_comparison
 from model.compare.goals import judged
 from model.compare.page import rewrite_block, write_report
@@ -19,6 +22,7 @@ from model.compare.sections import Place, Section, Skipped, Watcher
 from model.compare.touched import note_touch
 from model.compare.variants import variants
 from model.settings import RunSettings
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 SHOP = ROOT / "examples" / "shop"
@@ -209,6 +213,34 @@ def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_p
     assert not heard.computed
     assert document["tables"] == []
     assert {part["what"] for part in document["skipped"]} >= {"missing", "shop/next/ours", "shop/next/popularity"}
+
+
+def test_what_another_process_is_at_is_left_to_it_and_waited_for_in_the_end(compared: Compared, tmp_path: Path) -> None:
+    place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
+    config = compared.config.model_copy(update={"models": {"popularity": compared.config.models["popularity"]}})
+    first = next(cell for cell, _ in section(compared).entries[0].cells)
+    store = CellStore(tmp_path / "cells")
+    heard = Heard()
+    with store.claimed(first, wait=False):
+        assert [part for part in run(config, place, heard.watcher(), help_only=True) if isinstance(part, Section)] == []
+    assert heard.computed == []
+    heard.problems.clear()
+
+    def finish() -> None:
+        until(lambda: heard.problems != [])  # the run has begun
+        store.keep(first, section(compared).entries[0].cells[0][1])
+        claim.close()
+
+    claim = ExitStack()
+    claim.enter_context(store.claimed(first, wait=False))
+    other = threading.Thread(target=finish)
+    other.start()
+    parts = list(run(config, place, heard.watcher()))
+    other.join()
+    whole = next(part for part in parts if isinstance(part, Section))
+    assert [cell.seed for cell, _ in whole.entries[0].cells] == [1]
+    assert heard.found == ["popularity 1", "popularity 3"]  # the first was waited for; the third is as the second
+    assert heard.computed == ["popularity 2"]
 
 
 def test_a_model_that_takes_long_may_take_fewer_seeds(compared: Compared) -> None:
