@@ -37,6 +37,9 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field("", description="what a report calls it")
+    seeds: int | None = Field(
+        None, ge=1, description="only the first so many seeds of each model, where they take long"
+    )
     source: Literal["tables", "amazon", "completejourney", "recbole"]
     interactions: tuple[Path, ...] = ()
     products: tuple[Path, ...] = ()

@@ -155,6 +155,6 @@ def _variant(
         noise_at=spec.noise_at,
         search=spec.search,
         trials=spec.trials or config.trials,
-        seeds=spec.seeds,
+        seeds=min((count for count in (spec.seeds, config.data[data].seeds) if count), default=None),
         tried_before=spec.tried_before,
     )

@@ -243,12 +243,16 @@ def test_what_another_process_is_at_is_left_to_it_and_waited_for_in_the_end(comp
     assert heard.computed == ["popularity 2"]
 
 
-def test_a_model_that_takes_long_may_take_fewer_seeds(compared: Compared) -> None:
+def test_a_model_or_data_that_take_long_may_take_fewer_seeds(compared: Compared) -> None:
     fewer = compared.config.models["asked-badly"].model_copy(update={"seeds": 2})
     config = compared.config.model_copy(update={"models": compared.config.models | {"asked-badly": fewer}})
     section = next(part for part in run(config, compared.place, Watcher(), compute=False) if isinstance(part, Section))
     cells = {entry.variant.name: len(entry.cells) for entry in section.entries}
     assert cells == {"popularity": 1, "ours": 3, "asked-badly": 2}
+    large = {"shop": config.data["shop"].model_copy(update={"seeds": 1})}
+    config = config.model_copy(update={"data": large})
+    section = next(part for part in run(config, compared.place, Watcher(), compute=False) if isinstance(part, Section))
+    assert {entry.variant.name: len(entry.cells) for entry in section.entries} == dict.fromkeys(cells, 1)
 
 
 def test_the_document_has_intervals_leads_and_slices(compared: Compared) -> None:
