@@ -164,6 +164,7 @@ def test_the_manifests_settings_are_settings_and_safe_ones(tmp_path: Path, monke
 def test_an_alert_reads_what_there_is_and_is_explained(alert: dict[str, Any]) -> None:
     assert series(alert["expr"]) <= metrics()
     assert f"### {alert['alert']}\n" in (ROOT / "docs" / "operations.md").read_text()
+    assert f"alertname: {alert['alert']}\n" in (DEPLOY / "prometheus" / "alerts_test.yml").read_text()
 
 
 def test_the_alerts_pass_prometheus_own_tool() -> None:
