@@ -148,7 +148,7 @@ def _sentences(document: Document) -> list[str]:
             + (
                 "No other configuration has been reported on these test data from this folder before."
                 if not others
-                else f"From this folder, {others} reports of other cells have looked at these test data before."
+                else f"Reports of other cells that have looked at these test data before, from this folder: {others}."
             )
         )
     else:
