@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -114,24 +114,21 @@ class CellStore:
         Raises:
             ModelError: the folder can't be written.
         """
-        path = self.folder / _CLAIMS / cell.key
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise ModelError(
-                f"cells can't be claimed in {path.parent}: {error.strerror or error}", "Give it write permission."
-            ) from error
-        with file:
+        path = self.folder / _CLAIMS / cell.key  # it stays: to remove it while another waits for it would let two in
+        with ExitStack() as held:
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(path.open("a"))
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)  # who waits for it looks for the cell first
+            except OSError as error:
+                raise ModelError(
+                    f"cells can't be claimed in {path.parent}: {error.strerror or error}",
+                    "Choose a home folder that may be written, on a disk that can lock files.",
+                ) from error
+            yield True
 
     def keep(self, cell: Cell, outcome: Outcome) -> None:
         """Keep a cell: whole, or not at all.

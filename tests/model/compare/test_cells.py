@@ -8,6 +8,7 @@ import pytest
 from model.compare import code_version as versions
 from model.compare.cells import Cell, CellStore, Outcome
 from model.compare.forecast import Forecast
+from model.errors import ModelError
 
 LISTS = {(0, "validation"): np.array([[1, 2]], np.int32), (1, "test"): np.array([[3, -1]], np.int32)}
 OUTCOME = Outcome(LISTS, 2.5, {"best_epoch": 3}, 4, ({"epoch": 1, "ndcg": 0.5},), 0.5, "2026-01-01")
@@ -45,7 +46,12 @@ def test_a_cell_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
             assert other
     with store.claimed(cell(), wait=True) as again:
         assert again
-    assert list((tmp_path / ".claims").iterdir()) == []
+
+
+def test_a_folder_where_nothing_can_be_claimed_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "cells").write_text("a file")
+    with pytest.raises(ModelError, match="can't be claimed"), CellStore(tmp_path / "cells").claimed(cell(), wait=True):
+        pass
 
 
 @pytest.mark.parametrize("name", ["cell.json", "lists.safetensors"])
