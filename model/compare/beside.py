@@ -6,11 +6,14 @@ the process that reports tries itself, and says why.
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from model.compare.config import CompareConfig
-from model.compare.running import run
+from model.compare.running import help_out
 from model.compare.sections import Place
 
 
@@ -38,24 +41,27 @@ def workers_beside(config: CompareConfig, place: Place, only: Sequence[str], wor
     ]
     for each in beside:
         each.start()
+    before = torch.get_num_threads()
     try:
-        _take(threads)
+        torch.set_num_threads(threads)
         yield config
     finally:
+        torch.set_num_threads(before)
         for each in beside:
             each.terminate()
             each.join()
 
 
 def _help(config: CompareConfig, place: Place, only: Sequence[str], threads: int) -> None:
-    """Compute what nobody else is at."""
-    _take(threads)
-    for _ in run(config, place, only=only, help_only=True):
-        """A data set that is not there: the process that reports says so."""
-
-
-def _take(threads: int) -> None:
-    """Take no more than so many threads."""
-    import torch
-
+    """Compute what nobody else is at, for as long as the process that reports is there."""
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    help_out(config, place, only)
+
+
+def _leave_with_the_parent() -> None:
+    """End this process when its parent has ended, also by a signal that left it no time to say so."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

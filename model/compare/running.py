@@ -30,6 +30,9 @@ from model.splits import make_split
 
 _log = structlog.get_logger(__name__)
 
+_Planned = tuple[Section, list[str]]
+"""A section without its entries, and the names of the models that are to have one."""
+
 # Values of settings are inputs of a cell themselves; what plans and keeps cells does not change what is in them.
 _APART = (
     "model.config",
@@ -49,7 +52,6 @@ def run(
     *,
     only: Sequence[str] = (),
     compute: bool = True,
-    help_only: bool = False,
 ) -> Iterator[Section | Skipped]:
     """Yield the sections of a comparison, when they are whole.
 
@@ -59,40 +61,37 @@ def run(
         watcher: hears how far it is.
         only: patterns of DATA/PROTOCOL/MODEL to compute; everything when empty.
         compute: compute what is not there; without, it is left out.
-        help_only: yield nothing, and leave to others what they are computing: for those beside the one that reports.
 
     Raises:
         ConfigError: the configuration names something that is not there.
     """
     run_ = _Run(config, place, watcher or Watcher(), tuple(only), compute)
-    sections: list[tuple[Section, list[Variant]]] = []
-    for data, source in config.data.items():
-        try:
-            snapshot = read_snapshot(source, place.data_folder, place.config_folder, place.cache_folder)
-        except MissingDataError as error:
-            run_.watcher.on_problem(f"data set {data} is skipped", error.problem)
-            yield Skipped(data, error.problem)
-            continue
-        for protocol, split_config in config.protocols.items():
-            try:
-                split = make_split(snapshot, split_config)
-            except ModelError as error:
-                run_.watcher.on_problem(f"{data}/{protocol} is skipped", error.problem)
-                yield Skipped(f"{data}/{protocol}", error.problem)
-                continue
-            section = Section(data, source.title or data, protocol, snapshot, split)
-            planned = [variant for variant in run_.variants(section, None) if run_.wanted(section, variant)]
-            if planned:
-                run_.plan(section, planned)
-                sections.append((section, planned))
+    planned: list[_Planned] = []
+    for part in run_.parts():
+        if isinstance(part, Skipped):
+            yield part
+        else:
+            planned.append(part)
     run_.watcher.on_plan(run_.forecast.total, run_.forecast.there)
-    found = [run_.entries(section, [variant.name for variant in planned]) for section, planned in sections]
-    if help_only:
-        return
-    run_.waits = True
-    for (section, planned), entries in zip(sections, found, strict=True):
-        whole = run_.entries(section, [variant.name for variant in planned]) if entries is None else entries
+    found = [run_.entries(*part) for part in planned]
+    run_.waits = True  # for what was left to others
+    for (section, names), entries in zip(planned, found, strict=True):
+        whole = run_.entries(section, names) if entries is None else entries
         yield replace(section, entries=whole or ())
+
+
+def help_out(config: CompareConfig, place: Place, only: Sequence[str] = ()) -> None:
+    """Compute the cells of a comparison that nobody else is at, beside the process that reports on it.
+
+    Args:
+        config: the comparison.
+        place: where it reads and keeps.
+        only: patterns of DATA/PROTOCOL/MODEL to compute; everything when empty.
+    """
+    run_ = _Run(config, place, Watcher(), tuple(only), compute=True)
+    for part in list(run_.parts()):
+        if not isinstance(part, Skipped):
+            run_.entries(*part)
 
 
 class _Run:
@@ -127,6 +126,29 @@ class _Run:
 
         relations = tuple(section.snapshot.facts)
         yield from variants(self.config, self.place.config_folder, section.data, section.protocol, relations, choose)
+
+    def parts(self) -> "Iterator[_Planned | Skipped]":
+        """Yield each section with the names of the models that are wanted there, or why it can't be had."""
+        for data, source in self.config.data.items():
+            place = self.place
+            try:
+                snapshot = read_snapshot(source, place.data_folder, place.config_folder, place.cache_folder)
+            except MissingDataError as error:
+                self.watcher.on_problem(f"data set {data} is skipped", error.problem)
+                yield Skipped(data, error.problem)
+                continue
+            for protocol, split_config in self.config.protocols.items():
+                try:
+                    split = make_split(snapshot, split_config)
+                except ModelError as error:
+                    self.watcher.on_problem(f"{data}/{protocol} is skipped", error.problem)
+                    yield Skipped(f"{data}/{protocol}", error.problem)
+                    continue
+                section = Section(data, source.title or data, protocol, snapshot, split)
+                planned = [variant for variant in self.variants(section, None) if self.wanted(section, variant)]
+                if planned:
+                    self.plan(section, planned)
+                    yield section, [variant.name for variant in planned]
 
     def plan(self, section: Section, planned: Sequence[Variant]) -> None:
         """Count the cells of a section, and learn from those that are there how long each takes."""

@@ -76,7 +76,7 @@ def compare(
     place = Place(config.parent, data or config.parent / comparison.data_folder, home, settings.cache_folder)
     patterns = only or []
     with ExitStack() as shown, workers_beside(comparison, place, patterns, 1 if report_only else workers) as shared:
-        parts = run(shared, place, _watcher(shown), only=patterns, compute=not report_only)
+        parts = run(shared, place, _watcher(shown, workers), only=patterns, compute=not report_only)
         document = build(comparison, parts, "test" if test else "validation")
     if test:
         document["test"] = note_touch(home, document)
@@ -88,8 +88,8 @@ def compare(
     console.say(f"compared in {time.monotonic() - began:.0f} s; the report: {written['html']}")
 
 
-def _watcher(shown: ExitStack) -> "Watcher":
-    """Return what tells a person how far the comparison is; `shown` ends the meter."""
+def _watcher(shown: ExitStack, workers: int) -> "Watcher":
+    """Return what tells a person how far the comparison is, by so many processes; `shown` ends the meter."""
     from model.compare.sections import Watcher
 
     meters: list[console.Meter] = []
@@ -102,7 +102,7 @@ def _watcher(shown: ExitStack) -> "Watcher":
         name = f"{cell.data}/{cell.protocol}/{cell.model} seed {cell.seed}"
         meters[-1].advance(1, name)
         if not there:
-            left = "" if left_s is None else f", about {_duration(left_s)} left"
+            left = "" if left_s is None else f", about {_duration(left_s / workers)} left"
             console.say(f"{name}: {_duration(seconds)}{left}")
 
     def on_epoch(cell: "Cell", epoch: int, ndcg: float) -> None:
