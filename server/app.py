@@ -1,6 +1,7 @@
 """The server's life: listen, load, serve, drain, leave."""
 
 import asyncio
+import math
 import signal
 import socket
 import sys
@@ -263,7 +264,7 @@ class Server:
     def _connection_age(self) -> list[tuple[str, int]]:
         """Return how old a connection gets: so that clients find other servers before this one has left."""
         age = self._settings.connection_age_s
-        return [("grpc.max_connection_age_ms", round(age * 1000))] if age else []
+        return [("grpc.max_connection_age_ms", math.ceil(age * 1000))] if age else []
 
     def _reflects(self) -> bool:
         """Return whether gRPC reflection is answered: to anybody, as it has no gate."""
