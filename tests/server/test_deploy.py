@@ -160,6 +160,15 @@ def test_the_manifests_settings_are_settings_and_safe_ones(tmp_path: Path, monke
     assert serve.production
 
 
+def test_a_server_leaves_when_nobody_is_connected_any_more() -> None:
+    serve = load_settings(DEPLOY / "kustomize" / "base" / "kgrank.toml").serve
+    pod = manifests()["StatefulSet kgrank"]["spec"]["template"]["spec"]
+    lives_on_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert 0 < 1.1 * serve.connection_age_s < lives_on_s  # gRPC spreads ages by a tenth
+    # Twice: for calls, and for what is journalled.
+    assert pod["terminationGracePeriodSeconds"] > lives_on_s + 2 * serve.drain_s
+
+
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_an_alert_reads_what_there_is_and_is_explained(alert: dict[str, Any]) -> None:
     assert series(alert["expr"]) <= metrics()
