@@ -1,9 +1,7 @@
-"""A comparison run on the coffee shop: whole, gone on with, in part, and what its report says."""
+"""A comparison run on the coffee shop: whole, gone on with, in part, beside others, and what is wrong in its file."""
 
-import json
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,117 +11,14 @@ import tomli_w
 from kg.errors import ConfigError
 from model.compare import fitting
 from model.compare.cells import CellStore
-from model.compare.config import MODELS, CompareConfig, read_comparison
-from model.compare.goals import judged
-from model.compare.page import rewrite_block, write_report
-from model.compare.report import METRICS, build
+from model.compare.config import CompareConfig, read_comparison
+from model.compare.report import build
 from model.compare.running import help_out, run
 from model.compare.sections import Place, Section, Skipped, Watcher
-from model.compare.touched import note_touch
 from model.compare.variants import variants
 from model.settings import RunSettings
+from tests.model.compare.small_comparison import SHOP, Compared, Heard, section
 from tests.waiting import until
-
-ROOT = Path(__file__).parents[3]
-SHOP = ROOT / "examples" / "shop"
-BASE = """
-[model]
-dimension = 16
-layers = 1
-text_kernel_dimension = 8
-history_length = 8
-[train]
-epochs = 1
-batch_users = 32
-threads = 1
-"""
-COMPARISON = """
-title = "Small"
-reference = "ours"
-seeds = [1, 2, 3]
-trials = 2
-threads = 1
-resamples = 200
-
-[data.shop]
-title = "Coffee shop"
-source = "tables"
-interactions = ["interactions.csv"]
-products = ["products.csv"]
-facts = ["facts.csv"]
-
-[data.missing]
-source = "amazon"
-reviews = ["nowhere.json.gz"]
-
-[protocols.next]
-protocol = "leave-one-out"
-repeats = true
-
-[models.popularity]
-baseline = "popularity"
-
-[models.ours]
-config = "base.toml"
-search = [{}, { "train.learning_rate" = 1e-5 }]
-
-[models.asked-badly]
-like = "ours"
-noise = { titles = 0.5, events = 0.2 }
-noise_at = "scoring"
-group = "noise"
-
-[[goals]]
-data = "shop"
-protocol = "next"
-at_least = 0.0
-
-[[goals]]
-data = "missing"
-protocol = "next"
-at_least = 0.5
-"""
-
-
-@dataclass
-class Heard:
-    """What a run told."""
-
-    computed: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    left: list[float | None] = field(default_factory=list)
-
-    def watcher(self) -> Watcher:
-        def on_cell(cell: Any, there: bool, seconds: float, left_s: float | None) -> None:
-            (self.found if there else self.computed).append(f"{cell.model} {cell.seed}")
-            self.left.append(left_s)
-
-        return Watcher(on_cell=on_cell, on_problem=lambda what, why: self.problems.append(f"{what}: {why}"))
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A comparison that has run once."""
-
-    config: CompareConfig
-    place: Place
-    heard: Heard
-    parts: list[Section | Skipped]
-
-
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    folder = tmp_path_factory.mktemp("compare")
-    (folder / "base.toml").write_text(BASE)
-    (folder / "small.toml").write_text(COMPARISON)
-    config, heard = read_comparison(folder / "small.toml"), Heard()
-    place = Place(folder, SHOP, folder / "home", folder / "cache")
-    return Compared(config, place, heard, list(run(config, place, heard.watcher())))
-
-
-def section(compared: Compared) -> Section:
-    return next(part for part in compared.parts if isinstance(part, Section))
 
 
 def test_every_cell_is_computed_and_missing_data_is_told(compared: Compared) -> None:
@@ -254,76 +149,6 @@ def test_a_model_or_data_that_take_long_may_take_fewer_seeds(compared: Compared)
     assert {entry.variant.name: len(entry.cells) for entry in section.entries} == dict.fromkeys(cells, 1)
 
 
-def test_the_document_has_intervals_leads_and_slices(compared: Compared) -> None:
-    document = build(compared.config, compared.parts, "test")
-    table = document["tables"][0]
-    assert (table["data"], table["protocol"], table["question"]) == ("shop", "next", "all products")
-    models = {model["name"]: model for model in table["models"]}
-    for model in models.values():
-        assert set(METRICS) < set(model["metrics"])
-        for name in METRICS:
-            found = model["metrics"][name]
-            assert found["low"] - 1e-9 <= found["mean"] <= found["high"] + 1e-9
-    assert models["ours"]["metrics"]["ndcg@10"]["seed_sd"] > 0
-    assert models["popularity"]["metrics"]["ndcg@10"]["seed_sd"] is None
-    lead = models["popularity"]["lead"]
-    ours, theirs = (models[name]["metrics"]["ndcg@10"]["mean"] for name in ("ours", "popularity"))
-    assert lead["mean"] == pytest.approx(ours - theirs)
-    assert lead["p"] <= lead["p_holm"]
-    assert "lead" not in models["ours"]
-    assert document["comparisons"] == sum(len(table["models"]) - 1 for table in document["tables"])
-    beside = [model["metrics"]["ndcg@10"]["mean"] for model in models.values() if model["group"] == MODELS]
-    assert max(beside) <= table["oracle"]["mean"] <= sum(beside)
-    assert [len(curve) for curve in models["ours"]["curves"]] == [1, 1, 1]
-    assert sum(part["count"] for part in table["slices"]["history"]) == table["users"]
-    met, unknown = document["goals"]
-    assert met["met"] is True
-    assert unknown["met"] is None
-    json.dumps(document)
-
-
-def test_validation_and_test_are_different_answers(compared: Compared) -> None:
-    reached = [
-        build(compared.config, compared.parts, stage)["tables"][0]["models"][0]["metrics"]["mrr@10"]["mean"]
-        for stage in ("validation", "test")
-    ]
-    assert reached[0] != reached[1]
-
-
-def test_a_report_is_written_in_three_forms_and_into_the_docs(compared: Compared, tmp_path: Path) -> None:
-    document = build(compared.config, compared.parts, "test")
-    document["test"] = note_touch(tmp_path, document)
-    docs = tmp_path / "quality.md"
-    docs.write_text("before\n<!-- report: small -->\nthe former tables\n<!-- end of report: small -->\nafter\n")
-    written = write_report(document, tmp_path / "report", docs)
-    assert json.loads(Path(written["json"]).read_text())["title"] == "Small"
-    page = Path(written["html"]).read_text()
-    assert page.count("<img ") == len(list((tmp_path / "report" / "plots").glob("*.svg")))
-    assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
-    markdown = Path(written["markdown"]).read_text()
-    for plot in (tmp_path / "report" / "plots").glob("*.svg"):
-        assert f"(plots/{plot.name})" in markdown
-    told = docs.read_text()
-    assert told.startswith("before\n<!-- report: small -->\n\n")
-    assert told.endswith("<!-- end of report: small -->\nafter\n")
-    assert "former" not in told
-    assert "Test data, touched" in told
-    assert "nowhere.json.gz is not there" in told
-    assert "| **ours** |" in told
-    with pytest.raises(ConfigError, match="has no block for small"):
-        rewrite_block(tmp_path / "none.md", document)
-
-
-def test_every_look_at_test_data_is_counted(compared: Compared, tmp_path: Path) -> None:
-    document = build(compared.config, compared.parts, "test")
-    first = note_touch(tmp_path, document)
-    assert first["reports_of_other_cells_before"] == 0
-    assert note_touch(tmp_path, document)["reports_of_other_cells_before"] == 0  # the same models, shown again
-    other = note_touch(tmp_path, document | {"cells": ["another"]})
-    assert other["reports_of_other_cells_before"] == 2
-    assert other["first"] == first["at"]
-
-
 def test_each_relation_is_left_out_in_turn(compared: Compared) -> None:
     config = compared.config.model_validate(
         compared.config.model_dump(exclude_unset=True)
@@ -363,46 +188,3 @@ def test_a_wrong_override_is_one_clear_error() -> None:
         RunSettings().with_overrides({"model.layers": 99})
     changed = RunSettings().with_overrides({"model.layers": 0, "model.text.max_tokens": 32})
     assert (changed.model.layers, changed.model.text.max_tokens) == (0, 32)
-
-
-def test_goals_are_judged_by_means_and_intervals() -> None:
-    def model(name: str, mean: float, lead: float | None = None) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "name": name,
-            "title": name,
-            "group": "models",
-            "baseline": None if name == "ours" else name,
-            "metrics": {"ndcg@10": {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}},
-        }
-        return told if lead is None else told | {"lead": {"mean": lead, "low": lead - 0.01, "high": lead + 0.01}}
-
-    tables = [
-        {"data": "d", "protocol": "p", "question": "warm", "models": [model("ours", 0.2), model("knn", 0.19, 0.01)]},
-        {"data": "d", "protocol": "p", "question": "cold", "models": [model("ours", 0.09), model("knn", 0.1, -0.01)]},
-    ]
-    goals = [
-        {"at_least": 0.195},
-        {"above": 0.05},
-        {"above": 0.1},
-        {"question": "cold", "share": 0.4, "of": "warm"},
-        {"question": "cold", "above": 0.0, "above_only": "knn"},
-    ]
-    config = CompareConfig.model_validate(
-        {
-            "data": {"d": {"source": "tables"}},
-            "protocols": {"p": {}},
-            "models": {"ours": {"config": "x.toml"}, "knn": {"baseline": "itemknn"}},
-            "reference": "ours",
-            "goals": [{"data": "d", "protocol": "p"} | goal for goal in goals],
-        }
-    )
-    told = judged(config, tables)
-    assert [(one["met"], one["clear"]) for one in told] == [
-        (True, False),
-        (True, False),
-        (False, False),
-        (True, None),
-        (False, False),
-    ]
-    assert told[1]["wanted"] == pytest.approx(0.19 * 1.05)
-    assert told[3]["wanted"] == pytest.approx(0.08)
