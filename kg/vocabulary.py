@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +75,7 @@ class Vocabulary:
 
     def indices(self, outside_ids: Iterable[str]) -> npt.NDArray[np.int32]:
         """Return the index of each id `[N]`, `MISSING` where it has none."""
-        get = self._index_of.get
-        return np.fromiter((get(outside_id, MISSING) for outside_id in outside_ids), np.int32)
+        return np.fromiter(map(self._index_of.get, outside_ids, repeat(MISSING)), np.int32)
 
     def id(self, index: int) -> str:
         """Return the outside id of one index."""

@@ -21,8 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -43,7 +45,9 @@ from model.splits import Split
 from model.text import own_folder
 from model.train import Trained
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)
+"""Before 3, no product was told from one that training had met."""
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 IDS = "ids.arrow"
@@ -219,12 +223,16 @@ def load_artifact(folder: Path) -> Artifact:
         kernel = TextKernel(tensors["kernel.mean"], tensors["kernel.axes"])
         products = Vocabulary(product_ids(keys)[: len(tensors["matrix"])])
         width = len(networks) * config.dimension
-        matrix = _checked(tensors["matrix"], (len(products), width + kernel.axes.shape[1] + 1))
+        matrix = _checked(
+            _with_newcomers(tensors["matrix"], manifest), (len(products), width + kernel.axes.shape[1] + 2)
+        )
         _checked(kernel.axes, (text_width, kernel.axes.shape[1]))
         _checked(kernel.mean, (text_width,))
-        graph, text, popularity = torch.split(matrix, [width, kernel.axes.shape[1], 1], dim=1)
+        graph, text, popularity, newcomer = torch.split(matrix, [width, kernel.axes.shape[1], 1, 1], dim=1)
         rebuy = _checked(tensors["rebuy"], (len(products),))
-        statistics = ProductStatistics(popularity[:, 0].numpy().copy(), rebuy.numpy())
+        statistics = ProductStatistics(
+            popularity[:, 0].numpy().copy(), rebuy.numpy(), newcomer[:, 0].numpy().astype(np.bool_)
+        )
         near = _neighbours(_with_prefix(tensors, "neighbours."), len(products), config)
         scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near)
     except (
@@ -252,9 +260,10 @@ def read_manifest(folder: Path) -> ArtifactManifest:
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}", _AGAIN)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
+        if raw["schema_version"] not in READABLE_VERSIONS:
+            readable = " and ".join(map(str, READABLE_VERSIONS))
             raise ArtifactError(
-                f"artifact {folder} has schema version {raw['schema_version']}; this kgrank reads {SCHEMA_VERSION}",
+                f"artifact {folder} has schema version {raw['schema_version']}; this kgrank reads {readable}",
                 _AGAIN,
             )
         return ArtifactManifest(**raw)
@@ -277,6 +286,11 @@ def _with_encoder_in(folder: Path, config: ModelConfig) -> ModelConfig:
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names start so, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _with_newcomers(matrix: Tensor, manifest: ArtifactManifest) -> Tensor:
+    """Return a product matrix with the column that says whom training had not met; before it was kept, with nobody."""
+    return matrix if manifest.schema_version > 2 else F.pad(matrix, (0, 1))
 
 
 def _neighbours(tensors: Mapping[str, Tensor], product_count: int, config: ModelConfig) -> Neighbours | None:

@@ -2,7 +2,8 @@
 
 The network is trained without the text component, and for one balance of the others. What each should count is a
 question of a few numbers, and validation answers it: coordinate search over a grid, for the best NDCG@10. It looks at
-each user's most promising products by any component, not at the catalogue again for every grid point.
+each user's most promising products by any component, not at the catalogue again for every grid point. What newcomers
+are given is chosen afterwards, on a case that asks for them (`model.newcomers`).
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from model.metrics import per_user
 from model.ranker import top_k
 from model.scorer import Blend, TrainedModel
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT, components, full_scores
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, NEWCOMER, POPULARITY, TEXT, components, full_scores
 from model.splits import Case
 
 GRID: dict[str, tuple[float, ...]] = {
@@ -24,8 +25,12 @@ GRID: dict[str, tuple[float, ...]] = {
     POPULARITY: (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     HISTORY: (0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0),
 }
+NEWCOMER_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+_LEAST_LEFT = 0.9
+"""What newcomers are given must leave others this share of the NDCG@10 that they have without."""
 _OF_NEW = (TEXT, NEIGHBOURS, POPULARITY)
-_SHORTLIST = 300
+_PROMISING = 100
+"""Products of a user that are looked at by each component that could bring one up."""
 _BATCH = 256
 
 
@@ -50,9 +55,41 @@ def fit_blend(model: TrainedModel, case: Case) -> Blend:
     return _fit(model, blend, case, (HISTORY,))
 
 
+def fit_newcomer(model: TrainedModel, case: Case, share: float) -> Blend:
+    """Return the weights with the least for newcomers that lets them reach a share of the NDCG@10 of other products.
+
+    What it costs those others is bounded. Where the share is out of reach, newcomers are given what brings them most.
+
+    Args:
+        model: over products of which some are newcomers.
+        case: what to choose by; it asks for newcomers and for others.
+        share: of the others' NDCG@10.
+    """
+    asked = case if model.network.repeat is None else case.new_only()
+    newcomer = model.statistics.newcomer[asked.truth_product_index]
+    of_both = [asked.narrowed(newcomer, "newcomers"), asked.narrowed(~newcomer, "others")]
+    best = replace(model.blend, newcomer=0.0)
+    if not all(map(len, of_both)) or not share:
+        return best
+    unit = model.with_blend(Blend(1, 1, 1, 1, 1, 1))
+    shortlists = [_shortlists(unit, best, part) for part in of_both]
+    best_value, before = 0.0, 0.0
+    for weight in NEWCOMER_GRID:
+        tried = replace(best, newcomer=weight)
+        value, others = (_ndcg(lists, tried, part) for lists, part in zip(shortlists, of_both, strict=True))
+        before = before or others
+        if others < _LEAST_LEFT * before:
+            break
+        if value > best_value:
+            best, best_value = tried, value
+        if value >= share * others:
+            break
+    return best
+
+
 def _fit(model: TrainedModel, best: Blend, case: Case, names: tuple[str, ...]) -> Blend:
     """Search the weights in `names`, one after the other, twice."""
-    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1, 1)), best, case)
+    shortlists = _shortlists(model.with_blend(Blend(1, 1, 1, 1, 1, 1)), best, case)
     best_value = -1.0
     for _ in range(2 if len(names) > 1 else 1):
         for name in names:
@@ -76,7 +113,8 @@ def _ndcg(shortlists: _Shortlists, blend: Blend, case: Case) -> float:
 
 @torch.inference_mode()
 def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
-    third = _SHORTLIST // 3
+    newcomer = unit.statistics.newcomer
+    lists = 2 + (unit.neighbours is not None) + bool(newcomer.any())
     products, parts = [], []
     started = unit.with_blend(start)
     for at in range(0, len(case), _BATCH):
@@ -85,20 +123,23 @@ def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
         users = unit.encode_users(histories, now_ms)
         seen = histories if case.exclude_seen else None
         scores = full_scores(started, started.encode_users(histories, now_ms)).numpy()
-        found = [top_k(scores, third, seen=seen, candidates=case.candidates)[0]]
+        found = [top_k(scores, _PROMISING, seen=seen, candidates=case.candidates)[0]]
+        if newcomer.any():
+            found.append(top_k(scores, _PROMISING, seen=seen, candidates=case.candidates & newcomer)[0])
         columns = unit.blocks[TEXT]
         text = (users.vectors[:, columns] @ unit.matrix[:, columns].T).numpy()
-        found.append(top_k(text, third, seen=seen, candidates=case.candidates)[0])
+        found.append(top_k(text, _PROMISING, seen=seen, candidates=case.candidates)[0])
         if unit.neighbours is not None:
             near = unit.neighbours.scores(histories, now_ms).toarray()
-            found.append(top_k(near, third, seen=seen, candidates=case.candidates)[0])
+            found.append(top_k(near, _PROMISING, seen=seen, candidates=case.candidates)[0])
         for row in range(len(rows)):
             chosen = np.unique(np.concatenate([each[row] for each in found]))
             chosen = chosen[chosen >= 0]
-            products.append(np.resize(chosen, _SHORTLIST) if len(chosen) else np.zeros(_SHORTLIST, np.int32))
+            size = lists * _PROMISING
+            products.append(np.resize(chosen, size) if len(chosen) else np.zeros(size, np.int32))
             part = components(unit, users, row, products[-1].astype(np.int64))
             for values in part.values():
                 values[len(chosen) :] = -np.inf if values is part[GRAPH] else 0
             parts.append(part)
-    names = (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
+    names = (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS, NEWCOMER)
     return _Shortlists(np.stack(products), {name: np.stack([part[name] for part in parts]) for name in names})

@@ -141,6 +141,12 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay of AdamW")
     clip_norm: float = Field(1.0, gt=0, le=1000, description="largest norm of the gradient")
     validation_users: int = Field(20_000, ge=1, description="users that validation looks at, at most")
+    newcomer_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the others' NDCG@10 that is sought for products without a past; 0: they get nothing",
+    )
     seed: int = Field(7, ge=0, le=2**31 - 1, description="seed of all that is random")
     threads: int = Field(
         0, ge=0, le=1024, description="processor threads; 0: one for a small graph, else torch's choice"

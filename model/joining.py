@@ -25,7 +25,7 @@ from model.graph import TRANSITION, Relation
 from model.network import RankingNetwork
 from model.product_graph import product_graph
 from model.scorer import TextKernel, TrainedModel
-from model.scoring import GRAPH, TEXT
+from model.scoring import GRAPH, NEWCOMER, TEXT
 from model.text import encode_cached
 
 Int64s = npt.NDArray[np.int64]
@@ -292,6 +292,7 @@ def _extended(model: TrainedModel, anew: Int64s, graph: Tensor | None, text: Ten
     matrix = torch.empty((count, model.matrix.shape[1]))
     matrix[:old] = model.matrix
     matrix[old:] = 0
+    matrix[old:, model.blocks[NEWCOMER]] = 1
     matrix[rows, model.blocks[TEXT]] = text
     if graph is not None:
         matrix[rows, model.blocks[GRAPH]] = graph

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from kg.snapshot import Snapshot
 from model.blend import fit_blend
-from model.case import Case
 from model.checkpoint import EpochRecord
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.ensemble import combine
 from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
 from model.neighbours import fit_neighbours
+from model.newcomers import blend_with_newcomers
 from model.product_graph import ProductGraph, product_graph
 from model.refresh import extend
-from model.scorer import TrainedModel
 from model.splits import Split
 from model.text import encode_cached
 from model.tracking import Tracking
@@ -115,16 +114,18 @@ def fit_model(
     )
     chosen = members.fit(split)
     trained = _together(chosen, snapshot, split)
-    if asked.held_out is not None:
-        # What was held out joins as a product of tomorrow would; the component weights are chosen with it there.
-        now_ms = int(asked.validation.now_ms.max())
-        keys = trained.graph.keys
-        model = extend(trained.model, trained.kernel, keys, whole, asked.train, now_ms, text_cache_folder)
-        trained = _blended(trained, model, asked.validation)
-        hears.on_chosen(trained)
-        return trained
-    trained = _blended(trained, trained.model, validation_sample(split.validation, train_config))
+    sample = validation_sample(split.validation, train_config)
+    trained = replace(trained, model=trained.model.with_blend(fit_blend(trained.model, sample)))
+    blend = blend_with_newcomers(trained, snapshot, split.train, sample, text_cache_folder, train_config.newcomer_share)
+    model = trained.model.with_blend(blend)
+    if asked.held_out is not None:  # it joins as a product of tomorrow would
+        sample, keys = asked.validation, trained.graph.keys
+        now_ms = int(sample.now_ms.max())
+        model = extend(model, trained.kernel, keys, whole, asked.train, now_ms, text_cache_folder)
+    trained = replace(trained, model=model, validation_ndcg=validation_ndcg(model, sample))
     hears.on_chosen(trained)
+    if asked.held_out is not None:
+        return trained
     if train_config.refit == "none" or split.config.protocol not in REFITTED:
         return trained
     later = _later(split, snapshot, train_config.refit)
@@ -189,12 +190,6 @@ def _together(members: list[Trained], snapshot: Snapshot, split: Split) -> Train
     neighbours = fit_neighbours(snapshot, split.train, config.neighbours, config.exclude_relations)
     model = combine([member.model for member in members]).with_neighbours(neighbours)
     return replace(members[0], model=model)
-
-
-def _blended(trained: Trained, model: TrainedModel, case: Case) -> Trained:
-    """Return the run with this model, its component weights chosen on a case."""
-    model = model.with_blend(fit_blend(model, case))
-    return replace(trained, model=model, validation_ndcg=validation_ndcg(model, case))
 
 
 def _later(split: Split, snapshot: Snapshot, refit: str) -> Split:

@@ -16,17 +16,21 @@ class ProductStatistics:
 
     Shapes: `popularity [P]` is log(1 + Σ 2^(−age / half-life)) over the users who had the product, each counted once,
     at the age of the last time: a few who buy it daily don't make it popular. `rebuy [P]` is the log of how often, on
-    average, a user who had the product had it (smoothed: 0.69 where nobody had it).
+    average, a user who had the product had it (smoothed: 0.69 where nobody had it); `newcomer [P]` is whether nobody
+    had the product in what a model was trained on.
     """
 
     popularity: npt.NDArray[np.float32]
     rebuy: npt.NDArray[np.float32]
+    newcomer: npt.NDArray[np.bool_]
 
     def with_more(self, products: int) -> "ProductStatistics":
         """Return the statistics with those of further products, which nobody has had."""
         nobody = np.full(products, np.log(2), np.float32)
         return ProductStatistics(
-            np.concatenate([self.popularity, np.zeros(products, np.float32)]), np.concatenate([self.rebuy, nobody])
+            np.concatenate([self.popularity, np.zeros(products, np.float32)]),
+            np.concatenate([self.rebuy, nobody]),
+            np.concatenate([self.newcomer, np.ones(products, np.bool_)]),
         )
 
 
@@ -42,5 +46,7 @@ def product_statistics(
     users = np.bincount(pairs % product_count, minlength=product_count)
     times = np.bincount(histories.product_index, minlength=product_count)
     return ProductStatistics(
-        popularity=np.log1p(faded).astype(np.float32), rebuy=np.log((times + 2) / (users + 1)).astype(np.float32)
+        popularity=np.log1p(faded).astype(np.float32),
+        rebuy=np.log((times + 2) / (users + 1)).astype(np.float32),
+        newcomer=users == 0,
     )

@@ -5,13 +5,14 @@ that it is made of its text and its neighbours alone: the case that id dropout t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from kg.snapshot import Histories, Snapshot
-from kg.vocabulary import Vocabulary
+from kg.vocabulary import MISSING, Vocabulary
 from model.artifact import Artifact
 from model.ensemble import combine
 from model.popularity import product_statistics
@@ -76,10 +77,15 @@ def extend(
     graph = product_graph(snapshot, histories, config)
     text = encode_cached(graph.texts, config.text, cache_folder, progress)
     identity_index = torch.from_numpy(node_keys.indices(graph.keys.array.to_pylist())).long()
-    statistics = product_statistics(histories, now_ms, config.popularity_half_life_days, graph.product_count)
+    place = graph.keys.indices(node_keys.array[: len(model.matrix)].to_pylist()).astype(np.int64)
+    place[place >= graph.product_count] = MISSING  # it is in the facts, but in the catalogue no more
+    newcomer = np.ones(graph.product_count, np.bool_)
+    newcomer[place[(place >= 0) & ~model.statistics.newcomer]] = False
+    statistics = replace(
+        product_statistics(histories, now_ms, config.popularity_half_life_days, graph.product_count), newcomer=newcomer
+    )
     members = [assemble(network, text, graph, statistics, kernel, identity_index) for network in model.networks]
     extended = combine(members).with_blend(model.blend)
     if model.neighbours is None:
         return extended
-    place = graph.keys.indices(node_keys.array[: len(model.matrix)].to_pylist()).astype(np.int64)
     return extended.with_neighbours(model.neighbours.moved(place, graph.product_count))

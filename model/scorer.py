@@ -1,10 +1,13 @@
 """The trained model as everything that ranks uses it: a product matrix, and user vectors from histories.
 
     score(u, p) = w_g mean_m u_m·z_mp / τ + w_t Σ_j δ^age t_j·t_p + w_h repeat(u, p) + w_n neighbours(u, p)
-                  + w_b popularity(p)
+                  + w_b popularity(p) + w_c newcomer(p)
 
 The matrix has the z of each network m (one, or the members of an ensemble), the text features t (centred, reduced to
-principal components, unit length) and popularity side by side; temperature and weights go into the user vectors.
+principal components, unit length), popularity, and whether training has met the product, side by side; temperature and
+weights go into the user vectors. What a newcomer is given stands for the neighbours and the trained vector that it has
+not yet (`model.newcomers`), so it is given where there is a history to rank by, and not to users of whom nothing is
+known.
 """
 
 import copy
@@ -24,7 +27,7 @@ from model.neighbours import Neighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.repeat import repeat_features
-from model.scoring import GRAPH, POPULARITY, TEXT, Float32s, Int32s, Int64s, UserVectors
+from model.scoring import GRAPH, NEWCOMER, POPULARITY, TEXT, Float32s, Int32s, Int64s, UserVectors
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Blend:
     history: float = 1.0
     popularity: float = 0.0
     neighbours: float = 0.0
+    newcomer: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """Return the weights by component."""
@@ -93,7 +97,12 @@ class TrainedModel:
         self.blend = blend
         self.neighbours = neighbours
         self.statistics = statistics
-        columns = {GRAPH: products, TEXT: text, POPULARITY: torch.from_numpy(statistics.popularity)[:, None]}
+        columns = {
+            GRAPH: products,
+            TEXT: text,
+            POPULARITY: torch.from_numpy(statistics.popularity)[:, None],
+            NEWCOMER: torch.from_numpy(statistics.newcomer)[:, None].float(),
+        }
         self._matrix = torch.cat(list(columns.values()), dim=1).contiguous()
         ends = np.cumsum([part.shape[1] for part in columns.values()]).tolist()
         self._blocks = {
@@ -159,6 +168,7 @@ class TrainedModel:
                 torch.cat(users, dim=1) * (blend.graph / config.temperature / len(users)),
                 kernel * blend.text,
                 torch.full((len(histories), 1), blend.popularity),
+                (events.length[:, None] > 0) * blend.newcomer,
             ],
             dim=1,
         )

@@ -3,8 +3,8 @@
     score(u, p) = vectors[u] · matrix[p] + added(u, p)
 
 The columns of the matrix are the blocks of the score's components side by side, so every component of a score can be
-told apart: `graph`, `text` and `popularity` are dot products over their columns. What is added is sparse: `history` for
-products that the user had, `neighbours` for those that go with them.
+told apart: `graph`, `text`, `popularity` and `newcomer` are dot products over their columns. What is added is sparse:
+`history` for products that the user had, `neighbours` for those that go with them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ TEXT = "text"
 POPULARITY = "popularity"
 HISTORY = "history"
 NEIGHBOURS = "neighbours"
+NEWCOMER = "newcomer"
 QUERY = "query"
 RULE = "rule"
 DIVERSITY = "diversity"

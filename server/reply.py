@@ -10,6 +10,7 @@ from model.scoring import (
     GRAPH,
     HISTORY,
     NEIGHBOURS,
+    NEWCOMER,
     POPULARITY,
     QUERY,
     RULE,
@@ -52,9 +53,9 @@ def fill(
     ids = engine.product_ids
     indices = ranking.product_index.tolist()
     nothing = [0.0] * len(indices)
-    graph, text, history, popularity, neighbours = (
+    graph, text, history, popularity, neighbours, newcomer = (
         ranking.parts[name].tolist() if name in ranking.parts else nothing
-        for name in (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
+        for name in (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS, NEWCOMER)
     )
     further = [(name, ranking.parts[name].tolist()) for name in _FURTHER if name in ranking.parts]
     rows = (
@@ -70,6 +71,7 @@ def fill(
         components.history = history[place]
         components.popularity = popularity[place]
         components.neighbours = neighbours[place]
+        components.newcomer = newcomer[place]
         for name, part in further:
             setattr(components, name, part[place])
         if reasons:

@@ -2,7 +2,7 @@
 
 A list of a hundred products has a thousand fields; setting each in a message takes a third of what the whole answer
 costs. What a result says is of one shape unless reasons or details are asked for: its product, which is the same bytes
-every time, and six numbers. So both are laid side by side (protobuf, "Encoding"), those of all results at once, and the
+every time, and seven numbers. So both are laid side by side (protobuf, "Encoding"), those of all results at once; the
 test compares what is read back with the messages.
 """
 
@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kgrank.v1 import common_pb2
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, NEWCOMER, POPULARITY, TEXT
 from server.question import Ranking
 
-PLAIN = (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS)
+PLAIN = (GRAPH, TEXT, HISTORY, POPULARITY, NEIGHBOURS, NEWCOMER)
 """The components that these results have, by the contract's own names."""
 
 _LENGTH_DELIMITED, _FIXED_32 = 2, 5

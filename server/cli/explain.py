@@ -36,6 +36,7 @@ def explain(
         "history": parts.history,
         "neighbours": parts.neighbours,
         "popularity": parts.popularity,
+        "newcomer": parts.newcomer,
     }
     title = f"{result.title or result.product_id} for {user}: place {answer.rank}, by {answer.model_version}"
     console.emit_table(title, ["component", "score"], [*components.items(), ("together", result.score)])

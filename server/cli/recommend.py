@@ -12,6 +12,8 @@ from server.cli.asking import Target, as_json, asking, reason_lines
 if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Result
 
+_COMPONENTS = ("graph", "text", "history", "neighbours", "popularity", "newcomer")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -54,7 +56,7 @@ def recommend(
         _list(title, answer.results)
     else:
         rows = [_row(place, result) for place, result in enumerate(answer.results, start=1)]
-        columns = ["#", "product", "title", "brand", "score", "graph", "text", "history", "neighbours", "popularity"]
+        columns = ["#", "product", "title", "brand", "score", *_COMPONENTS]
         console.emit_table(title, columns, rows)
     if answer.missing_ids:
         console.say(f"the catalogue does not have: {', '.join(answer.missing_ids)}")
@@ -62,7 +64,7 @@ def recommend(
 
 def _row(place: int, result: "Result") -> list[Any]:
     parts = result.components
-    scores = [result.score, parts.graph, parts.text, parts.history, parts.neighbours, parts.popularity]
+    scores = [result.score, *(getattr(parts, name) for name in _COMPONENTS)]
     return [place, result.product_id, result.title, result.brand, *scores]
 
 

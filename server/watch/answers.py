@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.scoring import GRAPH, HISTORY, NEIGHBOURS, POPULARITY, TEXT
+from model.scoring import GRAPH, HISTORY, NEIGHBOURS, NEWCOMER, POPULARITY, TEXT
 from server.engine import Engine
 from server.question import Question, Ranking, UserState
 from server.watch.metrics import Metrics
@@ -21,7 +21,7 @@ _LATEST = 2000
 _LEAST = 200
 _BINS = 10
 _ROTATED_AFTER = 50_000
-_LEARNED = (GRAPH, TEXT, HISTORY, NEIGHBOURS, POPULARITY)
+_LEARNED = (GRAPH, TEXT, HISTORY, NEIGHBOURS, POPULARITY, NEWCOMER)
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

@@ -6,7 +6,7 @@ from model.popularity import ProductStatistics, product_statistics
 from model.repeat import RepeatScore, feature_count, repeat_features
 
 DAY_MS = 86_400_000
-STATISTICS = ProductStatistics(np.zeros(9, np.float32), np.zeros(9, np.float32))
+STATISTICS = ProductStatistics(np.zeros(9, np.float32), np.zeros(9, np.float32), np.zeros(9, np.bool_))
 
 
 def bought(days: list[int], products: list[int], offsets: list[int]) -> Histories:

@@ -72,7 +72,7 @@ def test_components_sum_up_to_the_score(prepared: Prepared) -> None:
     everything = np.arange(len(model.matrix))
     for row in (0, 7):
         parts = components(model, users, row, everything)
-        assert set(parts) == {"graph", "text", "history", "popularity", "neighbours"}
+        assert set(parts) == {"graph", "text", "history", "popularity", "neighbours", "newcomer"}
         assert parts["neighbours"].any()
         assert parts["history"].any()
         np.testing.assert_allclose(sum(parts.values()), full_scores(model, users)[row].numpy(), rtol=1e-4, atol=1e-4)
@@ -169,7 +169,7 @@ def test_an_artifact_comes_back_as_it_was(prepared: Prepared, trained: Trained, 
         ("ids.arrow", None, "is missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"schema_version": 2', b'"schema_version": 99'),
+            lambda old: old.replace(b'"schema_version": 3', b'"schema_version": 99'),
             "schema version 99",
         ),
         ("manifest.json", lambda old: old[:40], "is damaged"),

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kgrank/v1/common.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x07\x43ontext\x12\x18\n\x10seed_product_ids\x18\x01 \x03(\t\x12\'\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.ContextEvent\x12\r\n\x05query\x18\x03 \x01(\t\x12\x12\n\ncategories\x18\x04 \x03(\t\"\x92\x01\n\x0c\x43ontextEvent\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\x9d\x01\n\x06Result\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12.\n\ncomponents\x18\x03 \x01(\x0b\x32\x1a.kgrank.v1.ScoreComponents\x12\"\n\x07reasons\x18\x04 \x03(\x0b\x32\x11.kgrank.v1.Reason\x12\r\n\x05title\x18\x05 \x01(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\"\xac\x01\n\x0fScoreComponents\x12\r\n\x05graph\x18\x01 \x01(\x02\x12\x0c\n\x04text\x18\x02 \x01(\x02\x12\x0f\n\x07history\x18\x03 \x01(\x02\x12\x12\n\npopularity\x18\x04 \x01(\x02\x12\x12\n\nneighbours\x18\x05 \x01(\x02\x12\r\n\x05query\x18\x06 \x01(\x02\x12\x0c\n\x04rule\x18\x07 \x01(\x02\x12\x11\n\tdiversity\x18\x08 \x01(\x02\x12\x13\n\x0b\x65xploration\x18\t \x01(\x02\"\x9a\x01\n\x06\x46ilter\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x0e\n\x06\x62rands\x18\x02 \x03(\t\x12$\n\x05price\x18\x03 \x01(\x0b\x32\x15.kgrank.v1.PriceRange\x12.\n\nattributes\x18\x04 \x03(\x0b\x32\x1a.kgrank.v1.AttributeFilter\x12\x16\n\x0eonly_available\x18\x05 \x01(\x08\"X\n\nPriceRange\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0e\x61llow_unpriced\x18\x03 \x01(\x08\x42\x06\n\x04_minB\x06\n\x04_max\".\n\x0f\x41ttributeFilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc3\x01\n\x03Mix\x12\x16\n\tdiversity\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rmax_per_brand\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_per_category\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x1e\n\x11\x65xploration_share\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x0c\n\n_diversityB\x10\n\x0e_max_per_brandB\x13\n\x11_max_per_categoryB\x14\n\x12_exploration_share\"\x87\x01\n\x06Reason\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\x12\x10\n\x08strength\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x1d\n\x04\x61lso\x18\x05 \x03(\x0b\x32\x0f.kgrank.v1.Path\"F\n\x04Path\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\".\n\x04Node\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xad\x01\n\x04\x45\x64ge\x12\x10\n\x08relation\x18\x01 \x01(\t\x12,\n\tdirection\x18\x02 \x01(\x0e\x32\x19.kgrank.v1.Edge.Direction\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x16\n\x12\x44IRECTION_BACKWARD\x10\x02*\x82\x02\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERACTION_TYPE_VIEW\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_CLICK\x10\x02\x12 \n\x1cINTERACTION_TYPE_ADD_TO_CART\x10\x03\x12\x1d\n\x19INTERACTION_TYPE_WISHLIST\x10\x04\x12\x1d\n\x19INTERACTION_TYPE_PURCHASE\x10\x05\x12\x19\n\x15INTERACTION_TYPE_RATE\x10\x06\x12\x1b\n\x17INTERACTION_TYPE_REVIEW\x10\x07*\x89\x01\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_STATE_WARM\x10\x01\x12\x19\n\x15USER_STATE_FEW_EVENTS\x10\x02\x12\x13\n\x0fUSER_STATE_COLD\x10\x03\x12\x1b\n\x17USER_STATE_CONTEXT_ONLY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kgrank/v1/common.proto\x12\tkgrank.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x07\x43ontext\x12\x18\n\x10seed_product_ids\x18\x01 \x03(\t\x12\'\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x17.kgrank.v1.ContextEvent\x12\r\n\x05query\x18\x03 \x01(\t\x12\x12\n\ncategories\x18\x04 \x03(\t\"\x92\x01\n\x0c\x43ontextEvent\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.kgrank.v1.InteractionType\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\x9d\x01\n\x06Result\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12.\n\ncomponents\x18\x03 \x01(\x0b\x32\x1a.kgrank.v1.ScoreComponents\x12\"\n\x07reasons\x18\x04 \x03(\x0b\x32\x11.kgrank.v1.Reason\x12\r\n\x05title\x18\x05 \x01(\t\x12\r\n\x05\x62rand\x18\x06 \x01(\t\"\xbe\x01\n\x0fScoreComponents\x12\r\n\x05graph\x18\x01 \x01(\x02\x12\x0c\n\x04text\x18\x02 \x01(\x02\x12\x0f\n\x07history\x18\x03 \x01(\x02\x12\x12\n\npopularity\x18\x04 \x01(\x02\x12\x12\n\nneighbours\x18\x05 \x01(\x02\x12\r\n\x05query\x18\x06 \x01(\x02\x12\x0c\n\x04rule\x18\x07 \x01(\x02\x12\x11\n\tdiversity\x18\x08 \x01(\x02\x12\x13\n\x0b\x65xploration\x18\t \x01(\x02\x12\x10\n\x08newcomer\x18\n \x01(\x02\"\x9a\x01\n\x06\x46ilter\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x0e\n\x06\x62rands\x18\x02 \x03(\t\x12$\n\x05price\x18\x03 \x01(\x0b\x32\x15.kgrank.v1.PriceRange\x12.\n\nattributes\x18\x04 \x03(\x0b\x32\x1a.kgrank.v1.AttributeFilter\x12\x16\n\x0eonly_available\x18\x05 \x01(\x08\"X\n\nPriceRange\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0e\x61llow_unpriced\x18\x03 \x01(\x08\x42\x06\n\x04_minB\x06\n\x04_max\".\n\x0f\x41ttributeFilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc3\x01\n\x03Mix\x12\x16\n\tdiversity\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rmax_per_brand\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_per_category\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x1e\n\x11\x65xploration_share\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x0c\n\n_diversityB\x10\n\x0e_max_per_brandB\x13\n\x11_max_per_categoryB\x14\n\x12_exploration_share\"\x87\x01\n\x06Reason\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\x12\x10\n\x08strength\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x1d\n\x04\x61lso\x18\x05 \x03(\x0b\x32\x0f.kgrank.v1.Path\"F\n\x04Path\x12\x1e\n\x05nodes\x18\x01 \x03(\x0b\x32\x0f.kgrank.v1.Node\x12\x1e\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x0f.kgrank.v1.Edge\".\n\x04Node\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xad\x01\n\x04\x45\x64ge\x12\x10\n\x08relation\x18\x01 \x01(\t\x12,\n\tdirection\x18\x02 \x01(\x0e\x32\x19.kgrank.v1.Edge.Direction\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x16\n\x12\x44IRECTION_BACKWARD\x10\x02*\x82\x02\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERACTION_TYPE_VIEW\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_CLICK\x10\x02\x12 \n\x1cINTERACTION_TYPE_ADD_TO_CART\x10\x03\x12\x1d\n\x19INTERACTION_TYPE_WISHLIST\x10\x04\x12\x1d\n\x19INTERACTION_TYPE_PURCHASE\x10\x05\x12\x19\n\x15INTERACTION_TYPE_RATE\x10\x06\x12\x1b\n\x17INTERACTION_TYPE_REVIEW\x10\x07*\x89\x01\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_STATE_WARM\x10\x01\x12\x19\n\x15USER_STATE_FEW_EVENTS\x10\x02\x12\x13\n\x0fUSER_STATE_COLD\x10\x03\x12\x1b\n\x17USER_STATE_CONTEXT_ONLY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kgrank.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INTERACTIONTYPE']._serialized_start=1595
-  _globals['_INTERACTIONTYPE']._serialized_end=1853
-  _globals['_USERSTATE']._serialized_start=1856
-  _globals['_USERSTATE']._serialized_end=1993
+  _globals['_INTERACTIONTYPE']._serialized_start=1613
+  _globals['_INTERACTIONTYPE']._serialized_end=1871
+  _globals['_USERSTATE']._serialized_start=1874
+  _globals['_USERSTATE']._serialized_end=2011
   _globals['_CONTEXT']._serialized_start=70
   _globals['_CONTEXT']._serialized_end=181
   _globals['_CONTEXTEVENT']._serialized_start=184
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESULT']._serialized_start=333
   _globals['_RESULT']._serialized_end=490
   _globals['_SCORECOMPONENTS']._serialized_start=493
-  _globals['_SCORECOMPONENTS']._serialized_end=665
-  _globals['_FILTER']._serialized_start=668
-  _globals['_FILTER']._serialized_end=822
-  _globals['_PRICERANGE']._serialized_start=824
-  _globals['_PRICERANGE']._serialized_end=912
-  _globals['_ATTRIBUTEFILTER']._serialized_start=914
-  _globals['_ATTRIBUTEFILTER']._serialized_end=960
-  _globals['_MIX']._serialized_start=963
-  _globals['_MIX']._serialized_end=1158
-  _globals['_REASON']._serialized_start=1161
-  _globals['_REASON']._serialized_end=1296
-  _globals['_PATH']._serialized_start=1298
-  _globals['_PATH']._serialized_end=1368
-  _globals['_NODE']._serialized_start=1370
-  _globals['_NODE']._serialized_end=1416
-  _globals['_EDGE']._serialized_start=1419
-  _globals['_EDGE']._serialized_end=1592
-  _globals['_EDGE_DIRECTION']._serialized_start=1507
-  _globals['_EDGE_DIRECTION']._serialized_end=1592
+  _globals['_SCORECOMPONENTS']._serialized_end=683
+  _globals['_FILTER']._serialized_start=686
+  _globals['_FILTER']._serialized_end=840
+  _globals['_PRICERANGE']._serialized_start=842
+  _globals['_PRICERANGE']._serialized_end=930
+  _globals['_ATTRIBUTEFILTER']._serialized_start=932
+  _globals['_ATTRIBUTEFILTER']._serialized_end=978
+  _globals['_MIX']._serialized_start=981
+  _globals['_MIX']._serialized_end=1176
+  _globals['_REASON']._serialized_start=1179
+  _globals['_REASON']._serialized_end=1314
+  _globals['_PATH']._serialized_start=1316
+  _globals['_PATH']._serialized_end=1386
+  _globals['_NODE']._serialized_start=1388
+  _globals['_NODE']._serialized_end=1434
+  _globals['_EDGE']._serialized_start=1437
+  _globals['_EDGE']._serialized_end=1610
+  _globals['_EDGE_DIRECTION']._serialized_start=1525
+  _globals['_EDGE_DIRECTION']._serialized_end=1610
 # @@protoc_insertion_point(module_scope)

@@ -229,6 +229,7 @@ class ScoreComponents(google.protobuf.message.Message):
     RULE_FIELD_NUMBER: builtins.int
     DIVERSITY_FIELD_NUMBER: builtins.int
     EXPLORATION_FIELD_NUMBER: builtins.int
+    NEWCOMER_FIELD_NUMBER: builtins.int
     graph: builtins.float
     """Fit in the knowledge graph's embedding."""
     text: builtins.float
@@ -249,6 +250,8 @@ class ScoreComponents(google.protobuf.message.Message):
     """What is taken off for likeness to the results before it."""
     exploration: builtins.float
     """What is added to a product that few users have had yet."""
+    newcomer: builtins.float
+    """What a product that training has not met is given for the past that it does not have."""
     def __init__(
         self,
         *,
@@ -261,8 +264,9 @@ class ScoreComponents(google.protobuf.message.Message):
         rule: builtins.float = ...,
         diversity: builtins.float = ...,
         exploration: builtins.float = ...,
+        newcomer: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["diversity", b"diversity", "exploration", b"exploration", "graph", b"graph", "history", b"history", "neighbours", b"neighbours", "popularity", b"popularity", "query", b"query", "rule", b"rule", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["diversity", b"diversity", "exploration", b"exploration", "graph", b"graph", "history", b"history", "neighbours", b"neighbours", "newcomer", b"newcomer", "popularity", b"popularity", "query", b"query", "rule", b"rule", "text", b"text"]) -> None: ...
 
 global___ScoreComponents = ScoreComponents
 

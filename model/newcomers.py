@@ -1,0 +1,84 @@
+"""What a product that training has not met is given, to be ranked for what it is and not for its lack of a past.
+
+    score(u, p) += w_c          for a product p that nobody had in what was trained on, where u has a history
+
+Such a product has its text and its facts. It has no neighbours, nobody has made it popular, and its vector is made of
+less than those of its rivals: it ranks well among its like, and far too low among all. How much too low can be seen
+without one: some products are hidden from the finished model, which meets them again as it meets what joins tomorrow
+(`model.refresh`). Validation users who went on to one of them say how much it takes, those who went on to any other
+say what that costs. The NDCG@10 of all together is nearly the same over a wide range of w_c (on Beauty, from 0 to 1):
+what newcomers gain others lose, so it can't choose. w_c is the least that brings newcomers to a share of what others
+reach (`train.newcomer_share`).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kg.snapshot import Histories, Snapshot
+from kg.vocabulary import Vocabulary
+from model.blend import fit_newcomer
+from model.case import Case
+from model.refresh import extend
+from model.scorer import Blend
+from model.train import Trained
+
+_HIDDEN = 0.1
+"""Share of the products that are hidden: few, as what is new in a shop competes with what is there."""
+_SEED = 7
+
+
+def blend_with_newcomers(
+    trained: Trained, snapshot: Snapshot, train: Histories, case: Case, cache_folder: Path, share: float
+) -> Blend:
+    """Return the model's weights with what a newcomer is given, chosen on a validation case.
+
+    Args:
+        trained: a finished model over the products of the snapshot, and the graph it was trained on.
+        snapshot: products, nodes and facts.
+        train: the histories that it was trained on.
+        case: validation users; nothing that training has not seen is told to the model.
+        cache_folder: where text features are cached.
+        share: of the NDCG@10 of others that is sought for newcomers.
+
+    Raises:
+        ModelError: the text encoder can't be loaded.
+    """
+    hidden = _drawn(trained.model.statistics.newcomer)
+    known = _without(case.known, hidden)
+    given = None if case.given is None else _without(case.given, hidden)
+    asked = replace(case, known=known, given=given)
+    if not hidden[case.truth_product_index].any():
+        return trained.model.blend
+    model = extend(
+        trained.model,
+        trained.kernel,
+        _renamed(trained.graph.keys, hidden),
+        snapshot,
+        _without(train, hidden),
+        int(case.now_ms.max()),
+        cache_folder,
+    )
+    return fit_newcomer(model, asked, share)
+
+
+def _drawn(newcomer: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a seeded share of the products that training has met `[P]`."""
+    met = np.flatnonzero(~newcomer)
+    drawn = np.zeros(len(newcomer), np.bool_)
+    drawn[np.random.default_rng(_SEED).permutation(met)[: round(_HIDDEN * len(met))]] = True
+    return drawn
+
+
+def _without(histories: Histories, hidden: npt.NDArray[np.bool_]) -> Histories:
+    return histories.where(~hidden[histories.product_index])
+
+
+def _renamed(keys: Vocabulary, hidden: npt.NDArray[np.bool_]) -> Vocabulary:
+    """Return the keys of a graph's nodes with hidden products under names that no graph has."""
+    names = keys.array.to_pylist()
+    for row in np.flatnonzero(hidden).tolist():
+        names[row] = f"hidden\t{names[row]}"
+    return Vocabulary(names)
