@@ -1,6 +1,6 @@
 """Whether what was to be reached is reached, from the tables of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from model.compare.config import MODELS, CompareConfig, Goal
@@ -8,16 +8,26 @@ from model.compare.config import MODELS, CompareConfig, Goal
 Table = dict[str, Any]
 
 
-def judged(config: CompareConfig, tables: Sequence[Table]) -> list[dict[str, Any]]:
+def judged(
+    config: CompareConfig, tables: Sequence[Table], missing: Collection[tuple[str, str, str]] = ()
+) -> list[dict[str, Any]]:
     """Return each goal with what was wanted, what was reached, and whether that is enough.
 
     A goal whose figures are not in the tables has `reached` and `met` None. The mean decides; whether the interval
-    around it does too stands in `clear`, where there is one.
+    around it does too stands in `clear`, where there is one. How many baselines a goal above the best of them does not
+    know yet stands in `missing`.
+
+    Args:
+        config: the comparison.
+        tables: what was reached.
+        missing: data, protocol and title of baselines that are not computed.
     """
-    return [_judged(goal, goal.model or config.reference, tables) for goal in config.goals]
+    return [_judged(goal, goal.model or config.reference, tables, missing) for goal in config.goals]
 
 
-def _judged(goal: Goal, name: str, tables: Sequence[Table]) -> dict[str, Any]:
+def _judged(
+    goal: Goal, name: str, tables: Sequence[Table], missing: Collection[tuple[str, str, str]]
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "data": goal.data,
         "protocol": goal.protocol,
@@ -29,6 +39,7 @@ def _judged(goal: Goal, name: str, tables: Sequence[Table]) -> dict[str, Any]:
         "met": None,
         "clear": None,
         "against": "",
+        "missing": 0,
     }
     table = _table(tables, goal, goal.question)
     model = _model(table, name)
@@ -51,6 +62,8 @@ def _judged(goal: Goal, name: str, tables: Sequence[Table]) -> dict[str, Any]:
         lead = best.get("lead")
         told |= {"wanted": (1 + goal.above) * best["metrics"][goal.metric]["mean"], "against": best["title"]}
         told["clear"] = lead is not None and lead["low"] > 0
+        if not goal.above_only:
+            told["missing"] = sum(each[:2] == (goal.data, goal.protocol) for each in missing)
     return told | {"met": told["reached"] >= told["wanted"]}
 
 

@@ -155,11 +155,10 @@ def _sentences(document: Document) -> list[str]:
         told.append(
             "Validation data: what was chosen was chosen on these, so the figures flatter. Test data: untouched."
         )
-    tried = document["trials"]
     told.append(
         f"{document['comparisons']} paired comparisons with the reference in all ({document['resamples']:,} bootstrap "
         "draws of users, the same for both); p-values are corrected by Holm's method within each question's models. "
-        f"Each baseline is tuned over {'its grid' if tried is None else f'{tried} configurations'} on validation data."
+        "Baselines are tuned on validation data; over how many configurations stands with the configurations tried."
     )
     if document["skipped"]:
         left_out = "; ".join(f"{part['what']} ({part['why']})" for part in document["skipped"])

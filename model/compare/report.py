@@ -69,6 +69,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
     tables: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     tuning: list[dict[str, Any]] = []
+    missing: list[tuple[str, str, str]] = []
     cells: list[str] = []
     data: dict[str, dict[str, Any]] = {}
     for part in parts:
@@ -80,6 +81,8 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
             name = f"{part.data}/{part.protocol}/{entry.variant.name}"
             if entry.problem or not entry.cells:
                 skipped.append({"what": name, "why": entry.problem or "not computed yet"})
+                if entry.variant.baseline:
+                    missing.append((part.data, part.protocol, entry.variant.title))
                 continue
             cells += [cell.key for cell, _ in entry.cells]
             tuning.append(
@@ -96,11 +99,10 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
         "metric": config.metric,
         "reference": config.reference,
         "resamples": config.resamples,
-        "trials": config.trials,
         "comparisons": sum("lead" in model for table in tables for model in table["models"]),
         "data": data,
         "tables": tables,
-        "goals": judged(config, tables),
+        "goals": judged(config, tables, missing),
         "tuning": tuning,
         "skipped": skipped,
         "cells": cells,

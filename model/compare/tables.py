@@ -42,6 +42,8 @@ def goal_sheet(document: Document) -> Sheet | None:
         met = {True: "met", False: "not met", None: "not computed"}[goal["met"]]
         if goal["met"] and goal["clear"] is False:
             met = "met by the mean, not by the interval"
+        if goal["met"] and goal["missing"]:
+            met += f"; {goal['missing']} baseline{'' if goal['missing'] == 1 else 's'} not computed"
         where = ", ".join(part for part in (goal["data"], goal["protocol"], goal["question"]) if part)
         wanted = "" if goal["wanted"] is None else f"{_number(goal['wanted'])}{against}"
         rows.append((where, _metric(goal["metric"]), wanted, _number(goal["reached"]), met))

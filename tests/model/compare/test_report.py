@@ -11,6 +11,7 @@ from model.compare.config import MODELS, CompareConfig
 from model.compare.goals import judged
 from model.compare.page import rewrite_block, write_report
 from model.compare.report import METRICS, build
+from model.compare.tables import goal_sheet
 from model.compare.touched import note_touch
 from tests.model.compare.small_comparison import Compared
 
@@ -116,7 +117,7 @@ def test_goals_are_judged_by_means_and_intervals() -> None:
             "goals": [{"data": "d", "protocol": "p"} | goal for goal in goals],
         }
     )
-    told = judged(config, tables)
+    told = judged(config, tables, [("d", "p", "a slow baseline"), ("d", "another", "a slow baseline")])
     assert [(one["met"], one["clear"]) for one in told] == [
         (True, False),
         (True, False),
@@ -124,5 +125,11 @@ def test_goals_are_judged_by_means_and_intervals() -> None:
         (True, None),
         (False, False),
     ]
+    # Above the best of those that are there is not yet above every baseline.
+    assert [one["missing"] for one in told] == [0, 1, 1, 0, 0]
+    document = {"goals": told}
+    sheet = goal_sheet(document)
+    assert sheet is not None
+    assert sheet.rows[1][-1] == "met by the mean, not by the interval; 1 baseline not computed"
     assert told[1]["wanted"] == pytest.approx(0.19 * 1.05)
     assert told[3]["wanted"] == pytest.approx(0.08)
