@@ -74,6 +74,8 @@ def arrange(pool: Pool, k: int, mix: Mix, pins: Sequence[tuple[int, int]] = ()) 
         if row is not None:  # else the caps leave nothing, and a later pin moves up
             taken.take(row)
             places.append(row)
+    # A list too short for a pin's position ends with it.
+    places += [row for position, row in sorted(pinned.items()) if position >= count]
     return _with_components(pool, taken, places, set(pinned.values()))
 
 

@@ -34,6 +34,12 @@ def pool_of(count: int, seed: int = 0, fresh: float = 0.3) -> Pool:
     )
 
 
+@pytest.mark.parametrize(("count", "position"), [(1, 2), (5, 8), (5, 5)])
+def test_a_list_too_short_for_a_pin_ends_with_it(count: int, position: int) -> None:
+    made = arrange(pool_of(count), 10, question.Mix(), [(position, 0)])
+    assert made.place.tolist() == [*range(1, count), 0]
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     count=st.integers(0, 60),

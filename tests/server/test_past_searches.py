@@ -130,7 +130,7 @@ def test_a_search_changes_the_next_recommendations_and_says_so(home: Path, shop:
         ratio = []
         for each in after.results:
             told, known = each.components, parts[each.product_id]
-            whole = told.graph + told.text + told.history + told.popularity + told.neighbours + told.query
+            whole = sum(getattr(told, part.name) for part in told.DESCRIPTOR.fields)
             assert whole == pytest.approx(each.score, abs=1e-3)
             assert (told.text, told.graph) == pytest.approx((known.text, known.graph), abs=1e-3)
             of_product = cosine[shop.snapshot.products.index(each.product_id)]

@@ -22,7 +22,7 @@ def test_components_add_up_to_the_score(client: Client) -> None:
     for result in client.recommend("user-03", k=20, exclude_seen=False).results:
         parts = result.components
         # `query` is there where another test has searched as this user on the server that they share.
-        whole = parts.graph + parts.text + parts.history + parts.popularity + parts.neighbours + parts.query
+        whole = sum(getattr(parts, part.name) for part in parts.DESCRIPTOR.fields)
         assert whole == pytest.approx(result.score, abs=1e-4)
 
 
