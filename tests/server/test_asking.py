@@ -33,7 +33,7 @@ def test_recommend_prints_the_contract_s_message_as_json(kgrank: CommandLine, sh
     answer = json.loads(kgrank(shop.home, "recommend", "user-01", "--k", "3", "--seen", "--json").out)
     assert len(answer["results"]) == 3
     assert answer["user_state"] == "USER_STATE_WARM"
-    model = {"graph", "text", "history", "neighbours", "popularity"}
+    model = {"graph", "text", "history", "neighbours", "popularity", "newcomer"}
     assert set(answer["results"][0]["components"]) == model | {"query", "rule", "diversity", "exploration"}
 
 
