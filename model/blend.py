@@ -6,6 +6,7 @@ each user's most promising products by any component, not at the catalogue again
 are given is chosen afterwards, on a case that asks for them (`model.newcomers`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,9 +26,11 @@ GRID: dict[str, tuple[float, ...]] = {
     POPULARITY: (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     HISTORY: (0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0),
 }
-NEWCOMER_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-_LEAST_LEFT = 0.9
+NEWCOMER_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+_LEAST_LEFT = 0.85
 """What newcomers are given must leave others this share of the NDCG@10 that they have without."""
+_LOOKED_AT = 4000
+"""Users at most whose right products are newcomers, and as many others."""
 _OF_NEW = (TEXT, NEIGHBOURS, POPULARITY)
 _PROMISING = 100
 """Products of a user that are looked at by each component that could bring one up."""
@@ -40,6 +43,9 @@ class _Shortlists:
 
     products: npt.NDArray[np.int32]
     parts: dict[str, npt.NDArray[np.float32]]
+
+
+_Looked = tuple[_Shortlists, Case]
 
 
 def fit_blend(model: TrainedModel, case: Case) -> Blend:
@@ -55,28 +61,31 @@ def fit_blend(model: TrainedModel, case: Case) -> Blend:
     return _fit(model, blend, case, (HISTORY,))
 
 
-def fit_newcomer(model: TrainedModel, case: Case, share: float) -> Blend:
+def fit_newcomer(asked: Sequence[tuple[TrainedModel, Case]], share: float) -> Blend:
     """Return the weights with the least for newcomers that lets them reach a share of the NDCG@10 of other products.
 
     What it costs those others is bounded. Where the share is out of reach, newcomers are given what brings them most.
 
     Args:
-        model: over products of which some are newcomers.
-        case: what to choose by; it asks for newcomers and for others.
+        asked: the same model with some products as newcomers, and what to choose by then; pairs of equal importance.
         share: of the others' NDCG@10.
     """
-    asked = case if model.network.repeat is None else case.new_only()
-    newcomer = model.statistics.newcomer[asked.truth_product_index]
-    of_both = [asked.narrowed(newcomer, "newcomers"), asked.narrowed(~newcomer, "others")]
-    best = replace(model.blend, newcomer=0.0)
-    if not all(map(len, of_both)) or not share:
+    best = replace(asked[0][0].blend, newcomer=0.0)
+    looked_at: tuple[list[_Looked], list[_Looked]] = ([], [])
+    for model, case in asked:
+        unit = model.with_blend(Blend(1, 1, 1, 1, 1, 1))
+        newcomer = model.statistics.newcomer[case.truth_product_index]
+        for right, looked in zip((newcomer, ~newcomer), looked_at, strict=True):
+            part = case.narrowed(right, case.name)
+            part = part.take(np.linspace(0, len(part) - 1, min(len(part), _LOOKED_AT)).astype(np.int64))
+            if len(part):
+                looked.append((_shortlists(unit, best, part), part))
+    if not all(looked_at) or not share:
         return best
-    unit = model.with_blend(Blend(1, 1, 1, 1, 1, 1))
-    shortlists = [_shortlists(unit, best, part) for part in of_both]
     best_value, before = 0.0, 0.0
     for weight in NEWCOMER_GRID:
         tried = replace(best, newcomer=weight)
-        value, others = (_ndcg(lists, tried, part) for lists, part in zip(shortlists, of_both, strict=True))
+        value, others = (float(np.mean([_ndcg(lists, tried, part) for lists, part in looked])) for looked in looked_at)
         before = before or others
         if others < _LEAST_LEFT * before:
             break

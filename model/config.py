@@ -142,7 +142,7 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(1.0, gt=0, le=1000, description="largest norm of the gradient")
     validation_users: int = Field(20_000, ge=1, description="users that validation looks at, at most")
     newcomer_share: float = Field(
-        0.5,
+        0.65,
         ge=0,
         le=1,
         description="share of the others' NDCG@10 that is sought for products without a past; 0: they get nothing",

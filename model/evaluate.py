@@ -23,7 +23,8 @@ from model.splits import Case, SplitConfig
 CHOSEN_BY = "ndcg@10"
 """The metric that configurations are chosen by, on validation."""
 
-_TUNING_USERS = 2000
+_TUNING_USERS = 20_000
+"""As many as choose for our own model (`train.validation_users`)."""
 
 
 @dataclass(frozen=True)

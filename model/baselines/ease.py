@@ -18,7 +18,7 @@ from scipy.linalg import lapack
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
 from model.baselines.likeness import Likeness, LikenessRanker, Table, linked_products
-from model.baselines.space import Axis, Real
+from model.baselines.space import Axis, Choice, Real
 from model.baselines.taken import HistoryConfig, incidence
 from model.errors import ModelError
 from model.ranker import Ranker
@@ -45,7 +45,11 @@ SPACE: Mapping[str, Axis] = {"penalty": Real(10, 5000, log=True)}
 RECENCY_GRID = tuple(
     EaseConfig(penalty=penalty, position_decay=decay) for penalty in (100, 400) for decay in (0.7, 0.5, 0.85)
 )
-RECENCY_SPACE: Mapping[str, Axis] = {**SPACE, "position_decay": Real(0.3, 1)}
+RECENCY_SPACE: Mapping[str, Axis] = {
+    **SPACE,
+    "half_life_days": Choice((None, 28.0, 91.0, 365.0)),
+    "position_decay": Real(0.3, 1),
+}
 
 FACTS_GRID = tuple(
     EaseConfig(penalty=penalty, position_decay=0.7, facts=facts)

@@ -15,7 +15,7 @@ from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
 from model.baselines.itemknn import co_occurrence
 from model.baselines.likeness import Likeness, LikenessRanker, Table, linked_products, shared_nodes
-from model.baselines.space import Axis, Real
+from model.baselines.space import Axis, Choice, Real
 from model.baselines.taken import HistoryConfig
 from model.baselines.text_only import text_cosine
 from model.ranker import Ranker
@@ -40,6 +40,7 @@ GRID = (
     ItemKnnFactsConfig(text=0.03, kinds=0.03, facts=0.01, half_life_days=39, position_decay=1),
 )
 SPACE: Mapping[str, Axis] = {
+    "half_life_days": Choice((None, 28.0, 91.0, 365.0)),
     "position_decay": Real(0.3, 1),
     "text": Real(0.01, 3, log=True),
     "kinds": Real(0.01, 3, log=True),

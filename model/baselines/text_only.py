@@ -14,7 +14,7 @@ from pydantic import Field
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
 from model.baselines.likeness import Factored, LikenessRanker
-from model.baselines.space import Axis, Real
+from model.baselines.space import Axis, Choice, Real
 from model.baselines.taken import HistoryConfig
 from model.ranker import Ranker
 
@@ -27,7 +27,10 @@ class TextOnlyConfig(HistoryConfig):
 
 
 GRID = tuple(TextOnlyConfig(position_decay=decay) for decay in (0.5, 0.3, 0.6, 0.7, 0.8, 0.9))
-SPACE: Mapping[str, Axis] = {"position_decay": Real(0.2, 1)}
+SPACE: Mapping[str, Axis] = {
+    "half_life_days": Choice((None, 28.0, 91.0, 365.0)),
+    "position_decay": Real(0.2, 1),
+}
 
 
 def fit(data: FitData, config: TextOnlyConfig) -> Ranker:
