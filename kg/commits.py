@@ -151,10 +151,10 @@ def changes_since(graph: "Graph", after: int, limit: int = _CHANGES_AT_ONCE) -> 
     return [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows if kind in _KINDS]
 
 
-def oldest_change(graph: "Graph") -> int | None:
-    """Return the commit of the oldest change that is still known; None where none is."""
-    rows = graph.read("MATCH (c:Change) WHERE c.commit > 0 RETURN c.commit ORDER BY c.commit LIMIT 1")
-    return int(rows[0][0]) if rows else None
+def forgotten_until(graph: "Graph") -> int:
+    """Return the last commit whose changes are no longer known, 0 if all are: nobody can follow from before it."""
+    rows = graph.read("MATCH (s:CommitSequence {name: 'commits'}) RETURN coalesce(s.forgotten, 0)")
+    return int(rows[0][0]) if rows else 0
 
 
 def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterator[list[CommittedEvent]]:
@@ -226,10 +226,13 @@ def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[l
 
 
 def forget_old_changes(graph: "Graph", before_ms: int) -> int:
-    """Remove the changes before a moment, some at a time; return how many."""
+    """Remove the changes before a moment, some at a time, and note how far that went; return how many."""
     result = graph.write(
         "MATCH (c:Change) WHERE c.commit > 0 WITH c ORDER BY c.commit LIMIT $limit "
-        "WITH c WHERE c.at < $before DELETE c",
+        "WITH c WHERE c.at < $before WITH collect(c) AS gone, max(c.commit) AS last WHERE last IS NOT NULL "
+        "MATCH (s:CommitSequence {name: 'commits'}) "
+        "SET s.forgotten = CASE WHEN coalesce(s.forgotten, 0) < last THEN last ELSE s.forgotten END "
+        "WITH gone UNWIND gone AS c DELETE c",
         limit=10 * _CHANGES_AT_ONCE,
         before=before_ms,
     )

@@ -148,7 +148,11 @@ RULE = Node(
 COMMIT_SEQUENCE = Node(
     "CommitSequence",
     ("name",),
-    (Property("name", "STRING", "`commits`"), Property("number", "INTEGER", "of the last commit")),
+    (
+        Property("name", "STRING", "`commits`"),
+        Property("number", "INTEGER", "of the last commit"),
+        Property("forgotten", "INTEGER", "the last one whose changes are gone; absent: none"),
+    ),
     "orders everything written online",
 )
 CHANGE = Node(

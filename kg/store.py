@@ -25,6 +25,7 @@ from kg.commits import (
     events_of,
     events_since,
     forget_old_changes,
+    forgotten_until,
     hold,
     last_commit,
 )
@@ -286,6 +287,11 @@ class Graph:
     def events_of(self, numbers: Sequence[int]) -> list[CommittedEvent]:
         """Return the interactions that some commits wrote (see `kg.commits`)."""
         return events_of(self, numbers)
+
+    @property
+    def forgotten_until(self) -> int:
+        """The last commit whose changes are no longer known, 0 if all are."""
+        return forgotten_until(self)
 
     def forget_old_changes(self) -> int:
         """Remove changes of more than `CHANGES_KEPT_MS` ago, some at a time; return how many."""

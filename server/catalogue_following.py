@@ -54,6 +54,14 @@ class CatalogueFollowing:
             with self._link.graph() as graph:
                 ids: dict[str, None] = {}
                 after = snapshot.commit
+                if graph.forgotten_until > after:
+                    _log.error(
+                        "catalogue_too_old",
+                        commit=after,
+                        forgotten_until=graph.forgotten_until,
+                        remedy="Export a snapshot (kgrank snapshot) and serve a model on it: what was written to the "
+                        "catalogue between the two is not in the answers.",
+                    )
                 while changes := graph.changes_since(after):
                     ids |= dict.fromkeys(change.key for change in changes if change.kind in KINDS)
                     after = changes[-1].commit

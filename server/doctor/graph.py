@@ -25,6 +25,7 @@ def check_graph(settings: "Settings") -> Iterator[Finding]:
         with Graph.connect(settings.graph, folder) as graph:
             yield ok("graph", f"{where} answers")
             yield from _contents(graph)
+            yield from _followed(graph, settings)
     except KgrankError as error:
         yield problem("graph", error.problem, error.remedy)
 
@@ -41,3 +42,24 @@ def _contents(graph: "Graph") -> Iterator[Finding]:
     failed = [row[0] for row in graph.read("SHOW INDEXES YIELD name, state WHERE state = 'FAILED' RETURN name")]
     for name in failed:
         yield problem("graph", f"its index {name} has failed", f"DROP INDEX {name} in Neo4j; a load makes it again.")
+
+
+def _followed(graph: "Graph", settings: "Settings") -> Iterator[Finding]:
+    """Ask whether a server could still read all that was written since its snapshot was exported."""
+    from kg.snapshot import Snapshot
+    from model.artifact import read_manifest
+    from server.models import ModelFolder, snapshot_folder_for
+
+    forgotten, models = graph.forgotten_until, ModelFolder(settings.artifacts_folder)
+    version = models.active if forgotten else None
+    folder = version and snapshot_folder_for(settings.snapshots_folder, read_manifest(models.folder / version))
+    if not folder:
+        return
+    commit = Snapshot.open(folder, verify=False).commit
+    if commit < forgotten:
+        yield problem(
+            "graph",
+            f"snapshot {folder.name} ends at commit {commit}, and the graph no longer knows what was changed up to "
+            f"commit {forgotten}: products, rules and erasures in between are not in the answers",
+            "Export another snapshot, and serve a model on it: kgrank snapshot, kgrank train",
+        )

@@ -104,7 +104,10 @@ def test_old_changes_go_and_the_number_stays(graph: Graph) -> None:
     put(graph, "a")
     now_ms = time.time_ns() // 1_000_000
     assert graph.forget_old_changes() == 0
-    assert commits.oldest_change(graph) == 1
+    assert graph.forgotten_until == 0
     assert commits.forget_old_changes(graph, now_ms + 60_000) == 1
-    assert commits.oldest_change(graph) is None
-    assert graph.last_commit == 1
+    assert not graph.changes_since(0)
+    assert graph.forgotten_until == graph.last_commit == 1
+    put(graph, "b")
+    assert commits.forget_old_changes(graph, now_ms - 60_000) == 0
+    assert graph.forgotten_until == 1

@@ -4,10 +4,12 @@ import json
 import shutil
 import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
+from kg.commits import ChangeKind, forget_old_changes
 from kg.store import Graph
 from server.journal import Journal
 from tests.server.certificates import Authority
@@ -130,6 +132,19 @@ def test_the_graph_is_asked_what_it_holds(kgrank: CommandLine, graph: Graph, gra
     assert "it holds no products" in of(found(kgrank, graph_home)[1], "graph", "warning")
     graph.load(tables())
     assert "it holds 90 products" in of(found(kgrank, graph_home)[1], "graph", "ok")
+
+
+@pytest.mark.neo4j
+def test_a_snapshot_that_nobody_can_catch_up_from_is_broken(
+    kgrank: CommandLine, graph: Graph, graph_home: Path, shop: Shop
+) -> None:
+    for folder in ("snapshots", "artifacts"):
+        shutil.copytree(shop.home / folder, graph_home / folder)
+    graph.commit(lambda commit: commit.note(ChangeKind.PRODUCT, "beans-001"))
+    assert "no longer knows" not in of(found(kgrank, graph_home)[1], "graph", "problem")
+    forget_old_changes(graph, time.time_ns() // 1_000_000 + 60_000)
+    code, findings = found(kgrank, graph_home)
+    assert (code, "no longer knows what was changed up to commit 1" in of(findings, "graph", "problem")) == (1, True)
 
 
 def test_a_graph_that_does_not_answer_is_broken(
