@@ -59,11 +59,10 @@ class Listing:
     def listed(self, ranking: Ranking, mix: Mix, pins: Sequence[Pin], k: int) -> Ranking:
         """Return the first k of a list out of well ranked products, best first; fewer where caps pass over too many.
 
-        A pin of a product that is not among them is passed over.
+        A pin of products that are not among them is passed over.
         """
         index = ranking.product_index
-        row_of = {product: row for row, product in enumerate(index.tolist())} if pins else {}
-        places = [(pin.position, row_of[pin.product_index]) for pin in pins if pin.product_index in row_of]
+        places = _places(index, pins)
         if mix == NO_MIX and not places:
             return _taken(ranking, np.arange(min(k, len(index))))
         pool = Pool(
@@ -89,6 +88,17 @@ class Listing:
         filled = [torch.nn.functional.normalize(matrix[:, each], dim=1) for each in blocks if each.stop > each.start]
         vectors: Float32s = (torch.cat(filled, dim=1) / len(filled) ** 0.5).numpy()
         return vectors
+
+
+def _places(product_index: Int64s, pins: Sequence[Pin]) -> list[tuple[int, int]]:
+    """Return pairs of a position and the row of well ranked products `[K]`, best first, that a pin puts there."""
+    places: dict[int, int] = {}
+    for pin in sorted(pins, key=lambda each: np.count_nonzero(each.among)):  # who names one product gets it
+        rows = np.flatnonzero(pin.among[product_index])
+        free = rows[~np.isin(rows, list(places.values()))]
+        if len(free):
+            places[pin.position] = int(free[0])
+    return sorted(places.items())
 
 
 def _taken(ranking: Ranking, rows: Int64s) -> Ranking:

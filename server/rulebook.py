@@ -18,10 +18,15 @@ Float32s = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pin:
-    """A product that has a place of its own, from 1."""
+    """A place, from 1, and the products of which one stands there: the one that suits the user best.
+
+    Args:
+        position: the place.
+        among: `[P]` the products.
+    """
 
     position: int
-    product_index: int
+    among: Bools
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,16 @@ def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilte
     """
     lift = np.zeros(len(snapshot.products), np.float32)
     blocked = np.zeros(len(snapshot.products), np.bool_)
-    pins: dict[int, int] = {}
+    pins: dict[int, Bools] = {}
+    named: set[str] = set()
     for rule in sorted(rules, key=lambda each: each.rule_id):
-        if rule.action is Action.PIN:
-            product_index = snapshot.products.index(rule.name)
-            if product_index != MISSING and product_index not in pins.values():
-                pins.setdefault(rule.position, product_index)
-            continue
         products = _products(rule, snapshot, filters)
-        if rule.action is Action.BLOCK:
+        if rule.action is Action.PIN:
+            again = rule.target is Target.PRODUCT and rule.name in named
+            if products.any() and rule.position not in pins and not again:
+                pins[rule.position] = products
+                named |= {rule.name} if rule.target is Target.PRODUCT else set()
+        elif rule.action is Action.BLOCK:
             blocked |= products
         else:
             lift[products] += rule.strength if rule.action is Action.BOOST else -rule.strength

@@ -139,8 +139,9 @@ class Selection:
         while True:
             products = scope.of(candidates) if candidates is not None else None
             if products is None:
-                pinned = np.array([pin.product_index for pin in pins], np.int64)
-                products = np.union1d(scope.of(pinned), self._best(question, user, scope, lifts, unit, depth))
+                products = self._best(question, user, scope, lifts, unit, depth)
+                for pin in pins:  # as many as there are pins: two may be of one brand
+                    products = np.union1d(products, self._nearest(user, scope, pin.among, len(pins)))
             parts = {name: part[0] for name, part in self._parts(user, products).items()} | lifts.parts(products, unit)
             score = np.stack(list(parts.values())).sum(0, dtype=np.float32)
             order = np.argsort(-score, kind="stable")

@@ -99,8 +99,6 @@ def rule_of(message: rule_service_pb2.Rule, limits: Limits) -> Rule:
     field = message.WhichOneof("target")
     if field is None:
         check.refuse("rule.target", "is not set; name a product_id, a brand or a category")
-    elif action is Action.PIN and field != "product_id":
-        check.refuse(f"rule.{field}", "can't be pinned; only a product_id can")
     strength = message.strength if message.HasField("strength") else 1.0
     if message.HasField("strength") and action in (Action.PIN, Action.BLOCK):
         check.refuse("rule.strength", "is for BOOST and BURY")

@@ -134,6 +134,28 @@ def test_a_pin_stands_at_its_place_where_the_filters_let_it_through(client: Clie
     assert last not in ids(client.search("thing", k=5, exclude_product_ids=[last]).results)
 
 
+def test_a_pin_of_a_brand_or_category_puts_the_best_of_it_there(client: Client, book: RuleBook) -> None:
+    everything = ids(client.recommend("user-04", k=90, exclude_seen=False).results)
+    brand = ("Acme", "Bolt", "Cora")[int(everything[-1][8:]) % 3]  # of the last one: another than the first ones'
+    best, second = [each for each in everything if int(each[8:]) % 3 == int(everything[-1][8:]) % 3][:2]
+    kind = next(each for each in everything if int(each[8:]) % 7 == 3 and each != best)
+    book.replace(
+        [
+            Rule("a", Action.PIN, Target.BRAND, brand, position=1),
+            Rule("b", Action.PIN, Target.BRAND, brand, position=3),
+            Rule("c", Action.PIN, Target.CATEGORY, "Things > Kind 3", position=5),
+        ]
+    )
+    answer = client.recommend("user-04", k=10, exclude_seen=False)
+    assert (ids(answer.results)[0], ids(answer.results)[2]) == (best, second)
+    assert int(ids(answer.results)[4][8:]) % 7 == 3
+    assert kind in ids(answer.results)
+    # A product that has a pin of its own is not taken for its brand's.
+    book.replace([rule(Action.PIN, Target.BRAND, brand), Rule("z", Action.PIN, Target.PRODUCT, best, position=4)])
+    answer = client.recommend("user-04", k=10, exclude_seen=False)
+    assert (ids(answer.results)[0], ids(answer.results)[3]) == (second, best)
+
+
 def test_a_rule_holds_within_its_time(client: Client, book: RuleBook) -> None:
     now_ms = time.time_ns() // 1_000_000
     best = ids(client.recommend("user-06", k=1).results)[0]
@@ -168,7 +190,7 @@ def test_what_the_catalogue_lacks_is_passed_over(shop: Shop) -> None:
     assert not effect.pins
     pinned = [Rule("b", Action.PIN, Target.PRODUCT, "product-01"), Rule("a", Action.PIN, Target.PRODUCT, "product-02")]
     pins = effect_of(pinned, shop.snapshot, CatalogueFilters(shop.snapshot)).pins
-    assert [(pin.position, pin.product_index) for pin in pins] == [(1, 2)]
+    assert [(pin.position, np.flatnonzero(pin.among).tolist()) for pin in pins] == [(1, [2])]
     lifted = effect_of(
         [rule(Action.BOOST, Target.BRAND, "Acme", strength=2.0), rule(Action.BURY, Target.PRODUCT, "product-03")],
         shop.snapshot,
@@ -236,7 +258,7 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
     ("given", "fields"),
     [
         (rule_service_pb2.Rule(), {"rule.rule_id", "rule.action", "rule.target"}),
-        (rule_service_pb2.Rule(rule_id="a", action=PIN, brand="Bolt"), {"rule.brand"}),
+        (rule_service_pb2.Rule(rule_id="a", action=PIN, brand=""), {"rule.brand"}),
         (rule_service_pb2.Rule(rule_id="a", action=PIN, product_id="p", position=0), {"rule.position"}),
         (rule_service_pb2.Rule(rule_id="a", action=PIN, product_id="p", strength=1), {"rule.strength"}),
         (rule_service_pb2.Rule(rule_id="a", action=BOOST, category="c", strength=11), {"rule.strength"}),

@@ -35,8 +35,8 @@ class Rule(google.protobuf.message.Message):
         ACTION_UNSPECIFIED: Rule._Action.ValueType  # 0
         """Not set; refused."""
         ACTION_PIN: Rule._Action.ValueType  # 1
-        """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it.
-        Products only.
+        """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it; of a
+        brand or category the product that suits the user best.
         """
         ACTION_BOOST: Rule._Action.ValueType  # 2
         """Lifts by `strength`."""
@@ -51,8 +51,8 @@ class Rule(google.protobuf.message.Message):
     ACTION_UNSPECIFIED: Rule.Action.ValueType  # 0
     """Not set; refused."""
     ACTION_PIN: Rule.Action.ValueType  # 1
-    """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it.
-    Products only.
+    """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it; of a
+    brand or category the product that suits the user best.
     """
     ACTION_BOOST: Rule.Action.ValueType  # 2
     """Lifts by `strength`."""
