@@ -6,7 +6,7 @@ erase what they have. A graph that is restored from an older backup is told of t
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,15 +129,23 @@ class Eraser:
 
     def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> int:
         """Erase here what was there before some erasures, by the hash of the user's id; return how many users were."""
-        known = {*self._memory.users(), *self._journal.users()}
+        looked_at = self._memory.histories()
+        found = self._forget(graph, {*self._memory.users(), *self._journal.users()}, new)
+        redact_all(self._snapshots, list(new.values()))
+        for erasure in new.values():
+            self._journal.finish_erasure(erasure)
+        # What comes into service from now on heeds the journal's erasures; what came meanwhile may not have.
+        if any(each not in looked_at for each in self._memory.histories()):
+            found += self._forget(graph, self._memory.users(but=looked_at), new)
+        _log.info("erasures_followed", erasures=len(new), users=found)
+        return found
+
+    def _forget(self, graph: "Graph", known: Iterable[str], new: Mapping[str, Erasure]) -> int:
+        """Erase from journal and memory those of some users who are among the erased; return how many were."""
         found = [(user_id, new[key]) for user_id in known if (key := user_key(user_id)) in new]
         for user_id, erasure in found:
             with self._drain.paused():
                 events = self._journal.erase(user_id, erasure.at_ms).result()
                 # What was acknowledged here before the erasure may have reached the graph after it.
                 erase_events(graph, [each.event.event_id for each in events])
-        redact_all(self._snapshots, list(new.values()))
-        for erasure in new.values():
-            self._journal.finish_erasure(erasure)
-        _log.info("erasures_followed", erasures=len(new), users=len(found))
         return len(found)

@@ -5,7 +5,7 @@ have one first; each counts once.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -57,15 +57,20 @@ class Memory:
         if self._past is not None:
             self._past.forget(user_id)
         for histories, engine in self._held():
-            histories.forget([user_id])
-            for stored in left:
-                interaction = interaction_of(engine.snapshot, stored)
-                _add(histories, engine.snapshot, user_id, stored.event.product_id, interaction)
+            forget(histories, engine.snapshot, user_id, left)
 
-    def users(self) -> set[str]:
-        """Return the id of every user with a history or a search. May be called from any thread."""
+    def users(self, but: Collection[LiveHistories] = ()) -> set[str]:
+        """Return the id of every user with a history or a search. May be called from any thread.
+
+        Args:
+            but: histories that are passed over.
+        """
         searched = set() if self._past is None else self._past.users()
-        return searched.union(*(histories.users() for histories, _ in self._held()))
+        return searched.union(*(histories.users() for histories in self.histories() if histories not in but))
+
+    def histories(self) -> list[LiveHistories]:
+        """Return the histories in service. May be called from any thread."""
+        return [histories for histories, _ in self._held()]
 
     @property
     def followed(self) -> int:
@@ -107,6 +112,13 @@ def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[Stored
             event = stored.event
             _add(histories, snapshot, event.user_id, event.product_id, interaction_of(snapshot, stored))
         histories.applied = max(histories.applied, stored.offset)
+
+
+def forget(histories: LiveHistories, snapshot: Snapshot, user_id: str, left: Sequence[StoredEvent]) -> None:
+    """Let histories forget a user but for some events of the own journal, that came after the user's erasure."""
+    histories.forget([user_id])
+    for stored in left:
+        _add(histories, snapshot, user_id, stored.event.product_id, interaction_of(snapshot, stored))
 
 
 def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldest_as_of_ms: int) -> None:

@@ -14,6 +14,7 @@ from kg.extending import CatalogueChange
 from server.admission import Admission
 from server.batching import Batcher
 from server.catalogue import LiveCatalogue
+from server.catching_up import CatchingUp
 from server.config import ServeSettings
 from server.engine import Engine
 from server.engine_loading import EngineLoader, Places
@@ -22,7 +23,6 @@ from server.histories import LiveHistories
 from server.journal import Journal
 from server.kept_answers import KeptAnswers
 from server.lineup import Lineup
-from server.memory import extend
 from server.past_searches import PastSearches
 from server.question import Fit, Question, Ranking
 from server.rulebook import RuleBook
@@ -187,11 +187,12 @@ class Serving:
                     beside = [*engines.values(), *(before.engines.values() if before else ())]
                     engines[version] = await asyncio.to_thread(self._loader.load, version, journal, beside)
             lineup = Lineup(traffic, engines)
-            # What was written while engines were being built; from here on `Memory.written` takes over.
-            for histories, engine in lineup.histories():
-                for event in journal.read(histories.applied, 1 << 30):
-                    extend(histories, engine.snapshot, [event])
-            await self._swap_in(lineup)
+            held = [histories for histories, _ in self.histories()]
+            coming = CatchingUp((each for each in lineup.histories() if each[0] not in held), journal)
+            await coming.catch_up()
+            so_far = await self._end_shadow(lineup)
+            await coming.catch_up()  # what came while the shadow ended; from here on `Memory` takes over
+            self._put_in(lineup, so_far)
             _log.info(
                 "models_in_service",
                 model_version=traffic.active,
@@ -253,8 +254,10 @@ class Serving:
                 await self._swap_in(await asyncio.to_thread(self._lineup.mapped, make))
 
     async def _swap_in(self, lineup: Lineup) -> None:
-        # An engine belongs to one thread: a shadow that comes into service must have left its own.
-        so_far = await self._end_shadow(lineup)
+        self._put_in(lineup, await self._end_shadow(lineup))
+
+    def _put_in(self, lineup: Lineup, so_far: Comparison | None) -> None:
+        # An engine belongs to one thread: a shadow that comes into service has left its own by now.
         self._lineup = lineup
         self.kept.clear()
         self.catalogue.keep(lineup)

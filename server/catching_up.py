@@ -1,0 +1,64 @@
+"""Histories that are about to come into service: what was written, and who was erased, while they were made.
+
+They are made beside those in service, in seconds, from a snapshot that may have been opened before a user was taken out
+of it. Until they are in service, `server.memory` does not reach them; the journal says what they missed.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from kg.erasure import user_key
+from kg.snapshot import Snapshot
+from server.engine import Engine
+from server.histories import LiveHistories
+from server.journal import Journal
+from server.memory import extend, forget
+
+_ALL = 1 << 30
+
+
+class CatchingUp:
+    """Brings histories to what the journal has; of the event loop's thread.
+
+    Args:
+        coming: histories that are not in service yet, each with an engine that answers from them.
+        journal: the own one, with the events and the erasures.
+    """
+
+    def __init__(self, coming: Iterable[tuple[LiveHistories, Engine]], journal: Journal) -> None:
+        self._coming = [_Coming(histories, engine.snapshot) for histories, engine in coming]
+        self._journal = journal
+
+    async def catch_up(self) -> None:
+        """Take what is missing: when this returns, nothing is until the caller awaits something. May be repeated."""
+        caught_up = False
+        while not caught_up:
+            caught_up = True
+            for each in self._coming:
+                erasures = self._journal.erasures()
+                keys = {done.user_key for done in erasures if done.commit > each.snapshot.commit} - each.looked_for
+                if keys:
+                    caught_up = False  # while users are looked for, more may be erased
+                    each.gone |= await asyncio.to_thread(_users_with, each.histories, keys)
+                    each.looked_for |= keys
+        pending = self._journal.pending_erasures()
+        for each in self._coming:
+            extend(each.histories, each.snapshot, self._journal.read(each.histories.applied, _ALL))
+            for user_id in each.gone.union(pending):
+                # What the journal still has of one came after the erasure, or goes as that goes on.
+                left = [stored for stored in self._journal.of_user(user_id) if stored.offset <= each.histories.applied]
+                forget(each.histories, each.snapshot, user_id, left)
+
+
+class _Coming:
+    """Histories, their snapshot, and whom they have to forget: by hashes that were looked for, and by ids found."""
+
+    def __init__(self, histories: LiveHistories, snapshot: Snapshot) -> None:
+        self.histories = histories
+        self.snapshot = snapshot
+        self.looked_for: set[str] = set()
+        self.gone: set[str] = set()
+
+
+def _users_with(histories: LiveHistories, keys: set[str]) -> set[str]:
+    return {user_id for user_id in set(histories.users()) if user_key(user_id) in keys}

@@ -1,0 +1,120 @@
+"""Histories that come into service beside others: what is written and erased while they are made is not missed."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg.erasure import Erasure, erase_user, user_key
+from kg.freeze import freeze
+from kg.store import Graph
+from kg.tables import InteractionType
+from server.config import ServeSettings
+from server.contract import WrittenEvent
+from server.drain import Drain
+from server.engine import Engine
+from server.engine_loading import EngineLoader, Places
+from server.erasing import Eraser
+from server.graph_link import GraphLink
+from server.histories import LiveHistories
+from server.journal import Journal
+from server.memory import Memory
+from server.models import ModelFolder
+from server.serving import Serving
+from server.shadow import Shadow
+from server.traffic import Traffic
+from tests.server.shop import Shop, tables, train_shortly
+
+NOW_MS = 1_800_000_000_000
+
+
+def written(event_id: str, user_id: str) -> WrittenEvent:
+    return WrittenEvent(event_id, user_id, "product-02", InteractionType.VIEW, NOW_MS, None)
+
+
+def swapped(home: Path, shop: Shop, meanwhile: Callable[[Journal], None], monkeypatch: pytest.MonkeyPatch) -> Serving:
+    """Put a model on another snapshot beside one with a shadow; `meanwhile` is called once its histories are made."""
+    other = freeze(tables(60))
+    other.save(home / "snapshots" / "other")
+    version = train_shortly(home / "artifacts", other, seed=4)
+    load = EngineLoader.load
+
+    def loaded(loader: EngineLoader, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
+        engine = load(loader, model_version, journal, beside)
+        if model_version == version:
+            meanwhile(journal)
+        return engine
+
+    async def run() -> Serving:
+        serving = Serving(ServeSettings(), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache"))
+        journal = Journal(home / "journal.db")
+        journal.append([written("before", "user-03"), written("other", "user-05")]).result(10)
+        first = Traffic(shop.versions[0]).with_trials((), shop.versions[1])
+        await serving.change_traffic(lambda _: first, journal)
+        monkeypatch.setattr(EngineLoader, "load", loaded)
+        await serving.activate(version, journal)
+        serving.close()
+        journal.close()
+        return serving
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("step", ["intended", "erased", "finished"])
+def test_who_is_erased_while_a_model_is_loaded_does_not_come_into_service_with_it(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def erase(journal: Journal) -> None:
+        journal.intend_erasure("user-03")
+        if step != "intended":
+            journal.erase("user-03").result(10)
+        if step == "finished":
+            journal.append([written("later", "user-03")]).result(10)
+            journal.finish_erasure(Erasure(user_key("user-03"), 7, NOW_MS))
+
+    ((histories, _),) = swapped(home, shop, erase, monkeypatch).histories()
+    # What the journal still has of the user goes when the erasure goes on, which reaches these histories then.
+    assert histories.length("user-03") == (0 if step == "erased" else 1)
+    assert histories.length("user-05") > 6
+
+
+def test_an_event_that_is_written_while_a_shadow_ends_is_in_the_new_histories(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journals: list[Journal] = []
+    close = Shadow.close
+
+    async def closed(shadow: Shadow) -> None:
+        await close(shadow)
+        journals[0].append([written("late", "stranger")]).result(10)
+
+    monkeypatch.setattr(Shadow, "close", closed)
+    ((histories, _),) = swapped(home, shop, journals.append, monkeypatch).histories()
+    assert histories.length("stranger") == 1
+
+
+@pytest.mark.neo4j
+def test_histories_that_come_while_another_server_s_erasure_is_followed_are_not_missed(
+    tmp_path: Path, shop: Shop, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    erase_user(graph, "user-03")  # as another server does
+    engine: Any = type("Answering", (), {"snapshot": shop.snapshot})()
+    held: list[tuple[LiveHistories, Engine]] = []
+    came = LiveHistories(shop.snapshot, 10)
+
+    def redact(snapshots: Path, erasures: Sequence[Erasure]) -> int:
+        held.append((came, engine))
+        return 0
+
+    monkeypatch.setattr("server.erasing.redact_all", redact)
+    forgetting: list[str] = []
+    journal = Journal(tmp_path / "journal.db", on_erase=lambda user_id, left: forgetting.append(user_id))
+    link: GraphLink[Graph] = GraphLink(None)
+    memory = Memory(lambda: held, journal)
+    Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, tmp_path).reconcile(graph)
+    journal.close()
+    assert forgetting == ["user-03"]
