@@ -36,13 +36,18 @@ def user_key(user_id: str) -> str:
     return hashlib.blake2b(user_id.encode(), digest_size=16, person=b"kgrank-erased").hexdigest()
 
 
-def erase_user(graph: "Graph", user_id: str) -> tuple[Erasure, int]:
+def erase_user(graph: "Graph", user_id: str, at_ms: int | None = None) -> tuple[Erasure, int]:
     """Take a user out of the graph in one commit; return the erasure, and how many interactions went.
 
     Interactions, searches and recommendations go, and the words, attributes and entities that nobody else has. It may
     be run again; each time is an erasure of its own, for what has come since.
+
+    Args:
+        graph: an open graph.
+        user_id: the user.
+        at_ms: what servers received later than this is new, ms since the epoch; None: now.
     """
-    at_ms = time.time_ns() // 1_000_000
+    at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
     key = user_key(user_id)
 
     def work(commit: Commit) -> tuple[Erasure, int]:
@@ -83,13 +88,20 @@ def erase_events(graph: "Graph", event_ids: Sequence[str]) -> int:
 
 def erase_again(graph: "Graph", erasures: Collection[Erasure]) -> int:
     """Take out of a graph that was restored from a backup whom it has not forgotten; return how many there were."""
-    keys = {each.user_key for each in erasures}
-    back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in keys]
+    at_ms = {each.user_key: each.at_ms for each in erasures}
+    back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in at_ms]
     for user_id in back:
-        erase_user(graph, user_id)
+        erase_user(graph, user_id, at_ms[user_key(user_id)])  # what came after it is new still
     for erasure in erasures:
         _remember(graph, erasure)
     return len(back)
+
+
+def erased_users(commit: Commit, user_ids: Collection[str]) -> dict[str, int]:
+    """Return those of some users who were erased, each with when, ms since the epoch."""
+    ids = {user_key(user_id): user_id for user_id in user_ids}
+    found = commit.run("MATCH (e:Erasure) WHERE e.user IN $keys RETURN e.user, e.at", keys=list(ids)).rows
+    return {ids[key]: int(at_ms) for key, at_ms in found}
 
 
 def _remember(graph: "Graph", erasure: Erasure) -> None:

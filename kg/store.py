@@ -309,9 +309,11 @@ class Graph:
         """Return the graph as canonical tables, sorted (see `kg.exporting`)."""
         return export(self, as_of_ms, progress)
 
-    def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
-        """Add events and remember the journal's offset in one transaction; return how many were new."""
-        return append_events(self, interactions, journal, offset)
+    def append_events(
+        self, interactions: pa.Table, journal: str, offset: int, received_ms: Sequence[int] | None = None
+    ) -> int:
+        """Add events and remember the journal's offset in one transaction (see `kg.appending`); return the new ones."""
+        return append_events(self, interactions, journal, offset, received_ms)
 
     def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
         """Add searches: event id, user id, what was typed, when."""

@@ -28,8 +28,11 @@ _AFTER_FILES = 1 << 40
 class EventStore(Protocol):
     """What the drain needs of `kg.store.Graph`."""
 
-    def append_events(self, interactions: pa.Table, journal: str, offset: int) -> int:
-        """Store events, and how far the journal has been taken, in one transaction; return how many were new."""
+    def append_events(self, interactions: pa.Table, journal: str, offset: int, received_ms: Sequence[int]) -> int:
+        """Store events, and how far the journal has been taken, in one transaction; return how many were new.
+
+        One that was received (ms since the epoch) before its user was erased is left out.
+        """
 
     def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
         """Store searches, each once: event id, user id, what was typed, when."""
@@ -148,8 +151,9 @@ class Drain:
             events = self._journal.read(offset, BATCH)
             if events:
                 offset = events[-1].offset
-                left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset)
-                if left_out:  # another server wrote them, too
+                received_ms = [each.received_ms for each in events]
+                left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset, received_ms)
+                if left_out:  # another server wrote them, too, or has erased their user
                     _log.info("events_left_out", count=left_out)
                 self._journal.drained_to(offset, len(events))
             return offset

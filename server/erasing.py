@@ -122,6 +122,8 @@ class Eraser:
         with self._drain.paused():
             events = self._journal.erase(user_id).result()
             erasure, interactions = erase_user(graph, user_id)
+            # What came in between stays out of the graph: it goes here, too.
+            events += self._journal.erase(user_id, erasure.at_ms).result()
         redact_all(self._snapshots, [erasure])
         self._journal.finish_erasure(erasure)
         _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)

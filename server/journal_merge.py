@@ -4,6 +4,7 @@ from pathlib import Path
 
 import structlog
 
+from kg.erasure import user_key
 from server.journal import Journal
 from server.journal_file import JournalFile
 
@@ -19,14 +20,19 @@ _MERGE = (
     "commit_number = max(commit_number, excluded.commit_number), at_ms = max(at_ms, excluded.at_ms)",
     "INSERT INTO reached SELECT name, number FROM other.reached WHERE name = 'commit' "
     "ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)",
+    # An erasure that only one of the two had heard of.
+    "DELETE FROM event WHERE EXISTS (SELECT * FROM erasure "
+    "WHERE user_key = key_of(event.user_id) AND commit_number > 0 AND at_ms >= event.received_ms)",
+    "DELETE FROM search WHERE EXISTS (SELECT * FROM erasure "
+    "WHERE user_key = key_of(search.user_id) AND commit_number > 0 AND at_ms >= search.at_ms)",
 )
 
 
 def merge(home: Path, process: int, count: int) -> None:
     """Take the journals of processes that are not started any more into the journal of the first one.
 
-    Their events then reach the graph, which has some of them already and knows each by its id. May be stopped at any
-    moment and run again.
+    Their events then reach the graph, which has some of them already and knows each by its id. What a user did before
+    an erasure that either journal knows of goes. May be stopped at any moment and run again.
 
     Args:
         home: where the journals are: `journal.db`, `journal-1.db`, ...
@@ -50,6 +56,7 @@ def _merge(into: Path, path: Path) -> int:
     try:
         target = JournalFile(into)
         with target.connection() as connection:
+            connection.create_function("key_of", 1, user_key, deterministic=True)
             connection.execute("ATTACH ? AS other", (str(path),))
             connection.execute("BEGIN IMMEDIATE")
             changed = connection.total_changes

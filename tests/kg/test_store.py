@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kg import schema
+from kg.erasure import Erasure, erase_again, erase_user, erasures_since, user_key
 from kg.errors import DataError, GraphError
 from kg.exporting import row_count
 from kg.freeze import freeze
@@ -132,6 +133,29 @@ def test_an_event_given_twice_in_a_batch_is_written_once(graph: Graph) -> None:
     graph.load(tables(products=[{"product_id": "a"}]))
     events = tables(interactions=[event("e1", "u", "a"), event("e1", "u", "a")]).interactions
     assert graph.append_events(events, "server-1", 2) == 1
+
+
+def test_what_a_server_received_before_an_erasure_does_not_bring_the_user_back(graph: Graph) -> None:
+    graph.load(tables(products=[{"product_id": "a"}], interactions=[event("e0", "ann", "a")]))
+    erasure, _ = erase_user(graph, "ann")
+    # Another server has not heard of it yet.
+    late = tables(interactions=[event("e1", "ann", "a"), event("e2", "bob", "a")]).interactions
+    assert graph.append_events(late, "server-2", 2, [erasure.at_ms] * 2) == 1
+    assert graph.append_events(late.slice(0, 1), "server-2", 3, [erasure.at_ms]) == 0
+    graph.append_searches([("s1", "ann", "beans", erasure.at_ms), ("s2", "bob", "beans", erasure.at_ms)])
+    assert graph.journal_offset("server-2") == 3
+    assert graph.read("MATCH (u:User) RETURN u.id") == [["bob"]]
+    # What comes after the erasure is new.
+    assert graph.append_events(late.slice(0, 1), "server-2", 4, [erasure.at_ms + 1]) == 1
+    graph.append_searches([("s3", "ann", "tea", erasure.at_ms + 1)])
+    found = graph.read("MATCH (:User {id: 'ann'})-[r]->() RETURN r.event_id ORDER BY r.event_id")
+    assert found == [["e1"], ["s3"]]
+
+
+def test_a_restored_graph_keeps_when_a_user_was_erased(graph: Graph) -> None:
+    graph.load(tables(products=[{"product_id": "a"}], interactions=[event("e0", "ann", "a")]))
+    assert erase_again(graph, [Erasure(user_key("ann"), 5, 1_000)]) == 1
+    assert [(each.user_key, each.at_ms) for each in erasures_since(graph, 0)] == [(user_key("ann"), 1_000)]
 
 
 def test_appended_events_wait_for_a_product_that_a_later_load_describes(graph: Graph) -> None:

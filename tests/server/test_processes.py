@@ -14,11 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kg.erasure import Erasure, user_key
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.v1 import common_pb2
 from server.contract import written_events
 from server.journal import Journal
+from server.journal_file import WrittenSearch
 from server.journal_merge import merge
 from tests.server.running import running
 from tests.server.shop import Shop, tables
@@ -91,6 +93,24 @@ def test_the_journal_of_a_process_that_is_no_more_goes_to_the_first(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.glob("journal*.db")) == ["journal-1.db", "journal.db"]
     journal = Journal(tmp_path / "journal.db")
     assert [each.event.event_id for each in journal.all()] == ["same", "of-0", "of-2"]
+    journal.close()
+
+
+@pytest.mark.parametrize("told", ["journal.db", "journal-2.db"])
+def test_an_erasure_that_one_of_two_merged_journals_knows_holds_for_both(tmp_path: Path, told: str) -> None:
+    for name in ("journal.db", "journal-2.db"):
+        journal = Journal(tmp_path / name)
+        events = [event(user, "p", event_id=f"{user}-{name}") for user in ("gone", "here")]
+        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(10)
+        journal.append_search(WrittenSearch(f"search-{name}", "gone", "beans", 5)).result(10)
+        if name == told:
+            received_ms = max(each.received_ms for each in journal.all())
+            journal.finish_erasure(Erasure(user_key("gone"), 3, received_ms + 60_000))
+        journal.close()
+    merge(tmp_path, 0, 2)
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.users() == ["here"]
+    assert len(list(journal.all())) == 2
     journal.close()
 
 
