@@ -39,11 +39,18 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     """
     if not erasures or not snapshots.is_dir():
         return 0
-    with (snapshots / ".erasing.lock").open("w") as lock:
+    folders = [path.parent for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}"))]
+    try:
+        lock = (snapshots / ".erasing.lock").open("w")
+    except OSError as error:
+        if not any(_opened_with(folder, erasures)[1] for folder in folders):
+            return 0  # a folder that can only be read is none to worry about then
+        raise _not_rewritten(snapshots, error) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in snapshots.glob(f"{_ABANDONED}*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        return sum(redact(path.parent, erasures) for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}")))
+        return sum(redact(folder, erasures) for folder in folders)
 
 
 def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
@@ -54,12 +61,8 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     Raises:
         SnapshotError: it can't be read or written.
     """
-    try:
-        snapshot = Snapshot.open(folder, verify=False)
-    except SnapshotError:
-        return False  # of another version, or damaged: nobody can open it either
-    found = users_among(snapshot.users, {each.user_key for each in erasures if each.commit > snapshot.commit})
-    if not found:
+    snapshot, found = _opened_with(folder, erasures)
+    if snapshot is None or not found:
         return False
     keep = ~np.isin(snapshot.histories.users_of_rows(), found)
     ids = snapshot.users.array.to_pylist()
@@ -73,13 +76,27 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
         redacted.save(new)
         _exchange(new, folder)
     except OSError as error:
-        raise SnapshotError(
-            f"snapshot {folder} can't be rewritten: {error.strerror or error}", "Free space; it is tried again."
-        ) from error
+        raise _not_rewritten(folder, error) from error
     finally:
         if new is not None:
             shutil.rmtree(new.parent, ignore_errors=True)
     return True
+
+
+def _opened_with(folder: Path, erasures: Collection[Erasure]) -> tuple[Snapshot | None, list[int]]:
+    """Return a snapshot, and the indices of those of its users who were erased since; None where it can't be opened."""
+    try:
+        snapshot = Snapshot.open(folder, verify=False)
+    except SnapshotError:
+        return None, []  # of another version, or damaged: nobody can open it either
+    return snapshot, users_among(snapshot.users, {each.user_key for each in erasures if each.commit > snapshot.commit})
+
+
+def _not_rewritten(path: Path, error: OSError) -> SnapshotError:
+    return SnapshotError(
+        f"snapshots can't be rewritten in {path}: {error.strerror or error}",
+        "Free space, and let this server write there; it is tried again with every erasure and at every start.",
+    )
 
 
 def users_among(users: Vocabulary, user_keys: Collection[str]) -> list[int]:

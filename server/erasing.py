@@ -6,7 +6,8 @@ erase what they have. A graph that is restored from an older backup is told of t
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_
 from kg.errors import GraphError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
-from server.errors import ErasureWaitsError
+from server.errors import ErasureUnfinishedError, ErasureWaitsError
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.memory import Memory
@@ -64,6 +65,7 @@ class Eraser:
 
         Raises:
             ErasureWaitsError: the graph is away or failed; it is finished when that is back, by this server.
+            ErasureUnfinishedError: a snapshot can't be rewritten; the user is erased everywhere else.
             JournalError: it can't be written down; nothing is done.
         """
         if not self._link.configured:
@@ -97,8 +99,9 @@ class Eraser:
             KgrankError: it failed; it is to be tried again.
         """
         for user_id in self._journal.pending_erasures():
-            self._erase(graph, user_id)
-            _log.info("erasure_finished")
+            with suppress(ErasureUnfinishedError):  # the log has it, and nobody need go without the graph for it
+                self._erase(graph, user_id)
+                _log.info("erasure_finished")
         there = {each.user_key: each for each in erasures_since(graph, 0)}
         here = {each.user_key: each for each in self._journal.erasures()}
         new = {key: each for key, each in there.items() if key not in here or here[key].commit < each.commit}
@@ -111,11 +114,16 @@ class Eraser:
 
     def redact_snapshots(self) -> None:
         """Take erased users out of snapshots that were put back from a backup; before any is served."""
+        self._redact(())  # where that fails, they are served all the same: no erased user comes into memory
+
+    def _redact(self, new: Collection[Erasure]) -> bool:
+        """Take users out of the snapshots, with those for whom that has failed before; return whether it is done."""
         try:
-            redact_all(self._snapshots, self._journal.erasures())
+            redact_all(self._snapshots, [*self._journal.erasures(), *new])
         except SnapshotError as error:
-            # Served all the same: memory forgets them when the graph is followed.
             _log.error("snapshot_not_redacted", reason=error.problem, remedy=error.remedy)
+            return False
+        return True
 
     def _erase(self, graph: "Graph", user_id: str) -> tuple[Erased, int]:
         # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.
@@ -124,16 +132,21 @@ class Eraser:
             erasure, interactions = erase_user(graph, user_id)
             # What came in between stays out of the graph: it goes here, too.
             events += self._journal.erase(user_id, erasure.at_ms).result()
-        redact_all(self._snapshots, [erasure])
+        redacted = self._redact([erasure])
         self._journal.finish_erasure(erasure)
         _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
+        if not redacted:
+            raise ErasureUnfinishedError(
+                "the user is erased, but for snapshots that can't be rewritten",
+                "See to their disk, and call again; it is also tried with the next erasure and at the next start.",
+            )
         return Erased(interactions, len(events), erasure.at_ms), erasure.commit
 
     def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> int:
         """Erase here what was there before some erasures, by the hash of the user's id; return how many users were."""
         looked_at = self._memory.histories()
         found = self._forget(graph, {*self._memory.users(), *self._journal.users()}, new)
-        redact_all(self._snapshots, list(new.values()))
+        self._redact(new.values())
         for erasure in new.values():
             self._journal.finish_erasure(erasure)
         # What comes into service from now on heeds the journal's erasures; what came meanwhile may not have.

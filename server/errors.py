@@ -91,6 +91,10 @@ class ErasureWaitsError(GraphUnavailableError):
     """A user's erasure is written down and waits for the graph."""
 
 
+class ErasureUnfinishedError(KgrankError):
+    """A user is erased but for snapshots that can't be rewritten."""
+
+
 class OverloadedError(KgrankError):
     """Too many requests are waiting; refused before any work."""
 
@@ -173,6 +177,7 @@ _TABLE: dict[type[Exception], _Status] = {
     AuditError: _Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_FAILED", 30),
     NoGraphError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE"),
     ErasureWaitsError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
+    ErasureUnfinishedError: _Status(grpc.StatusCode.UNAVAILABLE, "ERASURE_UNFINISHED", 30),
     GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5, "the graph does not answer"),
     GraphBusyError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_BUSY", 1, "the graph was too busy; nothing was done"),
     GraphFullError: _Status(

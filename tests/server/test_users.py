@@ -194,6 +194,44 @@ def test_with_the_graph_away_an_erasure_waits_for_it(home: Path, graph: Graph) -
     assert files_with(home, "user-07") == []
 
 
+def test_a_snapshot_that_can_t_be_rewritten_keeps_neither_the_graph_nor_the_model_away(
+    home: Path, graph: Graph
+) -> None:
+    graph.load(tables())
+    lock = home / "snapshots" / ".erasing.lock"
+    lock.mkdir()  # opening it fails, as everything does on a disk that can only be read
+    journal = Journal(home / "journal.db")
+    journal.intend_erasure("user-05")  # what a kill leaves
+    journal.close()
+    for written in ([["first"]], [["first"], ["second"]]):
+        with shop_server(home, graph) as (_, client):
+            with pytest.raises(ServerUnavailableError, match="can't be rewritten") as unfinished:
+                client.erase_user("user-07")
+            assert unfinished.value.reason == "ERASURE_UNFINISHED"
+            for user_id in ("user-05", "user-07"):
+                assert graph.read("MATCH (u:User {id: $user}) RETURN count(u)", user=user_id) == [[0]]
+                until(lambda user_id=user_id: client.recommend(user_id, k=1).user_state == common_pb2.USER_STATE_COLD)
+            client.write_event(event("user-06", "product-09", event_id=written[-1][0]))
+            until(
+                lambda written=written: graph.read("MATCH ()-[r:VIEWED]->() RETURN r.event_id ORDER BY r.at") == written
+            )
+    assert files_with(home, "user-07") != []
+    lock.rmdir()
+    with shop_server(home, graph) as (_, client):
+        assert client.recommend("user-07", k=1).user_state == common_pb2.USER_STATE_COLD
+    assert files_with(home, "user-05") == files_with(home, "user-07") == []
+
+
+def test_snapshots_that_can_only_be_read_are_left_alone_where_nobody_erased_is_in_them(home: Path) -> None:
+    from kg.erasure import Erasure
+    from kg.errors import SnapshotError
+
+    (home / "snapshots" / ".erasing.lock").mkdir()
+    assert redact_all(home / "snapshots", [Erasure(user_key("nobody"), 1, 0)]) == 0
+    with pytest.raises(SnapshotError, match="can't be rewritten"):
+        redact_all(home / "snapshots", [Erasure(user_key("user-09"), 1, 0)])
+
+
 def test_neither_an_older_snapshot_nor_an_older_graph_brings_an_erased_user_back(
     home: Path, shop: Shop, graph: Graph
 ) -> None:
