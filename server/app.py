@@ -236,7 +236,14 @@ class Server:
         )
         # Without a graph searches would wait in the journal for ever.
         journal = self._journal if self._link.configured else None
-        searches = SearchLog(journal, self._drain.wake, self._serving.past)
+        metrics = self._front.metrics
+        searches = SearchLog(
+            journal,
+            self._drain.wake,
+            self._serving.past,
+            self._settings.max_undrained,
+            *(() if metrics is None else (metrics.search_lost,)),
+        )
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
         servicers = {
             RANKING: RankingService(self._serving, limits, searches),

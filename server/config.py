@@ -75,7 +75,10 @@ class ServeSettings(BaseModel):
         1_000_000,
         ge=1,
         le=1_000_000_000,
-        description="events on disk that the graph does not have yet before new ones are refused",
+        description=(
+            "events on disk that the graph lacks before new ones are refused; "
+            "as many searches, before they are left out"
+        ),
     )
     journal_days: float = Field(
         7,

@@ -110,6 +110,7 @@ class Journal(JournalFile):
         self._waiting_events = 0
         self._leaving = threading.Event()
         self._behind = self.undrained()[0]
+        self._searches_behind = self.searches_waiting()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -117,6 +118,17 @@ class Journal(JournalFile):
     def behind(self) -> int:
         """About how many events on disk the graph is not known to have; costs nothing to ask."""
         return self._behind
+
+    @property
+    def searches_behind(self) -> int:
+        """About how many searches on disk the graph is not known to have; costs nothing to ask."""
+        return max(0, self._searches_behind)
+
+    def forget_searches(self, offsets: Sequence[int]) -> None:
+        """Forget searches: the graph has them. Fails as `JournalFile.forget_searches` does."""
+        super().forget_searches(offsets)
+        with self._counting:
+            self._searches_behind -= len(offsets)  # maybe before the writing thread has counted them
 
     def went_back(self, offset: int) -> None:
         """Take the graph to have events up to an offset only: it was restored from a backup."""
@@ -190,6 +202,7 @@ class Journal(JournalFile):
     def _recount(self) -> None:
         with self._counting:
             self._behind = self.undrained()[0]
+            self._searches_behind = self.searches_waiting()
 
     def _run(self) -> None:
         """Write until the journal is closed; after a failure, with a connection of its own again."""
@@ -321,9 +334,10 @@ class Journal(JournalFile):
                 for event, outcome in zip(events, stored, strict=True)
                 if not outcome.duplicate
             ]
+            with self._counting:
+                self._behind += len(new)
+                self._searches_behind += sum(len(waiting.searches) for waiting in together)
             if new:
-                with self._counting:
-                    self._behind += len(new)
                 self._on_commit(new)
             self._hand_over(lambda: _tell(together, stored))
 

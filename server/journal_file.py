@@ -274,6 +274,11 @@ class JournalFile:
             rows = connection.execute("SELECT * FROM search ORDER BY offset LIMIT ?", (limit,))
             return {row[0]: WrittenSearch(*row[1:]) for row in rows}
 
+    def searches_waiting(self) -> int:
+        """Return how many searches the graph is not known to have."""
+        with self.connection() as connection:
+            return int(connection.execute("SELECT count(*) FROM search").fetchone()[0])
+
     def searches_of(self, user_id: str) -> list[WrittenSearch]:
         """Return the searches of a user, in order."""
         with self.connection() as connection:

@@ -40,6 +40,12 @@ class Metrics:
             "kgrank_answers", "Rankings, by how the user was known.", ["user_state"], registry=self.registry
         )
 
+        self._lost_searches = Counter(
+            "kgrank_searches_not_stored",
+            "Searches that were answered and not stored: the graph is too far behind (behind), or the disk (failed).",
+            ["reason"],
+            registry=self.registry,
+        )
         self._kept = Counter(
             "kgrank_kept_answers",
             "Questions whose answer was given again (hit), worked out (miss), or depends on the moment (passed).",
@@ -52,6 +58,10 @@ class Metrics:
         return MethodMetrics(
             lambda code: self._calls.labels(name, code), self._seconds.labels(name), self._messages.labels(name)
         )
+
+    def search_lost(self, reason: str) -> None:
+        """Count a search that was answered and not stored."""
+        self._lost_searches.labels(reason).inc()
 
     def batch(self, size: int) -> None:
         """Count a batch of requests that were scored together."""

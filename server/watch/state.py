@@ -39,6 +39,8 @@ class State:
         age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
         yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
         yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
+        searches = self._journal.searches_behind
+        yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
         yield from self._models()
         if self._answers.coverage is not None:
             text = "Share of the catalogue that was in the latest answers."

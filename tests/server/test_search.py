@@ -13,9 +13,11 @@ from kgrank.v1 import common_pb2
 from kgrank.v1.common_pb2 import Context, Filter
 from server.journal import Journal
 from server.journal_file import WrittenSearch
+from server.past_searches import PastSearches
 from server.search.meaning import MeaningIndex
 from server.search.spelling import Speller
 from server.search.words import WordIndex
+from server.searches import SearchLog
 from tests.server.running import running
 from tests.server.shop import Shop
 from tests.waiting import until
@@ -184,6 +186,29 @@ def test_a_search_of_a_user_is_stored_exported_and_erased(home: Path, graph: Gra
     journal = Journal(home / "journal.db")
     assert not journal.searches(10)
     journal.close()
+
+
+def test_as_many_searches_wait_for_the_graph_as_may_and_later_ones_are_counted(tmp_path: Path) -> None:
+    journal, past, lost = Journal(tmp_path / "journal.db"), PastSearches(24), list[str]()
+    log = SearchLog(journal, lambda: None, past, 2, lost.append)
+    for waiting in (1, 2, 2, 2):
+        log.note("seeker", f"thing {len(past.of('seeker'))}")
+        until(lambda waiting=waiting: journal.searches_behind == waiting)
+    assert lost == ["behind"] * 2
+    assert len(past.of("seeker")) == 4  # they count all the same
+    assert [each.query for each in journal.searches(10).values()] == ["thing 0", "thing 1"]
+    journal.forget_searches([min(journal.searches(10))])
+    assert journal.searches_behind == 1
+    log.note("seeker", "thing 4")
+    until(lambda: journal.searches_behind == 2)
+    journal.close()
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.searches_behind == 2
+    journal.erase("seeker").result(10)
+    assert journal.searches_behind == 0
+    journal.close()
+    SearchLog(journal, lambda: None, lost=lost.append).note("seeker", "thing 5")  # nothing is stored any more
+    assert lost == ["behind", "behind", "failed"]
 
 
 def test_searches_wait_in_the_journal_and_go_with_their_user(tmp_path: Path) -> None:

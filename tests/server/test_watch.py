@@ -17,7 +17,10 @@ import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
+from kg.config import GraphSettings
+from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import InvalidRequestError
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
@@ -29,6 +32,7 @@ from server.watch.logs import log_to_stderr
 from server.watch.metrics import Metrics
 from server.watch.web import MetricsPortTakenError, Web
 from tests.server.running import Running, running
+from tests.waiting import until
 
 USER = "a-person@example.com"
 
@@ -86,6 +90,22 @@ def test_calls_batches_answers_models_and_the_journal_are_told(home: Path) -> No
     assert told["kgrank_calls_admitted",] == 0
     assert 5 / 90 <= told["kgrank_coverage_ratio",] <= 10 / 90
     assert not any(each in text for each in (USER, "user-01", "nobody-knows", "product-01"))
+
+
+def test_searches_that_find_no_room_are_answered_and_counted(home: Path) -> None:
+    nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
+    connect = lambda: Graph.connect(nowhere, home / "graph")  # noqa: E731  # read at the call below
+    with (
+        running(home, connect, max_undrained=1, watch={"metrics_port": 0}) as server,
+        Client(server.target) as client,
+    ):
+        port = server.server.metrics_port
+        assert port is not None
+        assert client.search("thing", USER, k=3).results
+        until(lambda: values(port)["kgrank_journal_searches_waiting",] == 1)
+        assert client.search("acme", USER, k=3).results
+        until(lambda: values(port).get(("kgrank_searches_not_stored_total", "behind")) == 1)
+        assert values(port)["kgrank_journal_searches_waiting",] == 1
 
 
 def test_scores_of_the_training_s_own_users_have_not_drifted(home: Path) -> None:
