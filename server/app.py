@@ -348,7 +348,7 @@ class Server:
 
     async def _say(self, status: int) -> None:
         """Tell the health of the whole and of each service; models can be listed and activated at any time."""
-        for name in ("", RANKING.full_name, EVENTS.full_name):
+        for name in ("", *(service.full_name for service in (RANKING, EVENTS, USERS, CATALOG, RULES))):
             await self._health.set(name, status)
         await self._health.set(MODELS.full_name, _SERVING)
 

@@ -13,7 +13,7 @@ from tests.server.shop import Shop
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = ["", "kgrank.v1.RankingService", "kgrank.v1.EventService", "kgrank.v1.ModelService"]
+SERVICES = ["", *(f"kgrank.v1.{name}Service" for name in ("Ranking", "Event", "Model", "User", "Catalog", "Rule"))]
 
 
 def health(channel: grpc.Channel, service: str = "") -> int:
@@ -23,7 +23,7 @@ def health(channel: grpc.Channel, service: str = "") -> int:
 
 def test_a_ready_server_is_serving_all_its_services(served: str) -> None:
     with grpc.insecure_channel(served) as channel:
-        assert [health(channel, service) for service in SERVICES] == [SERVING] * 4
+        assert [health(channel, service) for service in SERVICES] == [SERVING] * len(SERVICES)
 
 
 def test_without_a_model_calls_are_unavailable_until_one_is_activated(shop: Shop, tmp_path: Path) -> None:

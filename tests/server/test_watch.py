@@ -79,6 +79,8 @@ def test_calls_batches_answers_models_and_the_journal_are_told(home: Path) -> No
         _, text = fetch(port, "/metrics")
     assert told["kgrank_calls_total", "OK", recommend] == 5
     assert told["kgrank_calls_total", "INVALID_ARGUMENT", recommend] == 1
+    # Told from the start, so that the first one is a rise.
+    assert told["kgrank_calls_total", "INTERNAL", recommend] == 0
     assert told["kgrank_call_seconds_count", recommend] == 6
     assert told["kgrank_batch_size_sum",] == 5
     assert told["kgrank_answers_total", "warm"] == 4
