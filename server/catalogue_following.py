@@ -53,12 +53,12 @@ class CatalogueFollowing:
         try:
             with self._link.graph() as graph:
                 ids: dict[str, None] = {}
-                after = snapshot.commit
-                if graph.forgotten_until > after:
+                after, forgotten = snapshot.commit, graph.forgotten_until
+                if forgotten > after:
                     _log.error(
                         "catalogue_too_old",
                         commit=after,
-                        forgotten_until=graph.forgotten_until,
+                        forgotten_until=forgotten,
                         remedy="Export a snapshot (kgrank snapshot) and serve a model on it: what was written to the "
                         "catalogue between the two is not in the answers.",
                     )
