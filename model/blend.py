@@ -80,7 +80,7 @@ def fit_newcomer(asked: Sequence[tuple[TrainedModel, Case]], share: float) -> Bl
             part = part.take(np.linspace(0, len(part) - 1, min(len(part), _LOOKED_AT)).astype(np.int64))
             if len(part):
                 looked.append((_shortlists(unit, best, part), part))
-    if not all(looked_at) or not share:
+    if not all(looked_at):
         return best
     best_value, before = 0.0, 0.0
     for weight in NEWCOMER_GRID:

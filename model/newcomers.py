@@ -44,11 +44,13 @@ def blend_with_newcomers(
         train: the histories that it was trained on.
         case: validation users; nothing that training has not seen is told to the model.
         cache_folder: where text features are cached.
-        share: of the NDCG@10 of others that is sought for newcomers.
+        share: of the NDCG@10 of others that is sought for newcomers; nothing is given with 0.
 
     Raises:
         ModelError: the text encoder can't be loaded.
     """
+    if not share:
+        return replace(trained.model.blend, newcomer=0.0)
     asked = []
     for hidden in _drawn(trained.model.statistics.newcomer):
         given = None if case.given is None else _without(case.given, hidden)

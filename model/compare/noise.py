@@ -89,7 +89,7 @@ def noisy_question(question: Question, noise: NoiseConfig) -> Question:
     return replace(question, validation=asked(question.validation, 1), test=asked(question.test, 2))
 
 
-def shuffled_facts(snapshot: Snapshot, seed: int) -> Snapshot:
+def shuffled_facts(snapshot: Snapshot, seed: int = 7) -> Snapshot:
     """Return the snapshot with the tails of each relation dealt out anew: every node keeps its number of facts."""
     generator = np.random.default_rng([seed, 3])
     facts = {name: _unique(edges.head, generator.permutation(edges.tail)) for name, edges in snapshot.facts.items()}

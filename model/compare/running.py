@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -42,6 +43,8 @@ _APART = (
     "kg.errors",
     "model.errors",
 )
+# What the numbers of a result come out of, beside our own code.
+_LIBRARIES = ("torch", "torch-geometric", "transformers", "numpy", "scipy")
 _LEARNING = ("model.pipeline", "model.train", "model.refresh", "model.checkpoint")
 
 
@@ -202,6 +205,7 @@ class _Run:
             "asked_noise": variant.asked_noise and variant.asked_noise.model_dump(mode="json"),
             "seed": seed,
             "depth": DEPTH,
+            "libraries": {name: version(name) for name in _LIBRARIES},
         }
         if variant.baseline is None:
             inputs |= {"settings": settings, "code": self.ours}

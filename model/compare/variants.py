@@ -12,8 +12,6 @@ from model.compare.noise import NoiseConfig, noisy_snapshot, shuffled_facts, wit
 from model.graph import TRANSITION
 from model.settings import RunSettings, read_run_settings
 
-_SHUFFLE_SEED = 7
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -52,7 +50,7 @@ class Variant:
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
         """Return what it learns from: the facts that it may see, and noise in training."""
         if self.graph == "shuffled":
-            snapshot = shuffled_facts(snapshot, _SHUFFLE_SEED)
+            snapshot = shuffled_facts(snapshot)
         elif self.graph == "none":
             snapshot = without_facts(snapshot)
         return noisy_snapshot(snapshot, self.learned_noise) if self.learned_noise else snapshot
