@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
@@ -29,6 +29,7 @@ from server.access.audit import Audit
 from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
 from server.access.tls import credentials
+from server.attribution import Attribution
 from server.catalogue_following import KINDS, CatalogueFollowing
 from server.config import ServeSettings
 from server.contract import Limits
@@ -40,6 +41,7 @@ from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
 from server.memory import Memory
+from server.readiness import Readiness
 from server.rpc import Front, service_handler
 from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
@@ -70,8 +72,6 @@ MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _MOST_BYTES = 4 << 20
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
@@ -137,8 +137,14 @@ class Server:
             self._follower.each_commit = SearchesFollowing(self._link, self._serving.past).follow
         self._switch = Switch(self._serving, places.models, self._journal, self._activated, self._link)
         self._follower.on(ChangeKind.MODEL, self._switch.follow)
+        self._readiness = Readiness(
+            self._serving,
+            self._follower,
+            self._link,
+            always=[MODELS.full_name],
+            then=[service.full_name for service in (RANKING, EVENTS, USERS, CATALOG, RULES)],
+        )
         self._web = self._watch()
-        self._health = health.aio.HealthServicer()
         self._server = self._make()
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -150,7 +156,7 @@ class Server:
         Raises:
             PortTakenError: somebody else listens there.
         """
-        await self._say(_NOT_SERVING)
+        await self._readiness.begin()
         port = self._listen()
         await self._server.start()
         self._rules.recall()
@@ -189,7 +195,7 @@ class Server:
             await self._loading
         if self._serving.active is not None:
             await self._rules.settled()
-        return self._serving.ready
+        return self._readiness.ready
 
     @property
     def graph_open(self) -> bool:
@@ -203,7 +209,7 @@ class Server:
 
     async def stop(self) -> None:
         """Drain: take no new calls, finish the running ones, store and pass on what is journalled, leave."""
-        await self._health.enter_graceful_shutdown()
+        await self._readiness.leave()
         if self._loading is not None:
             self._loading.cancel()
         if self._refreshing is not None:
@@ -245,11 +251,11 @@ class Server:
             *(() if metrics is None else (metrics.search_lost,)),
         )
         limits = Limits(self._settings.max_results, self._settings.max_candidates)
+        attribution = Attribution(metrics, self._serving.versions)
+        most = self._settings.max_undrained if self._link.configured else None
         servicers = {
-            RANKING: RankingService(self._serving, limits, searches),
-            EVENTS: EventService(
-                self._serving, self._journal, self._settings.max_undrained if self._link.configured else None
-            ),
+            RANKING: RankingService(self._serving, limits, searches, attribution),
+            EVENTS: EventService(self._serving, self._journal, attribution, most),
             USERS: UserService(self._serving, self._link, self._journal, self._eraser, self._places.snapshots),
             CATALOG: CatalogService(self._link, self._follower),
             RULES: RuleService(self._link, self._follower, limits),
@@ -262,7 +268,7 @@ class Server:
                 for service, servicer in servicers.items()
             )
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.health, server)
         if self._reflects():
             names = [service.full_name for service in servicers]
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -287,15 +293,20 @@ class Server:
         answers = AnswerWatch(metrics)
         self._serving.observer = answers
         self._serving.kept.heard = metrics.kept_answer
-        state = State(self._serving, self._rules, self._journal, answers, self._settings.tls.certificate_file)
+        certificate = self._settings.tls.certificate_file
+        state = State(self._serving, self._rules, self._follower, self._link, self._journal, answers, certificate)
         metrics.registry.register(Gauges(state))
-        return Web(self._settings.watch, metrics.registry, lambda: self._serving.ready)
+        return Web(self._settings.watch, metrics.registry, self._readiness)
 
     async def _refresh(self) -> None:
         """Take up new tokens and keys as their files change."""
         while True:
             await asyncio.sleep(_REFRESHED_EVERY_S)
-            await asyncio.to_thread(self._front.gate.refresh)
+            try:
+                await asyncio.to_thread(self._front.gate.refresh)
+            except Exception:
+                # A defect must not end it for good: tokens that are revoked would stay good.
+                _log.exception("tokens_not_refreshed")
 
     def _close_front(self) -> None:
         if self._web is not None:
@@ -336,21 +347,11 @@ class Server:
         if (missed := self._catalogue.missed()) is not None:
             self._follower.go_back(missed)
         self._catalogue.prepare()
-        await self._say_ready()
+        await self._readiness.follow()
+        await self._readiness.say()
 
     def _rules_settled(self) -> None:
-        self._saying = asyncio.create_task(self._say_ready())
-
-    async def _say_ready(self) -> None:
-        """Say that this server serves, once it does."""
-        if self._serving.ready:
-            await self._say(_SERVING)
-
-    async def _say(self, status: int) -> None:
-        """Tell the health of the whole and of each service; models can be listed and activated at any time."""
-        for name in ("", *(service.full_name for service in (RANKING, EVENTS, USERS, CATALOG, RULES))):
-            await self._health.set(name, status)
-        await self._health.set(MODELS.full_name, _SERVING)
+        self._saying = asyncio.create_task(self._readiness.say())
 
     def _committed(self, events: list[StoredEvent]) -> None:
         """Hear from the journal's thread what is on disk now."""

@@ -44,7 +44,7 @@ class CatalogueFollowing:
             KgrankError: the graph is away, or a text encoder can't be loaded; nothing was changed.
         """
         ids = dict.fromkeys(change.key for change in changes)
-        await self._serving.catalogue_changed(await self._link.run(lambda graph: as_they_are(graph, ids)))
+        await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids)))
 
     def since(self, snapshot: Snapshot) -> CatalogueChange | None:
         """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -41,7 +41,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class WrittenEvent:
-    """An event to store; `event_id` is empty where the caller gave none, `value` None where there is none."""
+    """An event to store; `event_id` is empty where the caller gave none, `value` None where there is none.
+
+    The answer that led to it (`attribution_token`) is counted, and not stored.
+    """
 
     event_id: str
     user_id: str
@@ -49,6 +52,7 @@ class WrittenEvent:
     type: InteractionType
     at_ms: int
     value: float | None
+    attribution_token: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,4 +320,5 @@ def _written_event(check: Checker, each: event_service_pb2.Event, field: str, no
         type=TYPE_OF_CODE[check.type(f"{field}.type", each.type)],
         at_ms=check.at(f"{field}.at", each.at, now_ms) if each.HasField("at") else now_ms,
         value=check.value(f"{field}.value", each.value) if each.HasField("value") else None,
+        attribution_token=each.attribution_token,
     )

@@ -19,7 +19,7 @@ from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_
 from kg.errors import GraphError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
-from server.errors import ErasureUnfinishedError, ErasureWaitsError
+from server.errors import ErasureUnfinishedError, ErasureWaitsError, OverloadedError
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.memory import Memory
@@ -74,7 +74,7 @@ class Eraser:
         await asyncio.to_thread(self._journal.intend_erasure, user_id)
         try:
             erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
-        except GraphError as error:
+        except (GraphError, OverloadedError) as error:
             raise ErasureWaitsError(
                 "the graph did not take the erasure",
                 "It is written down, and is finished when the graph is back, or when it is asked for again.",
@@ -87,7 +87,7 @@ class Eraser:
         erasures = {
             each.key: Erasure(each.key, each.commit, each.at_ms) for each in changes if each.commit not in self._own
         }
-        found = await self._link.run(lambda graph: self._apply(graph, erasures)) if erasures else 0
+        found = await self._link.follow(lambda graph: self._apply(graph, erasures)) if erasures else 0
         if found:
             # Whoever has come back since did something since; it may be with the other servers.
             self._memory.look_again(min(each.commit for each in erasures.values()))

@@ -31,6 +31,8 @@ POLL_S = 0.5
 
 _LONGEST_WAIT_S = 5.0
 _PAGE = 1_000
+_COMMITS = 200
+"""Commits that are looked at together, at most: each may hold a thousand events, and all are in memory at once."""
 _TIDY_S = 3_600.0
 _NOTED_EVERY_S = 5.0
 _FIRST = (ChangeKind.USER_ERASED, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS, ChangeKind.RULE)
@@ -58,10 +60,11 @@ class Histories(Protocol):
 
 @dataclass(frozen=True)
 class _Page:
-    """What was read at once: changes and events of commits up to `until`; `more` where there are later ones."""
+    """What was read at once: changes of commits to `until`, events of those to `heard`; `more` where there are later."""
 
     last: int
     until: int
+    heard: int
     changes: list[Change]
     events: list[CommittedEvent]
     more: bool
@@ -91,6 +94,10 @@ class Follower:
         self._noted = time.monotonic()
         self.applied = 0
         """The commit up to which everything has been applied."""
+        self.caught_up = False
+        """Whether all that had been committed at some moment after the start has been applied."""
+        self.caught_up_s = time.monotonic()
+        """When it was last (on the monotonic clock); since it was made, where it never was."""
 
     def on(self, kind: ChangeKind, handler: Handler) -> None:
         """Call a handler with every change of a kind, in order, several at once; it is awaited before the next.
@@ -156,7 +163,7 @@ class Follower:
         if self._back_to is not None:
             self.applied, self._back_to = min(self.applied, self._back_to), None
         after, behind = self.applied, min(self.applied, self._histories.followed)
-        page = await self._link.run(lambda graph: self._read(graph, after, behind))
+        page = await self._link.follow(lambda graph: self._read(graph, after, behind))
         if page.last < after:
             _log.error(
                 "graph_went_back",
@@ -164,7 +171,7 @@ class Follower:
                 applied=after,
                 remedy="Was it restored from a backup? Restart the servers, so that they forget what it lacks.",
             )
-            await self._link.run(lambda graph: graph.advance_commits(after))
+            await self._link.follow(lambda graph: graph.advance_commits(after))
             self.applied = 0
             self._histories.restart()
             return True
@@ -175,12 +182,14 @@ class Follower:
                 changes = [each for each in page.changes if handler in self._handlers.get(each.kind, ())]
                 if changes:
                     await _call(handler, changes)
-        if page.events or self._histories.followed < page.until:
-            self._histories.follow(page.events, behind, page.until)
+        if page.events or self._histories.followed < page.heard:
+            self._histories.follow(page.events, behind, page.heard)
         await self._tell(page.until)
         async with self._moved:
             self.applied = page.until
             self._moved.notify_all()
+        if not page.more:
+            self.caught_up, self.caught_up_s = True, time.monotonic()
         return page.more
 
     async def _tell(self, until: int) -> None:
@@ -203,18 +212,21 @@ class Follower:
             self._tidied = time.monotonic()
             graph.forget_old_changes()
         if last < after or (last == after and behind == after):
-            return _Page(last, after, [], [], more=False)
+            return _Page(last, after, after, [], [], more=False)
         changes = graph.changes_since(after, _PAGE)
-        more = len(changes) >= _PAGE
-        until = changes[-1].commit if more else max([last, *(each.commit for each in changes[-1:])])
-        if behind < after:
-            found = [event for block in graph.events_since(behind, until) for event in block]
+        full = len(changes) >= _PAGE
+        end = changes[-1].commit if full else max([last, *(each.commit for each in changes[-1:])])
+        heard = min(end, behind + _COMMITS)
+        until = max(after, heard)
+        changes = [each for each in changes if each.commit <= until]
+        if behind < max(after, graph.forgotten_until):  # there may be events that no change tells of
+            found = [event for block in graph.events_since(behind, heard) for event in block]
         else:
             others = {
                 each.commit for each in changes if each.kind == ChangeKind.EVENTS and each.key != self._journal.name
             }
             found = graph.events_of(sorted(others))
-        return _Page(last, until, changes, self._histories.unknown(found), more)
+        return _Page(last, until, heard, changes, self._histories.unknown(found), more=full or heard < end)
 
 
 async def _call(handler: Handler, changes: Sequence[Change]) -> None:

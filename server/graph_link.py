@@ -13,13 +13,14 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from kg.errors import GraphUnavailableError, KgrankError
-from server.errors import NoGraphError
+from server.errors import NoGraphError, OverloadedError
 
 _log = structlog.get_logger(__name__)
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 10.0
 _THREADS = 4
+_MOST_WAITING = 256
 
 T = TypeVar("T")
 G = TypeVar("G", bound="OpenGraph")
@@ -53,9 +54,12 @@ class GraphLink(Generic[G]):
         self._graph: G | None = None
         self._changed = threading.Condition()
         self._leaving = False
+        self._tried = False
+        self._waiting = 0
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._run, name="graph-link", daemon=True)
         self._calls = ThreadPoolExecutor(_THREADS, thread_name_prefix="graph")
+        self._followers = ThreadPoolExecutor(1, thread_name_prefix="graph-follower")  # callers must not hold it up
 
     @property
     def configured(self) -> bool:
@@ -66,6 +70,11 @@ class GraphLink(Generic[G]):
     def is_open(self) -> bool:
         """Whether the graph is there, as far as is known."""
         return self._graph is not None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the graph is known not to be there: it was tried."""
+        return self._tried and self._graph is None
 
     def start(self) -> None:
         """Begin to connect, and go on trying."""
@@ -99,23 +108,43 @@ class GraphLink(Generic[G]):
             raise
 
     async def run(self, function: Callable[[G], T]) -> T:
-        """Call a function with the graph in a thread, and return what it returns.
+        """Call a function with the graph in a thread, for a caller of the server, and return what it returns.
 
-        A caller that goes away does not stop it: what is committed is committed.
+        A caller that goes away does not stop it: what is committed is committed. Belongs to the event loop's thread.
+
+        Raises:
+            GraphUnavailableError: the graph is away, or went away meanwhile.
+            OverloadedError: as many callers wait for the graph as may; nothing was done.
+        """
+        if self._waiting >= _MOST_WAITING:
+            raise OverloadedError(f"{self._waiting} calls wait for the graph, as many as may", "Try again later.")
+        self._waiting += 1
+        begun = self._begun(self._calls, function)
+        begun.add_done_callback(self._one_less)
+        return await asyncio.shield(begun)
+
+    async def follow(self, function: Callable[[G], T]) -> T:
+        """Call a function as `run` does, in a thread that serves no callers: for what follows the graph's commits.
 
         Raises:
             GraphUnavailableError: the graph is away, or went away meanwhile.
         """
+        return await asyncio.shield(self._begun(self._followers, function))
 
+    def _one_less(self, _: object) -> None:
+        self._waiting -= 1
+
+    def _begun(self, threads: ThreadPoolExecutor, function: Callable[[G], T]) -> "asyncio.Future[T]":
         def call() -> T:
             with self.graph() as graph:
                 return function(graph)
 
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._calls, call))
+        return asyncio.get_running_loop().run_in_executor(threads, call)
 
     def close(self) -> None:
         """Finish the calls that run, and let the graph go."""
-        self._calls.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._calls, self._followers):
+            threads.shutdown(wait=True, cancel_futures=True)
         with self._changed:
             self._leaving = True
             self._lost.set()
@@ -136,7 +165,7 @@ class GraphLink(Generic[G]):
                 # A defect must not end the link for good.
                 _log.exception("graph_link_failed", next_attempt_s=wait_s)
             finally:
-                self._graph = None
+                self._graph, self._tried = None, True
             with self._changed:
                 self._changed.wait_for(lambda: self._leaving, wait_s)
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)

@@ -1,8 +1,10 @@
 """What every user has done, up to this moment: the snapshot's histories and the events written since."""
 
 import weakref
+from bisect import insort_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +29,32 @@ class Interaction:
     at_ms: int
     value: float
 
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What makes two of one user the same."""
+        return self.product_index, self.type, self.at_ms
+
 
 @dataclass(slots=True)
 class _Appended:
-    version: int
-    interactions: list[Interaction]
+    """What a user has added, by time. One id may stand for thousands ("guest"): nothing here walks through all of it.
+
+    Args:
+        version: changes with every interaction.
+        interactions: the latest last; of equal time, in the order they came.
+        identities: of all of them.
+        products: every product that is in them.
+    """
+
+    version: int = 0
+    interactions: list[Interaction] = field(default_factory=list)
+    identities: set[tuple[int, int, int]] = field(default_factory=set)
+    products: set[int] = field(default_factory=set)
+
+    def add(self, interaction: Interaction) -> None:
+        insort_right(self.interactions, interaction, key=attrgetter("at_ms"))
+        self.identities.add(interaction.identity)
+        self.products.add(interaction.product_index)
 
 
 _Waiting = tuple[str, Interaction]
@@ -72,8 +95,8 @@ class LiveHistories:
         self._count += 1
         appended = self._appended.get(user_id)
         if appended is None:
-            appended = self._appended[user_id] = _Appended(0, [])
-        appended.interactions.append(interaction)
+            appended = self._appended[user_id] = _Appended()
+        appended.add(interaction)
         appended.version = self._count  # last: who reads version, then history, must not take the old one for the new
 
     def wait(self, user_id: str, product_id: str, interaction: Interaction) -> None:
@@ -135,15 +158,15 @@ class LiveHistories:
 
     def holds(self, user_id: str, interaction: Interaction) -> bool:
         """Return whether the snapshot has this very interaction (user, product, type, time)."""
-        rows = self._rows(user_id)
-        stored = self._stored
-        same = (stored.at_ms[rows] == interaction.at_ms) & (stored.product_index[rows] == interaction.product_index)
-        return bool((same & (stored.type[rows] == interaction.type)).any())
+        rows, stored = self._rows(user_id), self._stored
+        from_, to = np.searchsorted(stored.at_ms[rows], (interaction.at_ms, interaction.at_ms + 1)) + rows.start
+        same = stored.product_index[from_:to] == interaction.product_index
+        return bool((same & (stored.type[from_:to] == interaction.type)).any())
 
     def has(self, user_id: str, interaction: Interaction) -> bool:
         """Return whether this very interaction (user, product, type, time) is in here, from wherever it came."""
         appended = self._appended.get(user_id)
-        return (appended is not None and any(_same(each, interaction) for each in appended.interactions)) or self.holds(
+        return (appended is not None and interaction.identity in appended.identities) or self.holds(
             user_id, interaction
         )
 
@@ -153,12 +176,12 @@ class LiveHistories:
         return int(rows.stop) - int(rows.start) + len(self._added(user_id))
 
     def seen(self, user_id: str) -> Int32s:
-        """Return the product of every interaction of a user, with repeats, in no order."""
+        """Return every product that a user has had, some of them more than once, in no order."""
         stored = self._stored.product_index[self._rows(user_id)]
-        added = self._added(user_id)
-        if not added:
+        appended = self._appended.get(user_id)
+        if appended is None:
             return stored
-        return np.concatenate([stored, np.fromiter((each.product_index for each in added), np.int32)])
+        return np.concatenate([stored, np.fromiter(appended.products, np.int32, len(appended.products))])
 
     def latest(self, user_id: str, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
@@ -176,7 +199,7 @@ class LiveHistories:
     def _latest(self, user_id: str, more: Sequence[Interaction], limit: int) -> Histories:
         rows, stored = self._rows(user_id), self._stored
         rows = slice(max(rows.start, rows.stop - limit), rows.stop)
-        added = [*self._added(user_id), *more]
+        added = [*self._added(user_id)[-limit:], *more]
         history = (stored.product_index[rows], stored.type[rows], stored.at_ms[rows], stored.value[rows])
         if added:
             history = (
@@ -196,10 +219,6 @@ class LiveHistories:
     def _added(self, user_id: str) -> Sequence[Interaction]:
         appended = self._appended.get(user_id)
         return () if appended is None else appended.interactions
-
-
-def _same(one: Interaction, other: Interaction) -> bool:
-    return (one.product_index, one.type, one.at_ms) == (other.product_index, other.type, other.at_ms)
 
 
 def stack(histories: Sequence[Histories]) -> Histories:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class ModelFolder:
 
     def note(self, traffic: Traffic) -> None:
         """Remember what is in service, so that a restart serves the same; whole or not at all."""
-        partial = self.folder / f".{ACTIVE}.{os.getpid()}"
+        # Not named by the process's number: in containers that share the folder it may be the same in all.
+        partial = self.folder / f".{ACTIVE}.{uuid.uuid4().hex}"
         with partial.open("w", encoding="utf-8") as file:
             file.write(traffic.as_json() + "\n")
             file.flush()

@@ -69,10 +69,19 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def wait(self) -> None:
-        """Wait until the process has ended."""
+    def wait(self, patience_s: float | None = None) -> None:
+        """Wait until the process has ended; one that does not within its time is killed.
+
+        Args:
+            patience_s: how long it may take; as long as it likes when None.
+        """
         if self._process is not None:
-            self._process.wait()
+            try:
+                self._process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                _log.error("process_killed", process=self.number, waited_s=patience_s)
+                self._process.kill()
+                self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
@@ -99,6 +108,7 @@ def supervise(
     port: int,
     command: Callable[[int, int], Sequence[str]],
     on_ready: Callable[[int, str | None], None],
+    patience_s: float,
 ) -> None:
     """Run processes until SIGTERM or SIGINT.
 
@@ -108,6 +118,7 @@ def supervise(
         port: port to share; 0 takes a free one.
         command: returns the command line of a process, by its number and the port.
         on_ready: called once all serve, with the port and the model version.
+        patience_s: how long a process may take to end in order before it is killed.
 
     Raises:
         PortTakenError: somebody else listens there.
@@ -123,12 +134,12 @@ def supervise(
                 worker.start()
             if _all_ready(workers, wish):
                 on_ready(port, workers[0].told.get("model_version"))
-                _watch(workers, wish)
+                _watch(workers, wish, patience_s)
         finally:
             for worker in workers:
                 worker.leave()
             for worker in workers:
-                worker.wait()
+                worker.wait(patience_s)
 
 
 def _hear(wish: _Wish) -> None:
@@ -181,14 +192,14 @@ def _all_ready(workers: Sequence[Worker], wish: _Wish) -> bool:
     return True
 
 
-def _watch(workers: Sequence[Worker], wish: _Wish) -> None:
+def _watch(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
     """Replace processes that end, until we are to leave."""
     waits = dict.fromkeys(range(len(workers)), 0.0)
     due: dict[int, float] = {}
     while not wish.leave:
         if wish.restart:
             wish.restart = False
-            _restart(workers, wish)
+            _restart(workers, wish, patience_s)
         for worker in workers:
             ended = worker.ended()
             if ended is None:
@@ -205,15 +216,20 @@ def _watch(workers: Sequence[Worker], wish: _Wish) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _restart(workers: Sequence[Worker], wish: _Wish) -> None:
-    """End one process after the other in order, each replaced before the next."""
+def _restart(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
+    """End one process after the other in order, each replaced before the next; those left serve on if one does not."""
     for worker in workers:
+        served = worker.told.get("model_version")
         worker.leave()
-        worker.wait()
+        worker.wait(patience_s)
         worker.start()
         while not worker.ready.wait(_LOOK_EVERY_S):
             if wish.leave or worker.ended() is not None:
                 return  # what ended is replaced by the watch
+        if served is not None and worker.told.get("model_version") is None:
+            remedy = "Its own lines say why. Mend that, and send SIGHUP again; the others were left as they are."
+            _log.error("restart_stopped", process=worker.number, reason="it serves no model", remedy=remedy)
+            return
         _log.info("process_restarted", process=worker.number)
 
 

@@ -1,6 +1,5 @@
 """Rankings as the contract's results."""
 
-import secrets
 from collections.abc import Callable, Sequence
 
 from kgrank.v1 import common_pb2, ranking_service_pb2
@@ -101,8 +100,3 @@ def with_results(
         return engine.writer.results(ranking) + response.SerializeToString()
     fill(response.results.add, engine, ranking, details=details, reasons=reasons)
     return response.SerializeToString()
-
-
-def attribution_token(engine: Engine) -> str:
-    """Return a name for one answer: the model version and a random part."""
-    return f"{engine.model_version}.{secrets.token_urlsafe(12)}"

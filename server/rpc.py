@@ -241,6 +241,8 @@ class _Method:
                 _log.error("audit_end_not_recorded", call_id=told["call_id"], reason=error.problem)
 
     def _told(self, error: Exception, context: Context) -> Failure:
+        if self._metrics is not None and isinstance(error, RateLimitedError):
+            self._metrics.over_rate()
         return failure(error, method=self._name, request_id=request_id(context) or secrets.token_hex(8))
 
     def _ended(self, code: grpc.StatusCode, seconds: float | None, caller: Caller | None, context: Context) -> None:

@@ -97,7 +97,7 @@ class RuleKeeper:
     async def follow(self, changes: Sequence[Change]) -> None:
         """Take the rules as they are now: some were changed."""
         async with self._reading:
-            rules = await self._link.run(rules_page)
+            rules = await self._link.follow(rules_page)
             if tuple(rules) != self._book.rules or not self.known:
                 self._book.replace(rules)
                 _log.info("rules_in_force", rules=len(rules))

@@ -45,7 +45,7 @@ class SearchesFollowing:
             return
         after = self._applied
         with self._past.forgotten() as forgotten:
-            rows = await self._link.run(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
+            rows = await self._link.follow(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
             of_user: dict[str, list[PastSearch]] = {}
             for user_id, query, at_ms in rows:
                 of_user.setdefault(user_id, []).append(PastSearch(query, at_ms))

@@ -93,6 +93,10 @@ class Serving:
         """
         return self.lineup.active
 
+    def versions(self) -> tuple[str, ...]:
+        """Return the model versions in service."""
+        return () if self._lineup is None else self._lineup.traffic.versions
+
     @property
     def active(self) -> str | None:
         """The active model version."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+_FIRST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 300.0
 _WAIT_S = 5.0
 """How long a change waits for a graph that is away: right after a start it may not be open yet."""
 
@@ -59,6 +61,7 @@ class Switch:
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps tasks weakly
         self._commit: int | None = None
+        self._latest: Change | None = None
 
     async def change(self, to: To) -> Lineup:
         """Change the traffic for this server and all others; once begun, it is finished whether or not anybody waits.
@@ -70,7 +73,11 @@ class Switch:
         return await asyncio.shield(self._begin(self._change(to)))
 
     async def follow(self, changes: Sequence[Change]) -> None:
-        """Hear of changes that were committed; the last one counts. The models are loaded beside all else."""
+        """Hear of changes that were committed; the last one counts. The models are loaded beside all else.
+
+        One that can't be followed (its artifact has not come to this host yet) is tried again, until there is another.
+        """
+        self._latest = changes[-1]
         self._begin(self._follow(changes[-1]))
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
@@ -92,22 +99,31 @@ class Switch:
             return lineup
 
     async def _follow(self, change: Change) -> None:
+        wait_s = _FIRST_RETRY_S
+        while self._latest is change and not await self._followed(change):
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
+
+    async def _followed(self, change: Change) -> bool:
+        """Follow a change; return whether there is nothing left to do."""
         async with self._one_at_a_time:
             told = read_traffic(change.key)
             if told is None or change.commit <= await self._known_commit():
-                return
+                return True
             try:
                 if told != self._serving.lineup.traffic:
                     await self._serving.change_traffic(lambda _: told, self._journal)
                     _log.info("traffic_followed", commit=change.commit, active=told.active)
             except KgrankError as error:
-                # It serves on with what it has; the next change may name a model that it can load.
+                # It serves on with what it has.
                 _log.error("traffic_not_followed", models=told.versions, reason=error.problem, remedy=error.remedy)
             except Exception:
                 _log.exception("traffic_not_followed", models=told.versions)
             else:
                 self._commit = change.commit
                 await self._note(told)
+                return True
+            return False
 
     async def _tell(self, traffic: Traffic) -> int | None:
         """Commit the traffic for others to hear; return the commit's number, None where nobody does."""

@@ -76,8 +76,11 @@ def event(
     at_ms: int | None = None,
     value: float | None = None,
     event_id: str = "",
+    attribution_token: str = "",
 ) -> event_service_pb2.Event:
     """Return an event; `kind` is an interaction type in lower case (`view`, `add_to_cart`, `purchase`, ...).
+
+    With the `attribution_token` of the answer that led to it, it counts for the model that made the answer.
 
     Raises:
         ValueError: there is no such interaction type.
@@ -87,6 +90,7 @@ def event(
         user_id=user_id,
         product_id=product_id,
         type=common_pb2.InteractionType.Value(f"INTERACTION_TYPE_{kind.upper()}"),
+        attribution_token=attribution_token,
     )
     if at_ms is not None:
         made.at.CopyFrom(_timestamp(at_ms))

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Sized
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ from server.errors import AuditError
 
 _MOST_IDS = 20
 _PERSONAL = "user_id"
-_TOLD = ("name", "product_ids", "rule_id")
+_TOLD = {
+    *("name", "product_ids", "rule_id", "action", "product_id", "brand", "category", "strength", "position"),
+    *("model", "percent", "shadow"),
+}
 """Fields of requests that stand in the record as they are, wherever they are: none of them is of a person."""
 
 
@@ -48,6 +50,7 @@ class Audit:
                 f"the audit log {path} can't be opened: {error.strerror}", "Check access.audit_file and its disk."
             ) from error
         self._lock = threading.Lock()
+        self._torn = False
 
     def write(self, *, call_id: str, caller: str, method: str, request_id: str, **more: Any) -> None:
         """Append a line.
@@ -65,7 +68,7 @@ class Audit:
         }
         try:
             with self._lock:
-                os.write(self._file, (json.dumps(line) + "\n").encode())
+                self._append((json.dumps(line) + "\n").encode())
                 os.fsync(self._file)
         except OSError as error:
             raise AuditError(
@@ -78,17 +81,29 @@ class Audit:
         for field, value in request.ListFields():
             if field.name == _PERSONAL:
                 told["user"] = self.pseudonym(value)
-            elif field.name in _TOLD:
-                told[field.name] = value if isinstance(value, str) else list(value[:_MOST_IDS])
-            if isinstance(value, Message):
+            elif isinstance(value, Message):
                 told |= self.about(value)
-            elif not isinstance(value, str) and isinstance(value, Sized):
+            elif field.is_repeated:
                 told["count"] = len(value)
+                if field.message_type is not None:
+                    told[field.name] = [self.about(each) for each in value[:_MOST_IDS]]
+                elif field.name in _TOLD:
+                    told[field.name] = list(value[:_MOST_IDS])
+            elif field.name in _TOLD:
+                told[field.name] = value if field.enum_type is None else field.enum_type.values_by_number[value].name
         return told
 
     def pseudonym(self, user_id: str) -> str:
         """Return the name under which a user stands in the record."""
         return hmac.new(self._key, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+    def _append(self, line: bytes) -> None:
+        """Write a line whole, and not in one with what a full disk has left of the one before."""
+        left = memoryview(b"\n" + line if self._torn else line)
+        self._torn = True
+        while left:
+            left = left[os.write(self._file, left) :]
+        self._torn = False
 
     def close(self) -> None:
         """Close the file."""

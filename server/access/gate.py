@@ -89,9 +89,11 @@ class Gate:
         if self._open:
             return ANYBODY
         caller = self._caller(context) if self._settings.required else ANYBODY
-        if need.role not in caller.roles and Role.ADMIN not in caller.roles:
-            raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
         self.take(caller, context)
+        if need.role not in caller.roles and Role.ADMIN not in caller.roles:
+            if need.audited:
+                _log.warning("denied", caller=caller.name, role=need.role)
+            raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
         return caller
 
     def take(self, caller: Caller, context: Context) -> None:

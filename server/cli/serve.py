@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SWITCH_S = 0.001
 """How long a thread that computes may keep the interpreter from one that waits for it. With Python's 5 ms the journal's
 thread waits longer to go on after each of its steps than the disk takes."""
+_LEAVES_WITHIN_S = 60
+"""How long a process may take to end beyond the time that its calls and its journal have."""
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +89,10 @@ def _supervise(settings: "Settings", json: bool) -> None:
     def command(number: int, port: int) -> list[str]:
         return own_command([*sys.argv[1:], "--process", str(number), "--port", str(port), "--json"])
 
-    supervise(settings.serve.processes, settings.serve.host, settings.serve.port, command, _teller(settings, json))
+    serve = settings.serve
+    # It drains its calls, then its journal.
+    patience_s = 2 * serve.drain_s + _LEAVES_WITHIN_S
+    supervise(serve.processes, serve.host, serve.port, command, _teller(settings, json), patience_s)
 
 
 def _of_process(settings: "Settings", process: int) -> "Settings":

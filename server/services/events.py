@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import compress
 
 from kgrank.v1.event_service_pb2 import (
     EventOutcome,
@@ -17,6 +18,7 @@ from kgrank.v1.event_service_pb2 import (
     WriteEventsRequest,
     WriteEventsResponse,
 )
+from server.attribution import Attribution
 from server.contract import WrittenEvent, written_events
 from server.errors import GraphBehindError, UnknownProductError
 from server.journal import Journal
@@ -34,18 +36,21 @@ class EventService:
     Args:
         serving: the histories and the catalogue.
         journal: where events are stored.
+        attribution: counts what is stored by the answers that led to it.
         max_undrained: events that wait for the graph before new ones are refused; None: there is no graph, none do.
     """
 
-    def __init__(self, serving: Serving, journal: Journal, max_undrained: int | None = None) -> None:
+    def __init__(
+        self, serving: Serving, journal: Journal, attribution: Attribution, max_undrained: int | None = None
+    ) -> None:
         self._serving = serving
+        self._attribution = attribution
         self._journal = journal
         self._max_undrained = max_undrained
 
     async def WriteEvent(self, request: WriteEventRequest, context: Context) -> WriteEventResponse:  # noqa: N802
         """Write one event."""
-        events = written_events([request.event], "event", _now_ms())
-        (outcome,) = await self._write(events)
+        (outcome,) = await self._write(written_events([request.event], "event", _now_ms()))
         if outcome.status == EventOutcome.STATUS_UNKNOWN_PRODUCT:
             raise UnknownProductError("the catalogue does not have this product", "Check event.product_id.")
         return WriteEventResponse(outcome=outcome)
@@ -91,7 +96,8 @@ class EventService:
     async def _write(self, events: Sequence[WrittenEvent]) -> list[EventOutcome]:
         products = self._serving.engine.snapshot.products
         named = [each if each.event_id else replace(each, event_id=uuid.uuid4().hex) for each in events]
-        known = [each for each in named if each.product_id in products]
+        in_catalogue = [each.product_id in products for each in named]  # it may grow while the disk is waited for
+        known = list(compress(named, in_catalogue))
         if known and self._max_undrained is not None and self._journal.behind >= self._max_undrained:
             raise GraphBehindError(
                 f"{self._journal.behind:,} events wait for the graph, as many as may",
@@ -101,10 +107,12 @@ class EventService:
         if known:
             stored = iter(await _told(self._journal.append(known)))
         outcomes = []
-        for each in named:
+        for each, is_known in zip(named, in_catalogue, strict=True):
             status = EventOutcome.STATUS_UNKNOWN_PRODUCT
-            if each.product_id in products:
+            if is_known:
                 status = EventOutcome.STATUS_DUPLICATE if next(stored).duplicate else EventOutcome.STATUS_WRITTEN
+                if status == EventOutcome.STATUS_WRITTEN:
+                    self._attribution.written(each.attribution_token, each.type)
             outcomes.append(EventOutcome(event_id=each.event_id, status=status))
         return outcomes
 

@@ -28,6 +28,7 @@ from kgrank.v1.ranking_service_pb2 import (
     SimilarProductsRequest,
     SimilarProductsResponse,
 )
+from server.attribution import Attribution
 from server.contract import (
     DEFAULT_REASONS,
     Limits,
@@ -41,7 +42,7 @@ from server.engine import Engine
 from server.errors import InvalidRequestError, SearchOffError, UnknownProductError, failure
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
-from server.reply import USER_STATES, attribution_token, fill, with_results
+from server.reply import USER_STATES, fill, with_results
 from server.rpc import Context
 from server.searches import SearchLog
 from server.serving import Serving
@@ -62,13 +63,15 @@ class RankingService:
     Args:
         serving: the engines.
         limits: of requests.
-        searches: where searches of users are written down; None: nowhere.
+        searches: where searches of users are written down.
+        attribution: names the answers.
     """
 
-    def __init__(self, serving: Serving, limits: Limits, searches: SearchLog | None = None) -> None:
+    def __init__(self, serving: Serving, limits: Limits, searches: SearchLog, attribution: Attribution) -> None:
         self._serving = serving
         self._limits = limits
         self._searches = searches
+        self._attribution = attribution
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> bytes:  # noqa: N802
         """Rank the whole catalogue."""
@@ -126,7 +129,7 @@ class RankingService:
             )
             body = with_results(response, engine, ranking, details=request.include_details, reasons=reasons)
             kept.put(place, body, ranking.state)
-        return body + answer(attribution_token=attribution_token(engine)).SerializeToString()
+        return body + answer(attribution_token=self._attribution.token(engine.model_version)).SerializeToString()
 
     async def Search(self, request: SearchRequest, context: Context) -> bytes:  # noqa: N802
         """Find products by words and meaning, and rank them for the user."""
@@ -136,11 +139,11 @@ class RankingService:
                 raise SearchOffError("this server does not answer searches", "Set serve.search to true.")
             ranking = await self._serving.answer(engine, question)
             reasons = await self._reasons(engine, question, ranking) if request.include_reasons else []
-            if self._searches is not None and question.user_id and not request.untracked:
+            if question.user_id and not request.untracked:
                 self._searches.note(question.user_id, question.query)
             response = SearchResponse(
                 model_version=engine.model_version,
-                attribution_token=attribution_token(engine),
+                attribution_token=self._attribution.token(engine.model_version),
                 missing_ids=ranking.missing,
                 user_state=USER_STATES[ranking.state],
                 corrected_query=ranking.corrected,
@@ -162,7 +165,7 @@ class RankingService:
                 )
             response = SimilarProductsResponse(
                 model_version=engine.model_version,
-                attribution_token=attribution_token(engine),
+                attribution_token=self._attribution.token(engine.model_version),
                 missing_ids=ranking.missing,
             )
             return with_results(response, engine, ranking, details=request.include_details, reasons=reasons)

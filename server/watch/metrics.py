@@ -30,6 +30,21 @@ class Metrics:
             buckets=_CALL_SECONDS,
             registry=self.registry,
         )
+        self._over_rate = Counter(
+            "kgrank_calls_over_rate",
+            "Calls refused since their caller has called too often; RESOURCE_EXHAUSTED among kgrank_calls, too.",
+            ["method"],
+            registry=self.registry,
+        )
+        self._events = Counter(
+            "kgrank_events_written",
+            "Events stored, by the model of the answer that led to them (none: no answer did; other: not in service).",
+            ["model_version", "type"],
+            registry=self.registry,
+        )
+        self._given = Counter(
+            "kgrank_answers_given", "Rankings, by the model that made them.", ["model_version"], registry=self.registry
+        )
         self._messages = Counter(
             "kgrank_stream_messages", "Requests that came in streams.", ["method"], registry=self.registry
         )
@@ -56,8 +71,19 @@ class Metrics:
     def method(self, name: str) -> "MethodMetrics":
         """Return what counts the calls of a method, by its full name."""
         return MethodMetrics(
-            lambda code: self._calls.labels(name, code), self._seconds.labels(name), self._messages.labels(name)
+            lambda code: self._calls.labels(name, code),
+            self._seconds.labels(name),
+            self._messages.labels(name),
+            self._over_rate.labels(name),
         )
+
+    def answer_given(self, model_version: str) -> None:
+        """Count an answer of a model."""
+        self._given.labels(model_version).inc()
+
+    def event_written(self, model_version: str, kind: str) -> None:
+        """Count an event that was stored."""
+        self._events.labels(model_version, kind).inc()
 
     def search_lost(self, reason: str) -> None:
         """Count a search that was answered and not stored."""
@@ -81,8 +107,10 @@ class Metrics:
 class MethodMetrics:
     """Counts the calls of one method."""
 
-    def __init__(self, calls: Callable[[str], Counter], seconds: Histogram, messages: Counter) -> None:
-        self._make, self._seconds, self._messages = calls, seconds, messages
+    def __init__(
+        self, calls: Callable[[str], Counter], seconds: Histogram, messages: Counter, over_rate: Counter
+    ) -> None:
+        self._make, self._seconds, self._messages, self._over_rate = calls, seconds, messages, over_rate
         # There from the start: a counter that begins at 1 shows no rise, and the alert on defects would miss the first.
         self._calls = {code: calls(code.name) for code in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)}
 
@@ -94,6 +122,10 @@ class MethodMetrics:
         counter.inc()
         if seconds is not None:
             self._seconds.observe(seconds)
+
+    def over_rate(self) -> None:
+        """Count a call whose caller has called too often."""
+        self._over_rate.inc()
 
     def message(self) -> None:
         """Count a request of a stream."""

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kg.errors import KgrankError
 from server.access.tls import expires_s
+from server.follow import Follower
+from server.graph_link import GraphLink
 from server.journal import Journal
 from server.rule_keeper import RuleKeeper
 from server.serving import Serving
@@ -19,15 +22,25 @@ class State:
     Args:
         serving: what is in service.
         rules: the shop's.
+        follower: applies what other servers committed.
+        link: the graph.
         journal: the event journal.
         answers: what was seen of the answers.
         certificate: the server's certificate file, if it has one.
     """
 
     def __init__(
-        self, serving: Serving, rules: RuleKeeper, journal: Journal, answers: AnswerWatch, certificate: Path | None
+        self,
+        serving: Serving,
+        rules: RuleKeeper,
+        follower: Follower,
+        link: GraphLink[Any],
+        journal: Journal,
+        answers: AnswerWatch,
+        certificate: Path | None,
     ) -> None:
         self._serving, self._rules, self._journal = serving, rules, journal
+        self._follower, self._link = follower, link
         self._answers, self._certificate = answers, certificate
 
     def __call__(self) -> Iterator[Reading]:
@@ -41,6 +54,10 @@ class State:
         yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
         searches = self._journal.searches_behind
         yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
+        if self._link.configured:
+            yield "graph_up", "Whether the graph answers.", "", {"": float(self._link.is_open)}
+            text = "Time since all that other servers had committed was applied here."
+            yield "follow_lag_seconds", text, "", {"": time.monotonic() - self._follower.caught_up_s}
         yield from self._models()
         if self._answers.coverage is not None:
             text = "Share of the catalogue that was in the latest answers."

@@ -5,7 +5,7 @@ Probes are here besides gRPC's health service because Kubernetes' own gRPC probe
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -24,19 +24,31 @@ class MetricsPortTakenError(KgrankError):
     """The address of the metrics can't be listened on."""
 
 
+class Health(Protocol):
+    """What probes ask for; read from threads."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server need not be killed."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls may come."""
+
+
 class Web:
     """Answers scrapes and probes, in threads of its own.
 
     Args:
         settings: the address.
         registry: what `/metrics` tells.
-        ready: whether `/readyz` is told that calls may come.
+        health: what the probes are told.
 
     Raises:
         MetricsPortTakenError: the address can't be listened on.
     """
 
-    def __init__(self, settings: WatchSettings, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    def __init__(self, settings: WatchSettings, registry: CollectorRegistry, health: "Health") -> None:
         metrics = make_wsgi_app(registry)
 
         def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -44,9 +56,10 @@ class Web:
             if path == "/metrics":
                 told: Iterable[bytes] = metrics(environ, start_response)
                 return told
-            status = {"/livez": "200 OK", "/readyz": "200 OK" if ready() else "503 Service Unavailable"}
-            start_response(status.get(path, "404 Not Found"), [("Content-Type", "text/plain")])
-            return [status.get(path, "404 Not Found").encode() + b"\n"]
+            good = {"/livez": health.alive, "/readyz": health.ready}.get(path)
+            status = {None: "404 Not Found", True: "200 OK", False: "503 Service Unavailable"}[good]
+            start_response(status, [("Content-Type", "text/plain")])
+            return [status.encode() + b"\n"]
 
         try:
             self._server = make_server(

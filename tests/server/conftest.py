@@ -6,6 +6,7 @@ import pytest
 
 from kgrank.client import Client
 from tests.server.command import kgrank as kgrank
+from tests.server.guarded import guarded as guarded
 from tests.server.running import running
 from tests.server.shop import Shop, make_shop
 

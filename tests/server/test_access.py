@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,74 +11,25 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kg.errors import ConfigError
 from kgrank.channel import Credentials
 from kgrank.client import Client
-from kgrank.errors import CallError, DeniedError, OverloadedError, UnauthenticatedError, decode
+from kgrank.errors import DeniedError, OverloadedError, UnauthenticatedError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.access import tokens
-from server.access.audit import Audit
 from server.access.config import JwtSettings
 from server.access.limits import Rate
 from server.access.roles import NEEDS, Need, Role, need_of
 from server.access.web_tokens import WebTokens
-from server.errors import AuditError
 from tests.server.command import CommandLine
+from tests.server.guarded import Guarded, status
 from tests.server.methods import methods, path_of
-from tests.server.running import Running, running
-from tests.server.shop import Shop
+from tests.server.running import running
 
 USER = "a-person@example.com"
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A server that wants to know who calls, its tokens file and its audit log."""
-
-    server: Running
-    tokens: Path
-    audit: Path
-
-    def client(self, *roles: Role, **more: Any) -> Client:
-        _, token = tokens.create(self.tokens, "tester", roles, **more)
-        self.taken_up(token)
-        return Client(self.server.target, credentials=Credentials(token=token))
-
-    def taken_up(self, token: str) -> None:
-        """Wait until the server knows a token."""
-        with grpc.insecure_channel(self.server.target) as channel:
-            deadline = time.monotonic() + 20
-            while status(channel, "kgrank.v1.RankingService/Rank", token) == grpc.StatusCode.UNAUTHENTICATED:
-                assert time.monotonic() < deadline
-
-
-@pytest.fixture(scope="module")
-def guarded(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    import shutil
-
-    home = Path(shutil.copytree(shop.home, tmp_path_factory.mktemp("guarded") / "home"))
-    access = {"required": True, "tokens_file": home / "tokens.json", "audit_file": home / "audit.jsonl"}
-    with running(home, access=access) as server:
-        yield Guarded(server, home / "tokens.json", home / "audit.jsonl")
-
-
-def status(channel: grpc.Channel, method: str, token: str | None, request: bytes = b"") -> grpc.StatusCode:
-    """Return what a call without a request ends in."""
-    call = channel.stream_stream(f"/{method}", request_serializer=bytes, response_deserializer=bytes)
-    metadata = [] if token is None else [("authorization", f"Bearer {token}")]
-    try:
-        answered = call(iter([request]), metadata=metadata, timeout=20)
-        for _ in answered:
-            pass
-        return grpc.StatusCode.OK
-    except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-        return code
 
 
 def test_every_call_of_the_contract_has_its_line_in_the_table_and_no_other_has() -> None:
@@ -357,78 +307,3 @@ def test_callers_without_a_name_are_limited_by_address(home: Path) -> None:
         with pytest.raises(OverloadedError) as refused:
             call(client, times=200)
         assert refused.value.reason == "RATE_LIMITED"
-
-
-# --- the record
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_an_admin_call_is_on_record_before_and_after(guarded: Guarded, shop: Shop) -> None:
-    with guarded.client(Role.ADMIN) as admin:
-        admin.activate_model(f"models/{shop.versions[0]}")
-        with pytest.raises(CallError):
-            admin.activate_model("models/ghost\u2028\u0085")
-    begun, ended, begun_again, ended_again = lines(guarded.audit)[-4:]
-    assert (begun["state"], ended["state"], ended["code"]) == ("begun", "ended", "OK")
-    assert begun["about"] == {"name": f"models/{shop.versions[0]}"}
-    assert begun["call_id"] == ended["call_id"] != begun_again["call_id"]
-    assert (begun["caller"], begun["method"]) == ("tester", "kgrank.v1.ModelService.ActivateModel")
-    assert ended_again["code"] != "OK"
-    assert guarded.audit.stat().st_mode & 0o777 == 0o600
-
-
-def test_what_may_not_be_done_and_what_is_only_read_is_not_on_record(guarded: Guarded) -> None:
-    with guarded.client(Role.READ) as reader:
-        before = len(lines(guarded.audit)) if guarded.audit.exists() else 0
-        reader.recommend("user-01")
-        reader.list_models()
-        with pytest.raises(DeniedError):
-            reader.activate_model("models/any")
-    assert len(lines(guarded.audit)) == before
-
-
-@pytest.mark.parametrize("method", [m for m in methods() if need_of(m.full_name).audited], ids=lambda m: m.name)
-def test_the_record_of_no_call_names_a_person(method: MethodDescriptor, tmp_path: Path) -> None:
-    audit = Audit(tmp_path / "audit.jsonl")
-    request = GetMessageClass(method.input_type)()
-    personal = [field for field in request.DESCRIPTOR.fields if field.name == "user_id"]
-    for field in personal:
-        setattr(request, field.name, USER)
-    about = audit.about(request)
-    audit.write(call_id="1", caller="c", method=method.full_name, request_id="", about=about)
-    audit.close()
-    assert USER not in (tmp_path / "audit.jsonl").read_text()
-    assert about == ({"user": audit.pseudonym(USER)} if personal else {})
-
-
-def test_the_same_user_has_the_same_name_in_the_record_and_another_where_the_key_is_another(tmp_path: Path) -> None:
-    first, again, other = (Audit(tmp_path / name) for name in ("a.jsonl", "a.jsonl", "b.jsonl"))
-    assert first.pseudonym(USER) == again.pseudonym(USER) != other.pseudonym(USER)
-    for each in (first, again, other):
-        each.close()
-
-
-def test_what_can_t_be_recorded_is_not_done(home: Path, shop: Shop, tmp_path: Path) -> None:
-    (tmp_path / "audit.jsonl").symlink_to("/dev/full")  # a disk that is always full
-    with running(home, access={"audit_file": tmp_path / "audit.jsonl"}) as server, Client(server.target) as client:
-        active = client.recommend("user-01", k=1).model_version
-        other = next(version for version in shop.versions if version != active)
-        with grpc.insecure_channel(server.target) as channel:
-            from kgrank.v1.model_service_pb2 import ActivateModelRequest
-            from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
-
-            with pytest.raises(grpc.RpcError) as refused:
-                ModelServiceStub(channel).ActivateModel(ActivateModelRequest(name=f"models/{other}"), timeout=20)
-        assert decode(refused.value).reason == "AUDIT_FAILED"
-        assert client.recommend("user-01", k=1).model_version == active
-
-
-def test_a_record_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
-    audit = Audit(tmp_path / "audit.jsonl")
-    with pytest.raises(AuditError):
-        audit.write(call_id="1", caller="c", method="m", request_id="")
-    audit.close()

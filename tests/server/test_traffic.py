@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kg.store import Graph
 from kgrank.client import Client
@@ -274,7 +275,10 @@ def test_no_call_fails_while_trials_come_and_go(home: Path, shop: Shop) -> None:
 
 
 @pytest.mark.neo4j
-def test_every_server_hears_of_a_change_and_the_later_one_wins(home: Path, shop: Shop, graph: Graph) -> None:
+def test_every_server_hears_of_a_change_and_the_later_one_wins(
+    home: Path, shop: Shop, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.switch._FIRST_RETRY_S", 0.2)
     graph.load(tables())
     other_home = Path(shutil.copytree(home, home.with_name("other")))
     old, new = (f"models/{version}" for version in shop.versions)
@@ -300,6 +304,18 @@ def test_every_server_hears_of_a_change_and_the_later_one_wins(home: Path, shop:
         one.activate_model(new)
         until(lambda: two.get_traffic().active == new and not two.get_traffic().shares)
         two.roll_back_model()
+        until(lambda: one.get_traffic().active == old)
+        # An artifact that comes later than the news of it is served once it is there.
+        await_it = other_home / "artifacts" / shop.versions[1]
+        aside = await_it.rename(other_home / "aside")
+        two.activate_model(old)
+        with structlog.testing.capture_logs() as logged:
+            one.activate_model(new)
+            until(lambda: any(each["event"] == "traffic_not_followed" for each in logged))
+        assert two.get_traffic().active == old
+        aside.rename(await_it)
+        until(lambda: two.get_traffic().active == new)
+        two.activate_model(old)
         until(lambda: one.get_traffic().active == old)
     # A restart has had all of these already, and hears none of them again.
     with running(home, connect) as first, Client(first.target) as one:

@@ -1,8 +1,10 @@
 """What the server tells of itself: metrics, probes, traces, logs."""
 
+import asyncio
 import json
 import logging
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -54,6 +56,12 @@ def values(port: int) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+class AlwaysWell:
+    """What a healthy server tells its probes."""
+
+    alive = ready = True
 
 
 @contextmanager
@@ -150,11 +158,42 @@ def test_probes_tell_alive_from_ready(home: Path, tmp_path: Path) -> None:
         assert [fetch(port, path)[0] for path in ("/livez", "/readyz")] == [200, 503]
 
 
+def test_a_server_that_leaves_or_whose_loop_stands_still_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.readiness.LONGEST_STALL_S", 1.5)
+    with watched(home, metrics_host="127.0.0.1") as (server, port):
+        server.loop.call_soon_threadsafe(time.sleep, 3)
+        until(lambda: fetch(port, "/livez")[0] == 503)
+        until(lambda: fetch(port, "/livez")[0] == 200)
+        held = RankingServiceStub(grpc.insecure_channel(server.target)).BatchRecommend(iter(threading.Event().wait, 0))
+        stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
+        until(lambda: fetch(port, "/readyz")[0] == 503)
+        assert fetch(port, "/livez")[0] == 200
+        held.cancel()
+        stopping.result(20)
+
+
+def test_events_are_counted_by_the_model_that_led_to_them(home: Path) -> None:
+    with watched(home) as (server, port), Client(server.target) as client:
+        answer = client.recommend("user-01", k=3)
+        shown = answer.results[0].product_id
+        for number, token in enumerate(
+            (answer.attribution_token, "", "another.token", "no-token", answer.model_version)
+        ):
+            client.write_event(event("user-01", shown, "purchase", event_id=f"e-{number}", attribution_token=token))
+        client.write_event(event("user-01", shown, event_id="e-0", attribution_token=answer.attribution_token))
+        told = values(port)
+    assert told["kgrank_answers_given_total", answer.model_version] == 1
+    assert told["kgrank_events_written_total", answer.model_version, "purchase"] == 1
+    assert told["kgrank_events_written_total", "none", "purchase"] == 1
+    assert told["kgrank_events_written_total", "other", "purchase"] == 3
+    assert sum(value for name, value in told.items() if name[0] == "kgrank_events_written_total") == 5
+
+
 def test_nothing_is_told_unless_asked_for_and_a_taken_port_is_named(home: Path) -> None:
     with running(home) as server:
         assert server.server.metrics_port is None
     with watched(home) as (_, port), pytest.raises(MetricsPortTakenError, match=f"127.0.0.1:{port}"):
-        Web(WatchSettings(metrics_port=port), Metrics().registry, lambda: True)
+        Web(WatchSettings(metrics_port=port), Metrics().registry, AlwaysWell())
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

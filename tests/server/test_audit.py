@@ -1,0 +1,132 @@
+"""The record of what callers did that others feel."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from kgrank.client import Client
+from kgrank.errors import CallError, DeniedError, decode
+from kgrank.v1.model_service_pb2 import ActivateModelRequest, SetTrafficRequest, Traffic, TrafficShare
+from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
+from kgrank.v1.rule_service_pb2 import Rule, UpsertRuleRequest
+from server.access.audit import Audit
+from server.access.roles import Role, need_of
+from server.errors import AuditError
+from tests.server.guarded import Guarded
+from tests.server.methods import methods
+from tests.server.running import running
+from tests.server.shop import Shop
+
+USER = "a-person@example.com"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_admin_call_is_on_record_before_and_after(guarded: Guarded, shop: Shop) -> None:
+    with guarded.client(Role.ADMIN) as admin:
+        admin.activate_model(f"models/{shop.versions[0]}")
+        with pytest.raises(CallError):
+            admin.activate_model("models/ghost\u2028\u0085")
+    begun, ended, begun_again, ended_again = lines(guarded.audit)[-4:]
+    assert (begun["state"], ended["state"], ended["code"]) == ("begun", "ended", "OK")
+    assert begun["about"] == {"name": f"models/{shop.versions[0]}"}
+    assert begun["call_id"] == ended["call_id"] != begun_again["call_id"]
+    assert (begun["caller"], begun["method"]) == ("tester", "kgrank.v1.ModelService.ActivateModel")
+    assert ended_again["code"] != "OK"
+    assert guarded.audit.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_record_tells_what_traffic_and_rules_were_set(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    shares = [TrafficShare(model="models/b", percent=10), TrafficShare(model="models/c", percent=20)]
+    assert audit.about(SetTrafficRequest(traffic=Traffic(shares=shares, shadow="models/d"))) == {
+        "count": 2,
+        "shares": [{"model": "models/b", "percent": 10}, {"model": "models/c", "percent": 20}],
+        "shadow": "models/d",
+    }
+    rule = Rule(rule_id="r", action=Rule.ACTION_BURY, brand="Acme", strength=2)
+    told = {"rule_id": "r", "action": "ACTION_BURY", "brand": "Acme", "strength": 2}
+    assert audit.about(UpsertRuleRequest(rule=rule)) == told
+    audit.close()
+
+
+def test_a_line_that_a_full_disk_cut_short_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    write = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if len(content) <= 10:
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, content[:-10])
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.write", full)
+        with pytest.raises(AuditError):
+            audit.write(call_id="1", caller="c", method="m", request_id="")
+    audit.write(call_id="2", caller="c", method="m", request_id="")
+    audit.close()
+    _, whole = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert json.loads(whole)["call_id"] == "2"
+
+
+def test_what_may_not_be_done_and_what_is_only_read_is_not_on_record(guarded: Guarded) -> None:
+    with guarded.client(Role.READ) as reader:
+        before = len(lines(guarded.audit)) if guarded.audit.exists() else 0
+        reader.recommend("user-01")
+        reader.list_models()
+        with structlog.testing.capture_logs() as logged, pytest.raises(DeniedError):
+            reader.activate_model("models/any")
+    assert [(each["caller"], each["role"]) for each in logged if each["event"] == "denied"] == [("tester", "admin")]
+    assert len(lines(guarded.audit)) == before
+
+
+@pytest.mark.parametrize("method", [m for m in methods() if need_of(m.full_name).audited], ids=lambda m: m.name)
+def test_the_record_of_no_call_names_a_person(method: MethodDescriptor, tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    request = GetMessageClass(method.input_type)()
+    personal = [field for field in request.DESCRIPTOR.fields if field.name == "user_id"]
+    for field in personal:
+        setattr(request, field.name, USER)
+    about = audit.about(request)
+    audit.write(call_id="1", caller="c", method=method.full_name, request_id="", about=about)
+    audit.close()
+    assert USER not in (tmp_path / "audit.jsonl").read_text()
+    assert about == ({"user": audit.pseudonym(USER)} if personal else {})
+
+
+def test_the_same_user_has_the_same_name_in_the_record_and_another_where_the_key_is_another(tmp_path: Path) -> None:
+    first, again, other = (Audit(tmp_path / name) for name in ("a.jsonl", "a.jsonl", "b.jsonl"))
+    assert first.pseudonym(USER) == again.pseudonym(USER) != other.pseudonym(USER)
+    for each in (first, again, other):
+        each.close()
+
+
+def test_what_can_t_be_recorded_is_not_done(home: Path, shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")  # a disk that is always full
+    with running(home, access={"audit_file": tmp_path / "audit.jsonl"}) as server, Client(server.target) as client:
+        active = client.recommend("user-01", k=1).model_version
+        other = next(version for version in shop.versions if version != active)
+        with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as refused:
+            ModelServiceStub(channel).ActivateModel(ActivateModelRequest(name=f"models/{other}"), timeout=20)
+        assert decode(refused.value).reason == "AUDIT_FAILED"
+        assert client.recommend("user-01", k=1).model_version == active
+
+
+def test_a_record_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    audit = Audit(tmp_path / "audit.jsonl")
+    with pytest.raises(AuditError):
+        audit.write(call_id="1", caller="c", method="m", request_id="")
+    audit.close()

@@ -1,0 +1,51 @@
+"""Histories that grow, against the plainest thing that could do the same."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.histories import Interaction, LiveHistories
+from tests.server.shop import Shop
+
+LIMIT = 5
+NAN = float("nan")
+
+moments = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 12)), max_size=30)
+
+
+def appended(shop: Shop, user_id: str, events: list[tuple[int, int, int]]) -> tuple[LiveHistories, list[Interaction]]:
+    """Return histories with events of one user, and all that the user did, by time."""
+    histories = LiveHistories(shop.snapshot, LIMIT)
+    stored = histories.whole(user_id)
+    begin = int(stored.at_ms[0]) if len(stored.at_ms) else 0
+    did = [Interaction(*each, NAN) for each in zip(stored.product_index, stored.type, stored.at_ms, strict=True)]
+    for product, kind, at in events:
+        step = 86_400_000 // 2  # some come before what the snapshot has, some at the very same moment
+        interaction = Interaction(product, kind, begin + at * step, NAN)
+        histories.append(user_id, interaction)
+        did.append(interaction)
+    return histories, sorted(did, key=lambda each: each.at_ms)
+
+
+@given(events=moments, user=st.sampled_from(["user-01", "stranger"]))
+def test_late_early_and_repeated_events_find_their_place(
+    shop: Shop, events: list[tuple[int, int, int]], user: str
+) -> None:
+    histories, did = appended(shop, user, events)
+    for found, wanted in ((histories.latest(user), did[-LIMIT:]), (histories.whole(user), did)):
+        told = zip(found.product_index.tolist(), found.type.tolist(), found.at_ms.tolist(), strict=True)
+        assert list(told) == [each.identity for each in wanted]
+    assert histories.length(user) == len(did)
+    assert Counter(set(histories.seen(user).tolist())) == Counter({int(each.product_index) for each in did})
+    assert all(histories.has(user, each) for each in did)
+    assert not histories.has(user, Interaction(4, 1, 7, NAN))
+    assert not any(histories.holds(user, each) for each in did if user == "stranger")
+
+
+def test_what_is_told_only_now_comes_after_what_is_stored_of_that_moment(shop: Shop) -> None:
+    histories, did = appended(shop, "user-01", [(3, 0, 100)])
+    now = Interaction(4, 1, did[-1].at_ms, NAN)
+    assert histories.latest("user-01", [now]).product_index.tolist()[-2:] == [3, 4]
+    assert np.array_equal(histories.latest("user-01").product_index, histories.whole("user-01").product_index[-LIMIT:])
