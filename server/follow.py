@@ -60,7 +60,7 @@ class Histories(Protocol):
 
 @dataclass(frozen=True)
 class _Page:
-    """What was read at once: changes of commits to `until`, events of those to `heard`; `more` where there are later."""
+    """What was read at once: changes up to `until`, events up to `heard`, both commits; `more` if there are later."""
 
     last: int
     until: int

@@ -61,6 +61,8 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        for reason in ("behind", "failed"):  # there from the start: a counter that begins at 1 shows no rise
+            self._lost_searches.labels(reason)
         self._kept = Counter(
             "kgrank_kept_answers",
             "Questions whose answer was given again (hit), worked out (miss), or depends on the moment (passed).",
