@@ -24,12 +24,13 @@ import (
 	pb "example.com/kgrank-client/kgrankv1"
 )
 
-// Retried only where nothing was done: the server was not there. An event carries an id, so that a second delivery of
-// it changes nothing.
-const serviceConfig = `{"methodConfig": [{
+// Calls go to one after the other of a name's servers (dns:///kgrank-servers:50051). Retried is only what changes nothing
+// when it is done twice, an event by its id: the server was not there, or left in the very instant (CANCELLED, where the
+// caller did not cancel).
+const serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{
   "name": [{"service": "kgrank.v1.RankingService"}, {"service": "kgrank.v1.EventService"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
-                  "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+                  "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}`
 
 // bearer sends the token with every call; gRPC refuses to send it in the clear.
 type bearer struct{ token string }

@@ -40,6 +40,8 @@ TARGET_VARIABLE = "KGRANK_TARGET"
 DEFAULT_TARGET = "localhost:50051"
 
 _SERVICE_CONFIG = {
+    # Where a name stands for several servers (`dns:///kgrank-servers:50051`), calls go to one after the other.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [
@@ -61,7 +63,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
-    ]
+    ],
 }
 
 _Request = TypeVar("_Request")

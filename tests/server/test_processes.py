@@ -68,6 +68,16 @@ def test_what_one_server_is_told_changes_the_answers_of_another(shop: Shop, tmp_
         until(lambda: one.recommend("wanderer", k=3).user_state == common_pb2.USER_STATE_FEW_EVENTS)
 
 
+def test_a_client_spreads_its_calls_over_the_servers_of_a_name(shop: Shop, tmp_path: Path) -> None:
+    homes = [Path(shutil.copytree(shop.home, tmp_path / name)) for name in ("one", "two")]
+    with running(homes[0]) as one, running(homes[1]) as two:
+        for server, version in zip((one, two), shop.versions, strict=True):
+            with Client(server.target) as client:
+                client.activate_model(f"models/{version}")
+        with Client(f"ipv4:{one.target},{two.target}") as client:
+            until(lambda: {client.recommend("user-01", k=1).model_version for _ in range(10)} == set(shop.versions))
+
+
 @pytest.mark.neo4j
 def test_events_that_only_the_graph_has_are_there_after_a_start(shop: Shop, tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
