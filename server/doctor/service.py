@@ -1,6 +1,7 @@
 """May the server listen where it should, with what it should, and does it answer?"""
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def _asked(settings: "Settings", taken: OSError) -> Finding:
 
     where = f"{settings.serve.host}:{settings.serve.port}"
     if settings.serve.tls.certificate_file is not None:
-        return warning("port", f"{where} is taken: {taken.strerror}", "It is well if that is your server.")
+        return _shown(settings, where)
     try:
         with grpc.insecure_channel(where) as channel:
             check = channel.unary_unary(
@@ -83,3 +84,21 @@ def _asked(settings: "Settings", taken: OSError) -> Finding:
     if status.status != health_pb2.HealthCheckResponse.SERVING:
         return warning("port", f"a server at {where} answers, with no model in service", "Its log says why.")
     return ok("port", f"a server at {where} answers and serves")
+
+
+def _shown(settings: "Settings", where: str) -> Finding:
+    """Look at the certificate of whoever listens: with TLS, only callers who are known may ask a server more."""
+    from cryptography import x509
+
+    certificate = settings.serve.tls.certificate_file
+    assert certificate is not None  # for mypy: it was asked for
+    try:
+        address = (settings.serve.host, settings.serve.port)
+        shown = x509.load_pem_x509_certificate(ssl.get_server_certificate(address, timeout=_ANSWER_S).encode())
+    except (OSError, ValueError):
+        remedy = "Stop it, or set serve.port to another."
+        return problem("port", f"{where} is taken by something that speaks no TLS", remedy)
+    if shown == x509.load_pem_x509_certificate(certificate.read_bytes()):
+        return ok("port", f"a server at {where} shows the certificate {certificate}")
+    remedy = "It is your server if the certificate was just renewed; else stop it, or set serve.port to another."
+    return warning("port", f"{where} is taken by something with another certificate", remedy)

@@ -12,7 +12,7 @@ import pytest
 from kg.commits import ChangeKind, forget_old_changes
 from kg.store import Graph
 from server.journal import Journal
-from tests.server.certificates import Authority
+from tests.server.certificates import Authority, Issued
 from tests.server.command import CommandLine
 from tests.server.running import running
 from tests.server.shop import Shop, tables
@@ -125,6 +125,29 @@ def test_a_port_of_ours_is_told_from_a_port_of_somebody_else(
         monkeypatch.setenv("KGRANK_SERVE__PORT", str(other.getsockname()[1]))
         code, findings = found(kgrank, home)
     assert (code, "taken by something else" in of(findings, "port", "problem")) == (1, True)
+
+
+def test_a_server_with_tls_is_known_by_its_certificate(
+    kgrank: CommandLine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    issued, other = authority.issue("server"), authority.issue("other")
+    files = {"certificate_file": issued.certificate, "key_file": issued.key}
+
+    def told(port: object, certificate: Issued) -> list[str]:
+        monkeypatch.setenv("KGRANK_SERVE__PORT", str(port))
+        monkeypatch.setenv("KGRANK_SERVE__TLS__CERTIFICATE_FILE", str(certificate.certificate))
+        monkeypatch.setenv("KGRANK_SERVE__TLS__KEY_FILE", str(certificate.key))
+        return [f"{each['level']}: {each['found']}" for each in found(kgrank, home)[1] if each["check"] == "port"]
+
+    for mutual in ({}, {"client_ca_file": authority.certificate}):
+        with running(home, tls=files | mutual) as server:
+            port = server.target.rpartition(":")[2]
+            assert "ok: a server at" in told(port, issued)[0]
+            assert "warning: " in told(port, other)[0]
+            assert "another certificate" in told(port, other)[0]
+    with running(home) as server:
+        assert "speaks no TLS" in told(server.target.rpartition(":")[2], issued)[0]
 
 
 @pytest.mark.neo4j
