@@ -1,7 +1,6 @@
 """The server's life: listen, load, serve, drain, leave."""
 
 import asyncio
-import math
 import signal
 import socket
 import sys
@@ -12,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from kg.commits import ChangeKind
 from kg.errors import KgrankError
@@ -40,9 +37,10 @@ from server.follow import Follower
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
+from server.listening import make_server
 from server.memory import Memory
 from server.readiness import Readiness
-from server.rpc import Front, service_handler
+from server.rpc import Front
 from server.rule_keeper import RULES_FILE, RuleKeeper
 from server.searches import SearchLog
 from server.searches_following import SearchesFollowing
@@ -72,10 +70,6 @@ MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
-_MOST_BYTES = 4 << 20
-_HANDSHAKE_MS = 10_000
-_KEEPALIVE_MS = 60_000
-_KEEPALIVE_TIMEOUT_MS = 20_000
 _REFRESHED_EVERY_S = 1.0
 
 
@@ -226,20 +220,6 @@ class Server:
         _log.info("stopped")
 
     def _make(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            maximum_concurrent_rpcs=self._settings.max_calls,
-            options=[
-                ("grpc.so_reuseport", int(self._settings.reuse_port)),  # else a taken port is an error, not shared
-                ("grpc.max_receive_message_length", _MOST_BYTES),
-                ("grpc.max_concurrent_streams", self._settings.max_streams),
-                ("grpc.http.overload_protection", 0),  # clients that know the limit wait; with it they are refused
-                # Who opens a connection and says nothing, or has gone without a word, does not keep it.
-                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-                *self._connection_age(),
-            ],
-        )
         # Without a graph searches would wait in the journal for ever.
         journal = self._journal if self._link.configured else None
         metrics = self._front.metrics
@@ -262,28 +242,7 @@ class Server:
             MODELS: ModelService(self._serving, self._places.models, self._switch),
         }
         places = {RANKING: self._serving.calls}
-        server.add_generic_rpc_handlers(
-            tuple(
-                service_handler(service, servicer, self._front, places.get(service))
-                for service, servicer in servicers.items()
-            )
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.health, server)
-        if self._reflects():
-            names = [service.full_name for service in servicers]
-            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-        return server
-
-    def _connection_age(self) -> list[tuple[str, int]]:
-        """Return how old a connection gets: so that clients find other servers before this one has left."""
-        age = self._settings.connection_age_s
-        return [("grpc.max_connection_age_ms", math.ceil(age * 1000))] if age else []
-
-    def _reflects(self) -> bool:
-        """Return whether gRPC reflection is answered: to anybody, as it has no gate."""
-        if self._settings.reflection is not None:
-            return self._settings.reflection
-        return not self._settings.production and not self._settings.access.required
+        return make_server(self._settings, servicers, places, self._front, self._readiness.health)
 
     def _watch(self) -> Web | None:
         """Begin to tell of this server over HTTP, where that is wanted."""
