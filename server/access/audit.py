@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 from kg.errors import ConfigError
@@ -90,7 +91,7 @@ class Audit:
                 elif field.name in _TOLD:
                     told[field.name] = list(value[:_MOST_IDS])
             elif field.name in _TOLD:
-                told[field.name] = value if field.enum_type is None else field.enum_type.values_by_number[value].name
+                told[field.name] = value if field.enum_type is None else _name(field.enum_type, value)
         return told
 
     def pseudonym(self, user_id: str) -> str:
@@ -108,6 +109,12 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def _name(kind: EnumDescriptor, number: int) -> str | int:
+    """Return the name of an enum's value; of one that it does not have, the number that was sent."""
+    known = kind.values_by_number.get(number)
+    return number if known is None else known.name
 
 
 def _key(path: Path) -> bytes:
