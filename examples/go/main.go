@@ -24,10 +24,9 @@ import (
 	pb "example.com/kgrank-client/kgrankv1"
 )
 
-// Calls go to one after the other of a name's servers (dns:///kgrank-servers:50051). Retried is only what changes nothing
-// when it is done twice, an event by its id: the server was not there, or left in the very instant (CANCELLED, where the
-// caller did not cancel).
-const serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{
+// Retried is only what changes nothing when it is done twice, an event by its id: the server was not there, or left in
+// the very instant (CANCELLED, where the caller did not cancel).
+const serviceConfig = `{"methodConfig": [{
   "name": [{"service": "kgrank.v1.RankingService"}, {"service": "kgrank.v1.EventService"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}`

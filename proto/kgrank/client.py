@@ -40,8 +40,6 @@ TARGET_VARIABLE = "KGRANK_TARGET"
 DEFAULT_TARGET = "localhost:50051"
 
 _SERVICE_CONFIG = {
-    # Where a name stands for several servers (`dns:///kgrank-servers:50051`), calls go to one after the other.
-    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [
@@ -65,6 +63,11 @@ _SERVICE_CONFIG = {
         }
     ],
 }
+
+# Calls go to one after the other of several servers. Not to a single one: where its connection breaks, gRPC would wait
+# a second before the next, and without this connects at once.
+_SPREAD: dict[str, list[dict[str, object]]] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_OF_SEVERAL = ("dns:", "ipv4:", "ipv6:")
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -140,7 +143,8 @@ class Client:
     """A connection to one server; may be shared by threads.
 
     Args:
-        target: `host:port`; by default `KGRANK_TARGET`, else `localhost:50051`.
+        target: `host:port`; by default `KGRANK_TARGET`, else `localhost:50051`. Calls are spread over all servers that
+            `dns:///host:port` stands for.
         timeout_s: deadline of each call, retries included.
         credentials: token and certificates; by default those that the environment names (`kgrank.channel`).
 
@@ -153,7 +157,8 @@ class Client:
     ) -> None:
         self.target = target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
         self._timeout_s = timeout_s
-        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG))]
+        config = _SERVICE_CONFIG | (_SPREAD if self.target.startswith(_OF_SEVERAL) else {})
+        options = [("grpc.service_config", json.dumps(config))]
         self._channel = open_channel(self.target, credentials or Credentials.of(), options)
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)

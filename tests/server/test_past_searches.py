@@ -71,7 +71,7 @@ def test_who_is_erased_while_searches_are_read_stays_forgotten() -> None:
     past = PastSearches(24, Clock())
 
     class Link:
-        async def run(self, work: object) -> list[list[object]]:
+        async def follow(self, work: object) -> list[list[object]]:
             past.forget("ann")  # her erasure is finished between the reading and the noting
             return [["ann", "lamp", Clock().ms], ["bob", "chair", Clock().ms]]
 
