@@ -29,6 +29,7 @@ MOST_FRESH = 0.01
 _LEAST_FRESH = 256
 _DIMENSIONS = (64, 96, 128, 192, 256)
 _OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4)
+_MARGIN = 1.5
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -43,15 +44,23 @@ class Plan:
     Args:
         dimensions: of the scan; None for an exact one.
         oversampling: by the length of lists (of `JUDGED_AT`), how many candidates it brings for each one kept.
+        margin: whether that is more than was judged to be enough.
     """
 
     dimensions: int | None
     oversampling: Mapping[int, float]
+    margin: bool = False
 
     def candidates(self, k: int, kept: int) -> int:
         """Return how many candidates are scored exactly to keep some of them for a list of k."""
         suits = min((each for each in self.oversampling if each >= k), default=max(self.oversampling))
         return int(kept * self.oversampling[suits])
+
+    def unjudged(self) -> "Plan":
+        """Return the plan for products on which nobody has judged it: with more candidates, if it is not exact."""
+        if self.dimensions is None or self.margin:
+            return self
+        return Plan(self.dimensions, {k: _MARGIN * each for k, each in self.oversampling.items()}, margin=True)
 
 
 EXACT = Plan(None, {max(JUDGED_AT): 1})
@@ -145,7 +154,7 @@ class ProductIndex:
         """
         fresh = np.union1d(self._fresh, other)
         if self.plan is EXACT or len(fresh) > max(_LEAST_FRESH, MOST_FRESH * len(matrix)):
-            return ProductIndex(matrix, self._scan.of(matrix), self.plan)
+            return ProductIndex(matrix, self._scan.of(matrix), self.plan.unjudged())
         return ProductIndex(matrix, self._scan, self.plan, fresh)
 
     def nearest(self, vectors: Float32s, k: int, depth: int) -> tuple[Int64s, Float32s, Float32s]:
