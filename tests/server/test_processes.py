@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from kg.erasure import Erasure, user_key
+from kg.erasure import Erasure, erase_user, user_key
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.v1 import common_pb2
 from server.contract import written_events
+from server.follow import Follower
 from server.journal import Journal
 from server.journal_file import WrittenSearch
 from server.journal_merge import merge
@@ -89,6 +92,24 @@ def test_events_that_only_the_graph_has_are_there_after_a_start(shop: Shop, tmp_
     with running(new_host, lambda: nullcontext(graph)) as server, Client(server.target) as client:
         until(lambda: client.recommend("settler", k=3).user_state == common_pb2.USER_STATE_FEW_EVENTS)
         assert client.user_profile("settler").interaction_count == 2
+
+
+@pytest.mark.neo4j
+def test_a_server_serves_once_it_has_followed_what_others_did_before_its_start(
+    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    erase_user(graph, "user-03")  # as another server did
+    read = Follower._read
+
+    def slowly(self: Follower, *asked: Any) -> Any:
+        time.sleep(1)
+        return read(self, *asked)
+
+    monkeypatch.setattr(Follower, "_read", slowly)
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        assert client.recommend("user-03", k=3).user_state == common_pb2.USER_STATE_COLD
+        assert client.recommend("user-05", k=3).user_state == common_pb2.USER_STATE_WARM
 
 
 def test_the_journal_of_a_process_that_is_no_more_goes_to_the_first(tmp_path: Path) -> None:
