@@ -9,6 +9,7 @@ By default everything comes from the environment, so that no secret stands in a 
 """
 
 import ipaddress
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "kgrank.v1.RankingService"},
+                {"service": "kgrank.v1.EventService"},
+                {"service": "kgrank.v1.CatalogService"},
+                {"service": "kgrank.v1.UserService"},
+                {"service": "kgrank.v1.RuleService"},
+                {"service": "kgrank.v1.ModelService", "method": "ListModels"},
+                {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
+            ],
+            # An event carries an id, so that a second delivery changes nothing; see `Client.write_events`.
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # CANCELLED, where the caller did not cancel: it arrived in the instant in which the server left.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+            },
+        }
+    ],
+}
+
+# Calls go to one after the other of several servers. Not to a single one: where its connection breaks, gRPC would wait
+# a second before the next, and without this connects at once.
+_SPREAD: dict[str, list[dict[str, object]]] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_OF_SEVERAL = ("dns:", "ipv4:", "ipv6:")
 
 
 @dataclass(frozen=True)
@@ -67,12 +98,14 @@ class Credentials:
         )
 
 
-def open_channel(target: str, credentials: Credentials, options: list[tuple[str, Any]]) -> grpc.Channel:
-    """Return a channel that sends the caller's token with every call.
+def open_channel(target: str, credentials: Credentials) -> grpc.Channel:
+    """Return a channel that sends the caller's token with every call, and tries again what may be.
 
     Raises:
         ValueError: a token would go to another machine in the clear.
     """
+    config = _SERVICE_CONFIG | (_SPREAD if target.startswith(_OF_SEVERAL) else {})
+    options = [("grpc.service_config", json.dumps(config))]
     if credentials.encrypted:
         secure = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
         channel = grpc.secure_channel(target, secure, options=options)

@@ -8,18 +8,16 @@ It needs the base install alone. Every method returns the contract's own message
 contract's.
 """
 
-import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from kgrank.channel import Credentials, open_channel
 from kgrank.errors import CallError, decode, decode_batch
+from kgrank.messages import event, fact, identified, product
 from kgrank.v1 import (
     catalog_service_pb2,
     common_pb2,
@@ -36,107 +34,13 @@ from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from kgrank.v1.rule_service_pb2_grpc import RuleServiceStub
 from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 
+__all__ = ["DEFAULT_TARGET", "TARGET_VARIABLE", "Client", "event", "fact", "product"]
+
 TARGET_VARIABLE = "KGRANK_TARGET"
 DEFAULT_TARGET = "localhost:50051"
 
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [
-                {"service": "kgrank.v1.RankingService"},
-                {"service": "kgrank.v1.EventService"},
-                {"service": "kgrank.v1.CatalogService"},
-                {"service": "kgrank.v1.UserService"},
-                {"service": "kgrank.v1.RuleService"},
-                {"service": "kgrank.v1.ModelService", "method": "ListModels"},
-                {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
-            ],
-            # An event carries an id, so that a second delivery changes nothing; see `write_events`.
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                # CANCELLED, where the caller did not cancel: it arrived in the instant in which the server left.
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-            },
-        }
-    ],
-}
-
-# Calls go to one after the other of several servers. Not to a single one: where its connection breaks, gRPC would wait
-# a second before the next, and without this connects at once.
-_SPREAD: dict[str, list[dict[str, object]]] = {"loadBalancingConfig": [{"round_robin": {}}]}
-_OF_SEVERAL = ("dns:", "ipv4:", "ipv6:")
-
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-
-def event(
-    user_id: str,
-    product_id: str,
-    kind: str = "view",
-    *,
-    at_ms: int | None = None,
-    value: float | None = None,
-    event_id: str = "",
-    attribution_token: str = "",
-) -> event_service_pb2.Event:
-    """Return an event; `kind` is an interaction type in lower case (`view`, `add_to_cart`, `purchase`, ...).
-
-    With the `attribution_token` of the answer that led to it, it counts for the model that made the answer.
-
-    Raises:
-        ValueError: there is no such interaction type.
-    """
-    made = event_service_pb2.Event(
-        event_id=event_id,
-        user_id=user_id,
-        product_id=product_id,
-        type=common_pb2.InteractionType.Value(f"INTERACTION_TYPE_{kind.upper()}"),
-        attribution_token=attribution_token,
-    )
-    if at_ms is not None:
-        made.at.CopyFrom(_timestamp(at_ms))
-    if value is not None:
-        made.value = value
-    return made
-
-
-def product(
-    product_id: str,
-    title: str = "",
-    *,
-    description: str = "",
-    brand: str = "",
-    category: Iterable[str] = (),
-    price: float | None = None,
-    available: bool | None = None,
-    attributes: Mapping[str, str] | None = None,
-) -> catalog_service_pb2.Product:
-    """Return a product; `category` is its path from the root."""
-    return catalog_service_pb2.Product(
-        product_id=product_id,
-        title=title,
-        description=description,
-        brand=brand,
-        category=category,
-        price=price,
-        available=available,
-        attributes=attributes,
-    )
-
-
-def fact(
-    head: str, relation: str, tail: str, *, head_kind: str = "product", tail_kind: str = "product"
-) -> catalog_service_pb2.Fact:
-    """Return a fact: `head` and `tail` are ids, of products unless their kinds say otherwise."""
-    return catalog_service_pb2.Fact(
-        head=catalog_service_pb2.FactNode(kind=head_kind, id=head),
-        relation=relation,
-        tail=catalog_service_pb2.FactNode(kind=tail_kind, id=tail),
-    )
 
 
 class Client:
@@ -157,9 +61,7 @@ class Client:
     ) -> None:
         self.target = target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
         self._timeout_s = timeout_s
-        config = _SERVICE_CONFIG | (_SPREAD if self.target.startswith(_OF_SEVERAL) else {})
-        options = [("grpc.service_config", json.dumps(config))]
-        self._channel = open_channel(self.target, credentials or Credentials.of(), options)
+        self._channel = open_channel(self.target, credentials or Credentials.of())
         self._ranking = RankingServiceStub(self._channel)
         self._events = EventServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
@@ -332,12 +234,12 @@ class Client:
 
     def write_event(self, written: event_service_pb2.Event) -> event_service_pb2.EventOutcome:
         """Write one event; once this returns, it is on the server's disk."""
-        request = event_service_pb2.WriteEventRequest(event=_identified(written))
+        request = event_service_pb2.WriteEventRequest(event=identified(written))
         return self._call(self._events.WriteEvent, request).outcome
 
     def write_events(self, written: Sequence[event_service_pb2.Event]) -> list[event_service_pb2.EventOutcome]:
         """Write events; each without an id is given one here, so that a retried call can't write it twice."""
-        request = event_service_pb2.WriteEventsRequest(events=[_identified(each) for each in written])
+        request = event_service_pb2.WriteEventsRequest(events=[identified(each) for each in written])
         return list(self._call(self._events.WriteEvents, request).outcomes)
 
     def ingest_events(
@@ -347,7 +249,7 @@ class Client:
 
         Where the stream breaks off, write again those that were not yielded, under the same ids.
         """
-        requests = (event_service_pb2.IngestEventsRequest(event=_identified(each)) for each in written)
+        requests = (event_service_pb2.IngestEventsRequest(event=identified(each)) for each in written)
         try:
             for response in self._events.IngestEvents(requests, timeout=timeout_s):
                 yield response.outcome
@@ -478,18 +380,3 @@ class Client:
             return method(request, timeout=timeout_s or self._timeout_s)
         except grpc.RpcError as error:
             raise decode(error) from None
-
-
-def _identified(written: event_service_pb2.Event) -> event_service_pb2.Event:
-    if written.event_id:
-        return written
-    copy = event_service_pb2.Event()
-    copy.CopyFrom(written)
-    copy.event_id = uuid.uuid4().hex
-    return copy
-
-
-def _timestamp(at_ms: int) -> Timestamp:
-    made = Timestamp()
-    made.FromMilliseconds(at_ms)
-    return made
