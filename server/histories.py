@@ -68,7 +68,7 @@ class Copies(Protocol):
 
 
 class LiveHistories:
-    """Histories that grow. Appending and reading belong to one thread, the event loop's.
+    """Histories that grow. Appending belongs to the event loop's thread; others may read meanwhile.
 
     Args:
         snapshot: where the histories start.
@@ -181,7 +181,7 @@ class LiveHistories:
         appended = self._appended.get(user_id)
         if appended is None:
             return stored
-        return np.concatenate([stored, np.fromiter(appended.products, np.int32, len(appended.products))])
+        return np.concatenate([stored, np.array(list(appended.products), np.int32)])
 
     def latest(self, user_id: str, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
