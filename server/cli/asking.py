@@ -1,6 +1,6 @@
 """What the commands share that ask a running server."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kgrank.client import Client
-    from kgrank.v1.common_pb2 import Reason
+    from kgrank.v1.common_pb2 import Reason, Result
     from server.config import Settings
 
 Target = Annotated[
@@ -65,6 +65,13 @@ def as_json(message: "Message") -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
 
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def component_names(results: "Sequence[Result]") -> list[str]:
+    """Return the components that any of the scores has, in the contract's order: those that a table needs to add up."""
+    names = {field.name: None for result in results for field, value in result.components.ListFields() if value}
+    known = results[0].components.DESCRIPTOR.fields if results else ()
+    return [field.name for field in known if field.name in names]
 
 
 def reason_lines(reasons: "Iterable[Reason]") -> list[str]:

@@ -6,7 +6,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking, reason_lines
+from server.cli.asking import Target, as_json, asking, component_names, reason_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -29,17 +29,10 @@ def explain(
     if json:
         console.emit_json(as_json(answer))
         return
-    result, parts = answer.result, answer.result.components
-    components = {
-        "graph": parts.graph,
-        "text": parts.text,
-        "history": parts.history,
-        "neighbours": parts.neighbours,
-        "popularity": parts.popularity,
-        "newcomer": parts.newcomer,
-    }
+    result = answer.result
+    components = [(name, getattr(result.components, name)) for name in component_names([result])]
     title = f"{result.title or result.product_id} for {user}: place {answer.rank}, by {answer.model_version}"
-    console.emit_table(title, ["component", "score"], [*components.items(), ("together", result.score)])
+    console.emit_table(title, ["component", "score"], [*components, ("together", result.score)])
     lines = reason_lines(result.reasons)
     for line in lines or ["no path of the graph leads from the history to it"]:
         console.out.print(line, markup=False)

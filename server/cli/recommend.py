@@ -7,12 +7,10 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking, reason_lines
+from server.cli.asking import Target, as_json, asking, component_names, reason_lines
 
 if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Result
-
-_COMPONENTS = ("graph", "text", "history", "neighbours", "popularity", "newcomer")
 
 
 def register(app: typer.Typer) -> None:
@@ -55,16 +53,15 @@ def recommend(
     if reasons:
         _list(title, answer.results)
     else:
-        rows = [_row(place, result) for place, result in enumerate(answer.results, start=1)]
-        columns = ["#", "product", "title", "brand", "score", *_COMPONENTS]
-        console.emit_table(title, columns, rows)
+        names = component_names(answer.results)
+        rows = [_row(place, result, names) for place, result in enumerate(answer.results, start=1)]
+        console.emit_table(title, ["#", "product", "title", "brand", "score", *names], rows)
     if answer.missing_ids:
         console.say(f"the catalogue does not have: {', '.join(answer.missing_ids)}")
 
 
-def _row(place: int, result: "Result") -> list[Any]:
-    parts = result.components
-    scores = [result.score, *(getattr(parts, name) for name in _COMPONENTS)]
+def _row(place: int, result: "Result", names: Sequence[str]) -> list[Any]:
+    scores = [result.score, *(getattr(result.components, name) for name in names)]
     return [place, result.product_id, result.title, result.brand, *scores]
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from kgrank.v1.common_pb2 import Result, ScoreComponents
+from server.cli.asking import component_names
 from tests.server.command import CommandLine, kgrank
 from tests.server.shop import Shop
 
@@ -27,6 +29,14 @@ def test_recommend_prints_titles_with_reasons(kgrank: CommandLine, shop: Shop) -
     assert done.code == 0
     assert "  1. Thing " in done.out
     assert "     · " in done.out
+
+
+def test_a_table_has_every_component_that_it_needs_to_add_up() -> None:
+    plain = Result(score=3, components=ScoreComponents(graph=1, text=2))
+    pinned = Result(score=1, components=ScoreComponents(graph=5, rule=-4))
+    assert component_names([plain]) == ["graph", "text"]
+    assert component_names([plain, pinned]) == ["graph", "text", "rule"]
+    assert component_names([]) == []
 
 
 def test_recommend_prints_the_contract_s_message_as_json(kgrank: CommandLine, shop: Shop) -> None:
