@@ -25,12 +25,14 @@ import torch
 
 from benchmarks.synthetic_shop import make_home
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from server.attribution import Attribution
 from server.config import ServeSettings
 from server.contract import Limits
 from server.engine_loading import Places
 from server.journal import Journal
 from server.kept_answers import KeptAnswers
 from server.models import ModelFolder
+from server.searches import SearchLog
 from server.services.ranking import RankingService
 from server.serving import Serving
 from server.traffic import Traffic
@@ -61,7 +63,8 @@ async def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     journal = Journal(home / "journal.db", lambda events: None, lambda user_id, left: None)
     (folder,) = (path for path in (home / "artifacts").iterdir() if path.is_dir())
     await serving.change_traffic(lambda _: Traffic(folder.name), journal)
-    service = RankingService(serving, Limits(1000, 10_000))
+    searches, attribution = SearchLog(None, lambda: None), Attribution(None, serving.versions)
+    service = RankingService(serving, Limits(1000, 10_000), searches, attribution)
     off, on = KeptAnswers(0), KeptAnswers(KEPT_BYTES)
     told = {}
     for name, count, reasons in (("plain", options.calls, False), ("reasons", options.calls // 20, True)):
