@@ -96,8 +96,7 @@ class Follower:
         """The commit up to which everything has been applied."""
         self.caught_up = False
         """Whether all that had been committed at some moment after the start has been applied."""
-        self.caught_up_s = time.monotonic()
-        """When it was last (on the monotonic clock); since it was made, where it never was."""
+        self._caught_up_s = 0.0
 
     def on(self, kind: ChangeKind, handler: Handler) -> None:
         """Call a handler with every change of a kind, in order, several at once; it is awaited before the next.
@@ -109,8 +108,13 @@ class Follower:
     def start(self, after: int) -> None:
         """Begin to follow after a commit, the one that the snapshot in service was exported at; once only."""
         if self._task is None and self._link.configured:
-            self.applied = after
+            self.applied, self._caught_up_s = after, time.monotonic()
             self._task = asyncio.create_task(self._run(), name="follower")
+
+    @property
+    def lag_s(self) -> float | None:
+        """How long ago all that had been committed was applied, at least since the start; None before it."""
+        return None if self._task is None else time.monotonic() - self._caught_up_s
 
     def go_back(self, commit: int) -> None:
         """Apply once more what came after a commit: a snapshot that is behind has come into service."""
@@ -189,7 +193,7 @@ class Follower:
             self.applied = page.until
             self._moved.notify_all()
         if not page.more:
-            self.caught_up, self.caught_up_s = True, time.monotonic()
+            self.caught_up, self._caught_up_s = True, time.monotonic()
         return page.more
 
     async def _tell(self, until: int) -> None:

@@ -93,6 +93,7 @@ class Switch:
             except KgrankError as error:
                 _log.warning("traffic_refused", reason=error.problem, remedy=error.remedy)
                 raise
+            self._latest = None  # what could not be followed before is not wanted any more
             await self._activated()
             self._commit = await self._tell(lineup.traffic) or await self._known_commit()
             await self._note(lineup.traffic)

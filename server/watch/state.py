@@ -56,8 +56,9 @@ class State:
         yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
         if self._link.configured:
             yield "graph_up", "Whether the graph answers.", "", {"": float(self._link.is_open)}
+        if (lag_s := self._follower.lag_s) is not None:
             text = "Time since all that other servers had committed was applied here."
-            yield "follow_lag_seconds", text, "", {"": time.monotonic() - self._follower.caught_up_s}
+            yield "follow_lag_seconds", text, "", {"": lag_s}
         yield from self._models()
         if self._answers.coverage is not None:
             text = "Share of the catalogue that was in the latest answers."

@@ -27,6 +27,7 @@ from server.journal_file import WrittenSearch
 from server.journal_merge import merge
 from tests.server.running import running
 from tests.server.shop import Shop, tables
+from tests.server.test_watch import values
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -107,9 +108,25 @@ def test_a_server_serves_once_it_has_followed_what_others_did_before_its_start(
         return read(self, *asked)
 
     monkeypatch.setattr(Follower, "_read", slowly)
-    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+    with (
+        running(home, lambda: nullcontext(graph), watch={"metrics_port": 0}) as server,
+        Client(server.target) as client,
+    ):
         assert client.recommend("user-03", k=3).user_state == common_pb2.USER_STATE_COLD
         assert client.recommend("user-05", k=3).user_state == common_pb2.USER_STATE_WARM
+        assert server.server.metrics_port is not None
+        told = values(server.server.metrics_port)
+        assert told["kgrank_graph_up",] == 1
+        assert 0 <= told["kgrank_follow_lag_seconds",] < 60
+
+
+@pytest.mark.neo4j
+def test_a_server_without_a_model_is_not_late(tmp_path: Path, graph: Graph) -> None:
+    with running(tmp_path, lambda: nullcontext(graph), ready=False, watch={"metrics_port": 0}) as server:
+        port = server.server.metrics_port
+        assert port is not None
+        until(lambda: values(port)["kgrank_graph_up",] == 1)
+        assert ("kgrank_follow_lag_seconds",) not in values(port)
 
 
 def test_the_journal_of_a_process_that_is_no_more_goes_to_the_first(tmp_path: Path) -> None:
