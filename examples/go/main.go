@@ -18,15 +18,17 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	pb "example.com/kgrank-client/kgrankv1"
 )
 
-// Retried is only what changes nothing when it is done twice, an event by its id: the server was not there, or left in
-// the very instant (CANCELLED, where the caller did not cancel).
-const serviceConfig = `{"methodConfig": [{
+// Calls go to one after the other of a name's servers (dns:///kgrank-servers:50051). Retried is only what changes nothing
+// when it is done twice, an event by its id: the server was not there, or left in the very instant (CANCELLED, where the
+// caller did not cancel).
+const serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{
   "name": [{"service": "kgrank.v1.RankingService"}, {"service": "kgrank.v1.EventService"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}`
@@ -69,7 +71,14 @@ func dial(target, ca, token string) (*grpc.ClientConn, error) {
 			return nil, fmt.Errorf("the certificates in %s can't be used: %w", ca, err)
 		}
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(secure), grpc.WithDefaultServiceConfig(serviceConfig)}
+	// A new connection soon after one has broken: gRPC's own second is longer than all attempts of a call.
+	soon := backoff.DefaultConfig
+	soon.BaseDelay = 100 * time.Millisecond
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(secure),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: 20 * time.Second}),
+	}
 	if token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(bearer{token}))
 	}
