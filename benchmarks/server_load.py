@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc.aio
 import psutil
+import uvloop
 
 from benchmarks.synthetic_shop import make_home
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
@@ -211,4 +212,5 @@ async def _serve_echo(reply: bytes) -> None:
 
 
 if __name__ == "__main__" and len(sys.argv) > 1:
-    asyncio.run(_serve_echo(Path(sys.argv[1]).read_bytes()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_echo(Path(sys.argv[1]).read_bytes()))

@@ -56,6 +56,7 @@ def serve(
         import grpc_reflection  # noqa: F401
         import threadpoolctl  # noqa: F401
         import torch
+        import uvloop
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"the package {error.name!r} is not installed; serving needs the extra `server`",
@@ -79,7 +80,8 @@ def serve(
         return
     torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2 // count))
     sys.setswitchinterval(_SWITCH_S)
-    asyncio.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
 
 
 def _supervise(settings: "Settings", json: bool) -> None:
