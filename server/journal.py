@@ -35,6 +35,17 @@ _MOST_TOGETHER = 500
 _MOST_WAITING = 100 * _MOST_TOGETHER
 _RECONNECT_S = 0.5
 
+_MANY = 16
+"""Callers of one transaction from which on the next one waits for company: fewer would lose more than they gain."""
+
+_PAUSE = 3.0
+"""How long it waits, by how long the last transaction took."""
+
+_LONGEST_PAUSE_S = 0.01
+
+_COPY_EACH_S = 1.0
+_LONGEST_LOG_PAGES = 16_384  # 64 MiB
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -111,8 +122,11 @@ class Journal(JournalFile):
         self._leaving = threading.Event()
         self._behind = self.undrained()[0]
         self._searches_behind = self.searches_waiting()
+        self._copied = True
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
+        self._copying = threading.Thread(target=self._copy, name="journal-copy", daemon=True)
+        self._copying.start()
 
     @property
     def behind(self) -> int:
@@ -197,6 +211,7 @@ class Journal(JournalFile):
             self._leaving.set()
             self._queue.put(None)
         self._thread.join()
+        self._copying.join()
         self._lock.close()
 
     def _recount(self) -> None:
@@ -209,6 +224,7 @@ class Journal(JournalFile):
         while True:
             try:
                 with self.connection() as connection:
+                    connection.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG_PAGES}")
                     self._write_all(connection)
             except Exception:
                 # Whoever waits for a thread that has died would wait for ever.
@@ -219,6 +235,22 @@ class Journal(JournalFile):
                 self._leaving.wait(_RECONNECT_S)
             else:
                 return
+
+    def _copy(self) -> None:
+        """Copy what is committed from the write-ahead log into the database, beside the writing.
+
+        That syncs another file, which may take half a second: nobody who waits for an event should wait for it.
+        """
+        while not self._leaving.wait(_COPY_EACH_S):
+            if self._copied:
+                continue
+            self._copied = True
+            try:
+                with self.connection() as connection:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as error:  # a full disk: the log keeps what is committed
+                self._copied = False
+                _log.warning("journal_not_copied", error=str(error), next_attempt_s=_COPY_EACH_S)
 
     def _fail_waiting(self) -> bool:
         """Tell everyone in the queue that nothing is stored; return whether the journal's end was in it."""
@@ -239,11 +271,17 @@ class Journal(JournalFile):
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         waiting: _Waiting | _ToErase | None = self._queue.get()
+        took_s, callers = 0.0, 1  # of the last transaction
         while waiting is not None:
             if isinstance(waiting, _ToErase):
                 self._erase(connection, waiting)
                 waiting = self._queue.get()
                 continue
+            # A transaction takes the interpreter from the loop a dozen times, however few events it has. So where many
+            # write, the next one waits for company; the busier the interpreter, the longer.
+            if max(callers, self._queue.qsize()) > _MANY:
+                time.sleep(min(_PAUSE * took_s, _LONGEST_PAUSE_S))
+            began_s = time.perf_counter()
             then: _ToErase | None = None
             together = [waiting]
             count = len(waiting)
@@ -275,6 +313,7 @@ class Journal(JournalFile):
                 raise
             finally:
                 self._took(together)
+            took_s, callers = time.perf_counter() - began_s, len(together)
             waiting = then or self._queue.get()
 
     def _erase(self, connection: sqlite3.Connection, erasing: _ToErase) -> None:
@@ -334,6 +373,7 @@ class Journal(JournalFile):
                 for event, outcome in zip(events, stored, strict=True)
                 if not outcome.duplicate
             ]
+            self._copied = False
             with self._counting:
                 self._behind += len(new)
                 self._searches_behind += sum(len(waiting.searches) for waiting in together)

@@ -1,6 +1,9 @@
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,23 @@ def test_many_writers_lose_nothing_and_are_committed_together(tmp_path: Path) ->
     told = [each.offset for commit in commits for each in commit]
     assert told == sorted(offsets)
     assert len(commits) < 400
+    journal.close()
+
+
+def test_what_is_committed_reaches_the_database_beside_the_writing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+
+    def in_the_database() -> int:
+        # "Immutable" looks at the database alone, without its write-ahead log.
+        with closing(sqlite3.connect(f"file:{journal.path}?immutable=1", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+
+    for count in (1, 2):
+        journal.append([written(count)]).result(10)
+        ends_s = time.monotonic() + 30
+        while in_the_database() < count and time.monotonic() < ends_s:
+            time.sleep(0.05)
+        assert in_the_database() == count
     journal.close()
 
 
