@@ -111,7 +111,8 @@ def read_backup(folder: Path) -> BackupManifest:
 def restore(home: Path, graph: "Graph", folder: Path, *, replace: bool, progress: Progress = SILENT) -> BackupManifest:
     """Put a backup back; no server may run on this home.
 
-    Users who were erased since are not brought back, as far as this home or this graph remembers them.
+    Users who were erased since are not brought back, as far as this home or this graph remembers them; nor are tokens
+    that were revoked since: this home's tokens stay, if it has any.
 
     Args:
         home: where journals and artifacts go.
@@ -176,7 +177,7 @@ def _replace_files(home: Path, kept: Path) -> None:
         if path.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(path, target)
-        else:
+        elif path.name not in _FILES or not target.exists():
             shutil.copy2(path, target)
 
 

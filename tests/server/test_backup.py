@@ -51,6 +51,21 @@ def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(home: Path
     assert exported > 0
 
 
+def test_tokens_come_back_to_a_home_without_any_and_no_revoked_one_to_another(
+    home: Path, tmp_path: Path, graph: Graph
+) -> None:
+    graph.load(tables())
+    tokens = home / "tokens.json"
+    tokens.write_text("then", encoding="utf-8")
+    backup(home, graph, tmp_path / "backup")
+    tokens.write_text("now", encoding="utf-8")
+    restore(home, graph, tmp_path / "backup", replace=True)
+    assert tokens.read_text(encoding="utf-8") == "now"
+    tokens.unlink()
+    restore(home, graph, tmp_path / "backup", replace=True)
+    assert tokens.read_text(encoding="utf-8") == "then"
+
+
 def graph_backup_tables(graph: Graph) -> int:
     return sum(len(table) for _, table in graph.export())
 
