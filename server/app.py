@@ -253,7 +253,9 @@ class Server:
         self._serving.observer = answers
         self._serving.kept.heard = metrics.kept_answer
         certificate = self._settings.tls.certificate_file
-        state = State(self._serving, self._rules, self._follower, self._link, self._journal, answers, certificate)
+        state = State(
+            self._serving, self._rules, self._follower, self._link, self._journal, self._eraser, answers, certificate
+        )
         metrics.registry.register(Gauges(state))
         return Web(self._settings.watch, metrics.registry, self._readiness)
 

@@ -59,6 +59,8 @@ class Eraser:
         self._memory = memory
         self._snapshots = snapshots
         self._own: set[int] = set()  # commits of erasures that memory has heard of
+        self.redacted = True
+        """Whether the snapshots have no erased user, as far as is known."""
 
     async def erase(self, user_id: str) -> Erased:
         """Erase a user everywhere.
@@ -122,8 +124,10 @@ class Eraser:
             redact_all(self._snapshots, [*self._journal.erasures(), *new])
         except SnapshotError as error:
             _log.error("snapshot_not_redacted", reason=error.problem, remedy=error.remedy)
-            return False
-        return True
+            self.redacted = False
+        else:
+            self.redacted = True
+        return self.redacted
 
     def _erase(self, graph: "Graph", user_id: str) -> tuple[Erased, int]:
         # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.

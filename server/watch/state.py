@@ -7,6 +7,7 @@ from typing import Any
 
 from kg.errors import KgrankError
 from server.access.tls import expires_s
+from server.erasing import Eraser
 from server.follow import Follower
 from server.graph_link import GraphLink
 from server.journal import Journal
@@ -25,6 +26,7 @@ class State:
         follower: applies what other servers committed.
         link: the graph.
         journal: the event journal.
+        eraser: erases users.
         answers: what was seen of the answers.
         certificate: the server's certificate file, if it has one.
     """
@@ -36,12 +38,13 @@ class State:
         follower: Follower,
         link: GraphLink[Any],
         journal: Journal,
+        eraser: Eraser,
         answers: AnswerWatch,
         certificate: Path | None,
     ) -> None:
         self._serving, self._rules, self._journal = serving, rules, journal
         self._follower, self._link = follower, link
-        self._answers, self._certificate = answers, certificate
+        self._eraser, self._answers, self._certificate = eraser, answers, certificate
 
     def __call__(self) -> Iterator[Reading]:
         """Yield the values of now."""
@@ -54,6 +57,8 @@ class State:
         yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
         searches = self._journal.searches_behind
         yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
+        text = "0 where a snapshot could not be rewritten without an erased user."
+        yield "snapshots_redacted", text, "", {"": float(self._eraser.redacted)}
         if self._link.configured:
             yield "graph_up", "Whether the graph answers.", "", {"": float(self._link.is_open)}
         if (lag_s := self._follower.lag_s) is not None:

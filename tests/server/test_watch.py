@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from kg.config import GraphSettings
 from kg.store import Graph
 from kgrank.client import Client, event
-from kgrank.errors import InvalidRequestError
+from kgrank.errors import InvalidRequestError, ServerUnavailableError
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.question import Ranking, UserState
@@ -34,6 +34,7 @@ from server.watch.logs import log_to_stderr
 from server.watch.metrics import Metrics
 from server.watch.web import MetricsPortTakenError, Web
 from tests.server.running import Running, running
+from tests.server.shop import tables
 from tests.waiting import until
 
 USER = "a-person@example.com"
@@ -116,6 +117,27 @@ def test_searches_that_find_no_room_are_answered_and_counted(home: Path) -> None
         assert client.search("acme", USER, k=3).results
         until(lambda: values(port).get(("kgrank_searches_not_stored_total", "behind")) == 1)
         assert values(port)["kgrank_journal_searches_waiting",] == 1
+
+
+@pytest.mark.neo4j
+def test_an_erased_user_in_a_snapshot_is_told_until_it_is_rewritten(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    lock = home / "snapshots" / ".erasing.lock"
+    lock.mkdir()  # as on a disk that can only be read
+    with (
+        running(home, lambda: nullcontext(graph), watch={"metrics_port": 0}) as server,
+        Client(server.target) as client,
+    ):
+        port = server.server.metrics_port
+        assert port is not None
+        until(lambda: server.server.graph_open)
+        assert values(port)["kgrank_snapshots_redacted",] == 1
+        with pytest.raises(ServerUnavailableError):
+            client.erase_user("user-07")
+        assert values(port)["kgrank_snapshots_redacted",] == 0
+        lock.rmdir()
+        client.erase_user("user-07")
+        assert values(port)["kgrank_snapshots_redacted",] == 1
 
 
 def test_scores_of_the_training_s_own_users_have_not_drifted(home: Path) -> None:
