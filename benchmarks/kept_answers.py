@@ -63,7 +63,7 @@ async def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     journal = Journal(home / "journal.db", lambda events: None, lambda user_id, left: None)
     (folder,) = (path for path in (home / "artifacts").iterdir() if path.is_dir())
     await serving.change_traffic(lambda _: Traffic(folder.name), journal)
-    searches, attribution = SearchLog(None, lambda: None), Attribution(None, serving.versions)
+    searches, attribution = SearchLog(None, lambda: None, None, 1), Attribution(None, serving.versions)
     service = RankingService(serving, Limits(1000, 10_000), searches, attribution)
     off, on = KeptAnswers(0), KeptAnswers(KEPT_BYTES)
     told = {}

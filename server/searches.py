@@ -13,9 +13,6 @@ from server.journal_file import WrittenSearch
 from server.journal_insert import Stored
 from server.past_searches import PastSearch, PastSearches
 
-MOST_WAITING = 1_000_000
-"""Searches that wait for the graph, as `serve.max_undrained` is by default."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -34,8 +31,8 @@ class SearchLog:
         self,
         journal: Journal | None,
         stored: Callable[[], None],
-        past: PastSearches | None = None,
-        most_waiting: int = MOST_WAITING,
+        past: PastSearches | None,
+        most_waiting: int,
         lost: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._journal = journal

@@ -207,7 +207,7 @@ def test_as_many_searches_wait_for_the_graph_as_may_and_later_ones_are_counted(t
     journal.erase("seeker").result(10)
     assert journal.searches_behind == 0
     journal.close()
-    SearchLog(journal, lambda: None, lost=lost.append).note("seeker", "thing 5")  # nothing is stored any more
+    SearchLog(journal, lambda: None, None, 2, lost.append).note("seeker", "thing 5")  # nothing is stored any more
     assert lost == ["behind", "behind", "failed"]
 
 
