@@ -23,6 +23,7 @@ import structlog
 from kg.errors import KgrankError
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
+from server.journal_copy import LONGEST_LOG_PAGES, JournalCopy
 from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
 from server.journal_insert import Stored, insert
 
@@ -42,9 +43,6 @@ _PAUSE = 3.0
 """How long it waits, by how long the last transaction took."""
 
 _LONGEST_PAUSE_S = 0.01
-
-_COPY_EACH_S = 1.0
-_LONGEST_LOG_PAGES = 16_384  # 64 MiB
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,9 @@ class Journal(JournalFile):
         self._leaving = threading.Event()
         self._behind = self.undrained()[0]
         self._searches_behind = self.searches_waiting()
-        self._copied = True
+        self._copy = JournalCopy(self.connection)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
-        self._copying = threading.Thread(target=self._copy, name="journal-copy", daemon=True)
-        self._copying.start()
 
     @property
     def behind(self) -> int:
@@ -211,7 +207,7 @@ class Journal(JournalFile):
             self._leaving.set()
             self._queue.put(None)
         self._thread.join()
-        self._copying.join()
+        self._copy.close()
         self._lock.close()
 
     def _recount(self) -> None:
@@ -224,7 +220,7 @@ class Journal(JournalFile):
         while True:
             try:
                 with self.connection() as connection:
-                    connection.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG_PAGES}")
+                    connection.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
                     self._write_all(connection)
             except Exception:
                 # Whoever waits for a thread that has died would wait for ever.
@@ -235,22 +231,6 @@ class Journal(JournalFile):
                 self._leaving.wait(_RECONNECT_S)
             else:
                 return
-
-    def _copy(self) -> None:
-        """Copy what is committed from the write-ahead log into the database, beside the writing.
-
-        That syncs another file, which may take half a second: nobody who waits for an event should wait for it.
-        """
-        while not self._leaving.wait(_COPY_EACH_S):
-            if self._copied:
-                continue
-            self._copied = True
-            try:
-                with self.connection() as connection:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error as error:  # a full disk: the log keeps what is committed
-                self._copied = False
-                _log.warning("journal_not_copied", error=str(error), next_attempt_s=_COPY_EACH_S)
 
     def _fail_waiting(self) -> bool:
         """Tell everyone in the queue that nothing is stored; return whether the journal's end was in it."""
@@ -373,7 +353,7 @@ class Journal(JournalFile):
                 for event, outcome in zip(events, stored, strict=True)
                 if not outcome.duplicate
             ]
-            self._copied = False
+            self._copy.want()
             with self._counting:
                 self._behind += len(new)
                 self._searches_behind += sum(len(waiting.searches) for waiting in together)
