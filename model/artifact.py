@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Snapshot
@@ -37,11 +36,11 @@ from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
 from model.finetune.store import MANIFEST as ENCODER_MANIFEST
 from model.finetune.store import link_files
-from model.neighbours import Neighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.scorer import Blend, TextKernel, TrainedModel
 from model.splits import Split
+from model.stored_neighbours import neighbours_from, tensors_of, with_prefix
 from model.text import own_folder
 from model.train import Trained
 
@@ -54,7 +53,6 @@ IDS = "ids.arrow"
 ENCODER = "encoder"
 INSIDE = f"./{ENCODER}"
 """What a manifest calls the encoder that stands in the artifact itself."""
-_COMPRESSED_ROWS = ("data", "indices", "indptr")
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
 
@@ -124,16 +122,13 @@ def save_artifact(
     Raises:
         ArtifactError: it can't be written (a full disk, say); nothing is left behind.
     """
-    network, neighbours = trained.model.network, trained.model.neighbours
+    network = trained.model.network
     tensors = {
         f"network.{member}.{name}": value
         for member, each in enumerate(trained.model.networks)
         for name, value in each.state_dict().items()
     }
-    if neighbours is not None:
-        tensors |= {
-            f"neighbours.{name}": torch.from_numpy(getattr(neighbours.weights, name)) for name in _COMPRESSED_ROWS
-        }
+    tensors |= {f"neighbours.{name}": value for name, value in tensors_of(trained.model.neighbours).items()}
     tensors |= {"matrix": trained.model.matrix, "kernel.mean": trained.kernel.mean, "kernel.axes": trained.kernel.axes}
     tensors["rebuy"] = torch.from_numpy(trained.model.statistics.rebuy)
     now = datetime.now(UTC)
@@ -217,7 +212,7 @@ def load_artifact(folder: Path) -> Artifact:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
         text_width = tensors["network.0.fusion.project.weight"].shape[1]
         networks: list[RankingNetwork] = []
-        while weights := _with_prefix(tensors, f"network.{len(networks)}."):
+        while weights := with_prefix(tensors, f"network.{len(networks)}."):
             networks.append(RankingNetwork(config, text_width, len(keys), list(manifest.relation_weights)))
             networks[-1].load_state_dict(weights)
         kernel = TextKernel(tensors["kernel.mean"], tensors["kernel.axes"])
@@ -233,7 +228,7 @@ def load_artifact(folder: Path) -> Artifact:
         statistics = ProductStatistics(
             popularity[:, 0].numpy().copy(), rebuy.numpy(), newcomer[:, 0].numpy().astype(np.bool_)
         )
-        near = _neighbours(_with_prefix(tensors, "neighbours."), len(products), config)
+        near = neighbours_from(with_prefix(tensors, "neighbours."), len(products), config.neighbours)
         scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near)
     except (
         SafetensorError,
@@ -283,23 +278,9 @@ def _with_encoder_in(folder: Path, config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(folder / ENCODER)})})
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start so, without the prefix."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
 def _with_newcomers(matrix: Tensor, manifest: ArtifactManifest) -> Tensor:
     """Return a product matrix with the column that says whom training had not met; before it was kept, with nobody."""
     return matrix if manifest.schema_version > 2 else F.pad(matrix, (0, 1))
-
-
-def _neighbours(tensors: Mapping[str, Tensor], product_count: int, config: ModelConfig) -> Neighbours | None:
-    if not tensors:
-        return None
-    parts = tuple(tensors[name].numpy() for name in _COMPRESSED_ROWS)
-    weights = sparse.csr_matrix(parts, (product_count, product_count))
-    weights.check_format()
-    return Neighbours(weights, config.neighbours)
 
 
 def _checked(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

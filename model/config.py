@@ -30,8 +30,10 @@ class NeighbourConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["none", "cosine", "ease"] = Field(
-        "none", description="cosine: ItemKNN; ease: EASE, the better one, up to 30,000 products"
+    kind: Literal["none", "cosine", "ease", "learned"] = Field(
+        "none",
+        description="cosine: ItemKNN; ease: EASE, the better one, up to 30,000 products; learned: what a user has not "
+        "had, by nearness (cosine), what sells lately and the user's categories, for shops that are visited often",
     )
     kept: int = Field(200, ge=1, le=10_000, description="strongest neighbours kept for each product")
     penalty: float = Field(100, gt=0, le=1e6, description="ease: the L2 penalty")
@@ -42,6 +44,8 @@ class NeighbourConfig(BaseModel):
     half_life_days: float | None = Field(
         None, gt=0, le=36_500, description="age at which an interaction counts half; none: never"
     )
+    windows: int = Field(8, ge=1, le=1000, description="learned: windows of the past that are learned from")
+    window_days: float = Field(21, gt=0, le=3650, description="learned: length of such a window")
 
 
 class ModelConfig(BaseModel):

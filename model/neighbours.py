@@ -22,6 +22,7 @@ from model.config import NeighbourConfig
 from model.errors import ModelError
 
 _BLOCK = 4096
+_DENSE = 0.1
 _MOST_PRODUCTS = 30_000
 """EASE inverts a dense matrix: 3.6 GB at this size."""
 
@@ -71,6 +72,8 @@ def fit_neighbours(
 ) -> Neighbours | None:
     """Fit S on the histories that a model is trained on; None where the settings want none.
 
+    What is `learned` reads the cosines (`model.learned_neighbours`).
+
     Args:
         snapshot: products and facts.
         histories: nothing later than what training sees.
@@ -86,7 +89,7 @@ def fit_neighbours(
     had = incidence(histories, product_count).astype(np.float32)
     if config.facts:
         had = sparse.vstack([had, _linked(snapshot, exclude_relations) * np.float32(config.facts**0.5)]).tocsr()
-    if config.kind == "cosine":
+    if config.kind != "ease":
         return Neighbours(_cosines(had, config.kept), config)
     if product_count > _MOST_PRODUCTS:
         raise ModelError(
@@ -121,7 +124,7 @@ def _cosines(had: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
     for at in range(0, had.shape[1], _BLOCK):
         block = (by_product[at : at + _BLOCK] @ unit).tocsr()
         block.setdiag(0)
-        rows.append(_strongest_sparse(block, kept))
+        rows.append(strongest(block, kept))
     return sparse.vstack(rows).tocsr()
 
 
@@ -135,12 +138,28 @@ def _strongest(dense: npt.NDArray[np.float32], kept: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values[positive], columns[positive], offsets), dense.shape)
 
 
-def _strongest_sparse(block: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
-    """Keep the largest positive weights of each row; of equal ones those of the first columns."""
-    block.sort_indices()
-    row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    order = np.lexsort((block.indices, -block.data, row))
-    rank = np.arange(len(order)) - block.indptr[row[order]]
-    chosen = np.sort(order[(rank < kept) & (block.data[order] > 0)])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[chosen], minlength=block.shape[0]))])
-    return sparse.csr_matrix((block.data[chosen], block.indices[chosen], offsets), block.shape)
+def strongest(rows: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
+    """Keep the largest positive weights of each row of `rows`; of equal ones those of the first columns."""
+    if rows.nnz > _DENSE * rows.shape[0] * rows.shape[1] and kept < rows.shape[1]:
+        return _strongest_of_many(rows.toarray(), kept)
+    rows.sort_indices()
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    order = np.lexsort((rows.indices, -rows.data, row))
+    rank = np.arange(len(order)) - rows.indptr[row[order]]
+    chosen = np.sort(order[(rank < kept) & (rows.data[order] > 0)])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[chosen], minlength=rows.shape[0]))])
+    return sparse.csr_matrix((rows.data[chosen], rows.indices[chosen], offsets), rows.shape)
+
+
+def _strongest_of_many(dense: npt.NDArray[np.float32], kept: int) -> sparse.csr_matrix:
+    """Do the same where most weights are there: a row is not sorted, but cut at its `kept`-th."""
+    least = np.maximum(np.partition(dense, -kept, axis=1)[:, -kept, None], 0)
+    chosen = dense > least
+    equal = (dense == least) & (least > 0)
+    wanted = kept - chosen.sum(axis=1)
+    for tied in np.flatnonzero(equal.sum(axis=1) > wanted):
+        equal[tied, np.flatnonzero(equal[tied])[wanted[tied] :]] = False
+    chosen |= equal
+    row, column = np.nonzero(chosen)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(dense)))])
+    return sparse.csr_matrix((dense[chosen], column, offsets), dense.shape)

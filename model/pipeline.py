@@ -16,6 +16,7 @@ from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.ensemble import combine
 from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
+from model.learned_neighbours import fit_learned_neighbours
 from model.neighbours import fit_neighbours
 from model.newcomers import blend_with_newcomers
 from model.product_graph import ProductGraph, product_graph
@@ -42,6 +43,7 @@ class Listener:
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
         on_epoch_again: called after every epoch of a refit, of which no validation can tell how good it is.
+        on_window: called with the window that learned neighbours have read, and their number.
         on_chosen: called once, with what validation chose: the result, or what it is trained again from.
         finetuning: hears of the text encoder's fine-tuning, which comes first.
     """
@@ -51,6 +53,7 @@ class Listener:
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
     on_epoch_again: Callable[[EpochRecord], None] = lambda record: None
+    on_window: Callable[[int, int], None] = lambda window, windows: None
     on_chosen: Callable[[Trained], None] = lambda trained: None
     finetuning: TuningListener = field(default_factory=TuningListener)
 
@@ -113,7 +116,7 @@ def fit_model(
         snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
     )
     chosen = members.fit(split)
-    trained = _together(chosen, snapshot, split)
+    trained = _together(chosen, snapshot, split, hears)
     sample = validation_sample(split.validation, train_config)
     trained = replace(trained, model=trained.model.with_blend(fit_blend(trained.model, sample)))
     blend = blend_with_newcomers(trained, snapshot, split.train, sample, text_cache_folder, train_config.newcomer_share)
@@ -129,7 +132,7 @@ def fit_model(
     if train_config.refit == "none" or split.config.protocol not in REFITTED:
         return trained
     later = _later(split, snapshot, train_config.refit)
-    again = _together(members.fit(later, chosen), snapshot, later)
+    again = _together(members.fit(later, chosen), snapshot, later, hears)
     # What validation said is told of the result: a refit has no validation of its own.
     return replace(
         again,
@@ -184,10 +187,12 @@ class _Members:
         return trained
 
 
-def _together(members: list[Trained], snapshot: Snapshot, split: Split) -> Trained:
+def _together(members: list[Trained], snapshot: Snapshot, split: Split, hears: Listener) -> Trained:
     """Return the members as one model, with the neighbours of what they were trained on."""
     config = members[0].model.network.config
-    neighbours = fit_neighbours(snapshot, split.train, config.neighbours, config.exclude_relations)
+    of = (snapshot, split.train, config.neighbours, config.exclude_relations)
+    learned = config.neighbours.kind == "learned"
+    neighbours = fit_learned_neighbours(*of, hears.on_window) if learned else fit_neighbours(*of)
     model = combine([member.model for member in members]).with_neighbours(neighbours)
     return replace(members[0], model=model)
 

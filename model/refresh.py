@@ -14,7 +14,9 @@ import torch
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING, Vocabulary
 from model.artifact import Artifact
+from model.discovery import kinds_of, moment_of
 from model.ensemble import combine
+from model.learned_neighbours import LearnedNeighbours
 from model.popularity import product_statistics
 from model.product_graph import product_graph
 from model.scorer import TextKernel, TrainedModel
@@ -88,4 +90,7 @@ def extend(
     extended = combine(members).with_blend(model.blend)
     if model.neighbours is None:
         return extended
+    if isinstance(model.neighbours, LearnedNeighbours):
+        moment = moment_of(histories, now_ms, kinds_of(snapshot, config.exclude_relations))
+        return extended.with_neighbours(model.neighbours.moved(place, moment))
     return extended.with_neighbours(model.neighbours.moved(place, graph.product_count))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kg.snapshot import Histories
 from model.history import recent_events
-from model.neighbours import Neighbours
+from model.learned_neighbours import AnyNeighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.repeat import repeat_features
@@ -91,7 +91,7 @@ class TrainedModel:
         text: Tensor,
         statistics: ProductStatistics,
         blend: Blend,
-        neighbours: Neighbours | None = None,
+        neighbours: AnyNeighbours | None = None,
     ) -> None:
         self.networks = tuple(network.eval().requires_grad_(False) for network in networks)
         self.blend = blend
@@ -134,7 +134,7 @@ class TrainedModel:
         graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
         return TrainedModel(self.networks, graph, text, self.statistics, blend, self.neighbours)
 
-    def with_neighbours(self, neighbours: Neighbours | None) -> "TrainedModel":
+    def with_neighbours(self, neighbours: AnyNeighbours | None) -> "TrainedModel":
         """Return the same model with other neighbours."""
         graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
         return TrainedModel(self.networks, graph, text, self.statistics, self.blend, neighbours)

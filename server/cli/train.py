@@ -123,5 +123,8 @@ def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":
     def on_epoch_again(record: "EpochRecord") -> None:
         console.say(f"again on more, epoch {record.epoch}: loss {record.loss:.3f}, {record.seconds:.0f} s")
 
+    def on_window(window: int, windows: int) -> None:
+        meter("learning neighbours").advance(min(window, 1), f"window {window} of {windows}")
+
     finetuning = tuning_listener(lambda: meter("fine-tuning"))
-    return Listener(on_graph, on_text, on_step, on_epoch, on_epoch_again, finetuning=finetuning)
+    return Listener(on_graph, on_text, on_step, on_epoch, on_epoch_again, on_window, finetuning=finetuning)

@@ -239,7 +239,9 @@ class ScoreComponents(google.protobuf.message.Message):
     popularity: builtins.float
     """What everyone takes."""
     neighbours: builtins.float
-    """What others had together with the history, product by product."""
+    """What others had together with the history, product by product; in a model that learns it, also what sells lately in
+    the categories of the history, of products that the user has not had.
+    """
     query: builtins.float
     """Fit of the product with the words and the meaning of a query, with the categories of the context, or, where the
     request has no query, with what the user has searched for lately.
