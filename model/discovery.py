@@ -146,16 +146,16 @@ def pairs_of(histories: Histories, now_ms: Int64s, near: sparse.csr_matrix, mome
     """
     users, product_count = histories.users_of_rows(), len(moment.kind)
     age = np.maximum((now_ms[users] - histories.at_ms) / DAY_MS, 0.0)
-    had = np.unique(users * product_count + histories.product_index)
-    affinities = _affinities(histories, users, age, moment)
-    keys = _candidates(near, affinities[0][1], moment, had)
-    row, product = np.divmod(keys, product_count)
+    pairs, pair = np.unique(users * product_count + histories.product_index, return_inverse=True)
+    first = np.zeros(len(pairs))
+    np.maximum.at(first, pair, age)
+    habits = _habits(users, histories.product_index, age, pairs, first, moment)
+    row, product = np.divmod(_candidates(near, habits, moment, pairs), product_count)
     active = 1 + np.bincount(users, np.exp2(-age / _AFFINITY_DAYS[-1]), len(histories))
     columns = list(moment.had[product].T)
-    for level, affinity in affinities:
-        columns.append(_log(_at(affinity, row, moment.kind[product, level]) / active[row]))
-    for level in range(LEVELS):
-        kind = moment.kind[product, level]
+    for kind in moment.kind[product].T:
+        columns += [_log(each / active[row]) for each in habits.at(row, kind)]
+    for kind in moment.kind[product].T:
         columns.append(np.where(kind == _NONE, np.float32(np.log(_LEAST)), np.append(moment.kind_popularity, 0)[kind]))
     nearness = _at(near, row, product)
     nearest = np.zeros(len(histories))
@@ -168,33 +168,69 @@ def pairs_of(histories: Histories, now_ms: Int64s, near: sparse.csr_matrix, mome
     )
 
 
-def _affinities(
-    histories: Histories, users: Int64s, age: Float64s, moment: Moment
-) -> list[tuple[int, sparse.csr_matrix]]:
-    """Return what users do in each category `[B, K]`, by level and half-life: the first is of leaves, long since."""
-    product_count, shape = len(moment.kind), (len(histories), len(moment.kind_popularity))
-    came, came_age = _first_times(users, histories.product_index, age, product_count)
-    came_user = np.unique(users * product_count + histories.product_index) // product_count
-    found = []
-    for level in range(LEVELS):
-        kind = moment.kind[:, level]
-        for days in _AFFINITY_DAYS:
-            found.append((level, _spread(users, kind[histories.product_index], np.exp2(-age / days), shape)))
-        found.append((level, _spread(came_user, kind[came], np.exp2(-came_age / _TRIED_DAYS), shape)))
-    return found
+@dataclass(frozen=True)
+class _Habits:
+    """How much of what B users do is in each of K categories: `key [A]` is `user * K + kind`, ascending.
+
+    Shapes: `weight [len(_AFFINITY_DAYS) + 1, A]`: by half-life, and of what was had for the first time.
+    """
+
+    key: Int64s
+    weight: Float64s
+    kinds: int
+
+    def at(self, row: Int64s, kind: Ints) -> Float64s:
+        """Return the weights at some places `[·, C]`; 0 where there is none."""
+        wanted = np.where(kind == _NONE, -1, row * self.kinds + kind)
+        place = np.searchsorted(self.key, wanted)
+        found = np.append(self.key, -2)[place] == wanted
+        return np.where(found, np.pad(self.weight, ((0, 0), (0, 1)))[:, place], 0.0)
 
 
-def _candidates(near: sparse.csr_matrix, affinity: sparse.csr_matrix, moment: Moment, had: Int64s) -> Int64s:
+def _habits(
+    users: Int64s, product_index: Ints, age: Float64s, pairs: Int64s, first: Float64s, moment: Moment
+) -> _Habits:
+    """Return the habits of users.
+
+    Args:
+        users: `[N]` whose each interaction is.
+        product_index: `[N]` with which product.
+        age: `[N]` how long ago, days.
+        pairs: `user * P + product` of all of them, each once, ascending.
+        first: how long ago each pair's first time was, days.
+        moment: the catalogue.
+    """
+    count = len(moment.kind_popularity)
+
+    def keys(user: Int64s, product: Ints) -> Int64s:
+        kind = moment.kind[product].astype(np.int64)
+        return np.where(kind == _NONE, -1, user[:, None] * count + kind)
+
+    all_of_them = keys(users, product_index)
+    key, place = np.unique(all_of_them, return_inverse=True)
+    weights = [np.repeat(np.exp2(-age / days), LEVELS) for days in _AFFINITY_DAYS]
+    weight = [np.bincount(place.ravel(), each, len(key)) for each in weights]
+    came = np.searchsorted(key, keys(*np.divmod(pairs, len(moment.kind))))
+    weight.append(np.bincount(came.ravel(), np.repeat(np.exp2(-first / _TRIED_DAYS), LEVELS), len(key)))
+    known = slice(int(len(key) > 0 and key[0] == -1), None)
+    return _Habits(key[known], np.asarray(np.stack(weight)[:, known], np.float64), count)
+
+
+def _candidates(near: sparse.csr_matrix, habits: _Habits, moment: Moment, had: Int64s) -> Int64s:
     """Return `user * P + product` of the candidates of each user, ascending: none that the user had."""
     users, product_count = near.shape
     keys = [(np.arange(users)[:, None] * product_count + moment.popular).ravel()]
     # What a user had is near to itself, and takes places that it is struck from below.
     nearest = strongest(_without(near, had), _NEAREST)
     keys.append(_rows(nearest) * product_count + nearest.indices)
-    liked = strongest(affinity, _KINDS)
-    favourites = moment.favourites[liked.indices]
-    exists = favourites != _NONE
-    keys.append((_rows(liked)[:, None] * product_count + favourites)[exists])
+    user, kind = np.divmod(habits.key, max(habits.kinds, 1))
+    has_favourites = moment.favourites[:, 0][kind] != _NONE  # categories of products are leaves; those above have none
+    user, kind, weight = user[has_favourites], kind[has_favourites], habits.weight[0, has_favourites]
+    order = np.lexsort((-weight, user))
+    rank = np.arange(len(order)) - np.searchsorted(user, user)
+    liked = order[rank < _KINDS]
+    favourites = moment.favourites[kind[liked]]
+    keys.append((user[liked][:, None] * product_count + favourites)[favourites != _NONE])
     return np.setdiff1d(np.concatenate(keys), had)
 
 
@@ -234,14 +270,6 @@ def _favourites(leaf: npt.NDArray[np.int32], popularity: Float64s, count: int) -
     favourites = np.full((count, _OF_EACH_KIND), _NONE, np.int32)
     favourites[leaf[order[first]], rank[first]] = order[first]
     return favourites
-
-
-def _spread(row: Ints, column: Ints, weight: Float64s, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """Return the sum of weights at each place; what has no column is left out."""
-    known = column != _NONE
-    made = sparse.coo_matrix((weight[known], (row[known], column[known])), shape).tocsr()
-    made.sort_indices()
-    return made
 
 
 def _at(values: sparse.csr_matrix, row: Int64s, column: Ints) -> Float64s:

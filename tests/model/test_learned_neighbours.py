@@ -106,6 +106,14 @@ def test_a_kind_is_a_category_at_a_level(shop: Snapshot) -> None:
     assert (kinds_of(shop, ("IN_CATEGORY",)) == -1).all()
 
 
+def test_a_shop_without_categories_ranks_by_the_rest(shop: Snapshot) -> None:
+    learned = fit_learned_neighbours(shop, shop.histories, CONFIG, ("IN_CATEGORY",), lambda window, windows: None)
+    gained = scores(learned, shop.histories, shop.as_of_ms)
+    tea = np.array([name.startswith("tea") for name in shop.products.array.to_pylist()])
+    assert (tea[gained.argmax(axis=1)] == (np.arange(len(shop.histories)) % 2 == 0)).mean() > 0.9
+    assert not gained[had(shop.histories, len(shop.products))].any()
+
+
 def test_features_are_what_they_are_called(shop: Snapshot) -> None:
     moment = moment_of(shop.histories, shop.as_of_ms, kinds_of(shop))
     now_ms = np.full(len(shop.histories), shop.as_of_ms, np.int64)
@@ -146,15 +154,15 @@ def test_what_comes_later_is_not_known(shop: Snapshot) -> None:
 @settings(max_examples=60)
 def test_the_strongest_of_many_are_those_of_few(seed: int, kept: int, density: float) -> None:
     generator = np.random.default_rng(seed)
-    dense = generator.integers(-1, 4, (5, 9)) * (generator.random((5, 9)) < density)  # many are equal
+    dense = generator.integers(-1, 4, (5, 40)) * (generator.random((5, 40)) < density)  # many are equal
     rows = sparse.csr_matrix(dense.astype(np.float32))
     expected = np.zeros_like(dense)
     for row, values in enumerate(dense):
         best = [column for column in np.argsort(-values, kind="stable") if values[column] > 0][:kept]
         expected[row, best] = values[best]
     np.testing.assert_array_equal(strongest(rows, kept).toarray(), expected)
-    sparser = sparse.csr_matrix(np.hstack([dense, np.zeros((5, 500))]).astype(np.float32))  # too few to be cut
-    np.testing.assert_array_equal(strongest(sparser, kept).toarray()[:, :9], expected)
+    sparser = sparse.csr_matrix(np.hstack([dense, np.zeros((5, 2000))]).astype(np.float32))  # too few to be cut
+    np.testing.assert_array_equal(strongest(sparser, kept).toarray()[:, :40], expected)
 
 
 def test_a_model_with_learned_neighbours_is_stored_and_refreshed(tmp_path: Path) -> None:
