@@ -29,7 +29,8 @@ _AFFINITY_DAYS = (182.0, 28.0)
 _TRIED_DAYS = 112.0
 _COME_TO_DAYS = (10.0, 28.0)
 _OF_KIND_DAYS = 28.0
-FEATURES = 2 * len(HALF_LIVES_DAYS) + LEVELS * (len(_AFFINITY_DAYS) + 2) + 2
+MOMENT_WIDTH = 2 * len(HALF_LIVES_DAYS)
+FEATURES = MOMENT_WIDTH + LEVELS * (len(_AFFINITY_DAYS) + 2) + 2
 
 _POPULAR = 300
 _NEAREST = 300
@@ -73,10 +74,9 @@ class Moment:
 
     def with_more(self, products: int) -> "Moment":
         """Return the same with further products, which nobody has had, and of which no category is known."""
-        width = self.had.shape[1]
         return replace(
             self,
-            had=np.concatenate([self.had, np.full((products, width), np.log(_LEAST), np.float32)]),
+            had=np.concatenate([self.had, np.full((products, MOMENT_WIDTH), np.log(_LEAST), np.float32)]),
             kind=np.concatenate([self.kind, np.full((products, LEVELS), _NONE, np.int32)]),
         )
 
@@ -116,9 +116,9 @@ def moment_of(histories: Histories, now_ms: int, kind: npt.NDArray[np.int32]) ->
     """
     product_count = len(kind)
     age = np.maximum((now_ms - histories.at_ms) / DAY_MS, 0.0)  # days
-    came, came_age = _first_times(histories.users_of_rows(), histories.product_index, age, product_count)
+    pairs, first = _first_times(histories.users_of_rows(), histories.product_index, age, product_count)
     at_all = {days: _faded(histories.product_index, age, days, product_count) for days in HALF_LIVES_DAYS}
-    come_to = {days: _faded(came, came_age, days, product_count) for days in HALF_LIVES_DAYS}
+    come_to = {days: _faded(pairs % product_count, first, days, product_count) for days in HALF_LIVES_DAYS}
     lately = come_to[_OF_KIND_DAYS]
     count = int(kind.max(initial=_NONE)) + 1
     kind_popularity = np.zeros(count)
@@ -146,9 +146,7 @@ def pairs_of(histories: Histories, now_ms: Int64s, near: sparse.csr_matrix, mome
     """
     users, product_count = histories.users_of_rows(), len(moment.kind)
     age = np.maximum((now_ms[users] - histories.at_ms) / DAY_MS, 0.0)
-    pairs, pair = np.unique(users * product_count + histories.product_index, return_inverse=True)
-    first = np.zeros(len(pairs))
-    np.maximum.at(first, pair, age)
+    pairs, first = _first_times(users, histories.product_index, age, product_count)
     habits = _habits(users, histories.product_index, age, pairs, first, moment)
     row, product = np.divmod(_candidates(near, habits, moment, pairs), product_count)
     active = 1 + np.bincount(users, np.exp2(-age / _AFFINITY_DAYS[-1]), len(histories))
@@ -247,12 +245,12 @@ def _contains(keys: Int64s, wanted: Int64s) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _first_times(users: Ints, product_index: Ints, age: Float64s, product_count: int) -> tuple[Int64s, Float64s]:
-    """Return the product of each pair of user and product, by ascending pair, and the age of the first time, days."""
-    pairs, pair = np.unique(users * np.int64(product_count) + product_index, return_inverse=True)
+def _first_times(users: Int64s, product_index: Ints, age: Float64s, product_count: int) -> tuple[Int64s, Float64s]:
+    """Return `user * P + product` of each pair, once, ascending, and the age of its first time, days."""
+    pairs, pair = np.unique(users * product_count + product_index, return_inverse=True)
     first = np.zeros(len(pairs))
     np.maximum.at(first, pair, age)
-    return pairs % product_count, first
+    return pairs, first
 
 
 def _faded(product_index: Ints, age: Float64s, days: float, product_count: int) -> Float64s:

@@ -16,7 +16,7 @@ from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.ensemble import combine
 from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
-from model.learned_neighbours import fit_learned_neighbours
+from model.learned_neighbours import AnyNeighbours, fit_learned_neighbours
 from model.neighbours import fit_neighbours
 from model.newcomers import blend_with_newcomers
 from model.product_graph import ProductGraph, product_graph
@@ -115,8 +115,9 @@ def fit_model(
     members = _Members(
         snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
     )
+    neighbours = members.neighbours(split)  # first: they may be refused, and a training is long
     chosen = members.fit(split)
-    trained = _together(chosen, snapshot, split, hears)
+    trained = _together(chosen, neighbours)
     sample = validation_sample(split.validation, train_config)
     trained = replace(trained, model=trained.model.with_blend(fit_blend(trained.model, sample)))
     blend = blend_with_newcomers(trained, snapshot, split.train, sample, text_cache_folder, train_config.newcomer_share)
@@ -132,7 +133,7 @@ def fit_model(
     if train_config.refit == "none" or split.config.protocol not in REFITTED:
         return trained
     later = _later(split, snapshot, train_config.refit)
-    again = _together(members.fit(later, chosen), snapshot, later, hears)
+    again = _together(members.fit(later, chosen), members.neighbours(later))
     # What validation said is told of the result: a refit has no validation of its own.
     return replace(
         again,
@@ -154,6 +155,14 @@ class _Members:
     resume: bool
     tracking: Tracking | None
     hears: Listener
+
+    def neighbours(self, split: Split) -> AnyNeighbours | None:
+        """Fit the neighbours that all of them have, on a split's training histories."""
+        config = self.model_config
+        fitted_on = (self.snapshot, split.train, config.neighbours, config.exclude_relations)
+        if config.neighbours.kind == "learned":
+            return fit_learned_neighbours(*fitted_on, self.hears.on_window)
+        return fit_neighbours(*fitted_on)
 
     def fit(self, split: Split, earlier: list[Trained] | None = None) -> list[Trained]:
         """Train all on a split; each for as many epochs as its `earlier` run found best, where there was one."""
@@ -187,12 +196,8 @@ class _Members:
         return trained
 
 
-def _together(members: list[Trained], snapshot: Snapshot, split: Split, hears: Listener) -> Trained:
+def _together(members: list[Trained], neighbours: AnyNeighbours | None) -> Trained:
     """Return the members as one model, with the neighbours of what they were trained on."""
-    config = members[0].model.network.config
-    of = (snapshot, split.train, config.neighbours, config.exclude_relations)
-    learned = config.neighbours.kind == "learned"
-    neighbours = fit_learned_neighbours(*of, hears.on_window) if learned else fit_neighbours(*of)
     model = combine([member.model for member in members]).with_neighbours(neighbours)
     return replace(members[0], model=model)
 

@@ -8,7 +8,7 @@ from scipy import sparse
 from torch import Tensor
 
 from model.config import NeighbourConfig
-from model.discovery import LEVELS, Moment
+from model.discovery import LEVELS, MOMENT_WIDTH, Moment
 from model.learned_neighbours import AnyNeighbours, LearnedNeighbours, PairScore
 from model.neighbours import Neighbours
 
@@ -49,8 +49,8 @@ def neighbours_from(tensors: Mapping[str, Tensor], product_count: int, config: N
     score.load_state_dict(with_prefix(tensors, _SCORE))
     moment = Moment(**{name: each.numpy() for name, each in with_prefix(tensors, _MOMENT).items()})
     kinds = len(moment.kind_popularity)
-    shapes = {"had": moment.had.shape[0], "kind": moment.kind.shape, "favourites": moment.favourites.shape[0]}
-    expected = {"had": product_count, "kind": (product_count, LEVELS), "favourites": kinds}
+    shapes = {"had": moment.had.shape, "kind": moment.kind.shape, "favourites": moment.favourites.shape[:1]}
+    expected = {"had": (product_count, MOMENT_WIDTH), "kind": (product_count, LEVELS), "favourites": (kinds,)}
     if shapes != expected:
         raise ValueError(f"the moment's shapes are {shapes}, not {expected}")
     for name, numbers, end in (

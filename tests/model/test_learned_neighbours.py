@@ -17,7 +17,7 @@ from model.discovery import FEATURES, LEVELS, Moment, kinds_of, moment_of, pairs
 from model.errors import ArtifactError, ModelError
 from model.learned_neighbours import LearnedNeighbours, fit_learned_neighbours
 from model.neighbours import Neighbours, fit_neighbours, strongest
-from model.pipeline import fit_model
+from model.pipeline import Listener, fit_model
 from model.popularity import DAY_MS
 from model.ranker import ModelRanker
 from model.refresh import refresh
@@ -163,6 +163,29 @@ def test_the_strongest_of_many_are_those_of_few(seed: int, kept: int, density: f
     np.testing.assert_array_equal(strongest(rows, kept).toarray(), expected)
     sparser = sparse.csr_matrix(np.hstack([dense, np.zeros((5, 2000))]).astype(np.float32))  # too few to be cut
     np.testing.assert_array_equal(strongest(sparser, kept).toarray()[:, :40], expected)
+
+
+def test_neighbours_that_can_not_be_learned_are_refused_before_the_training(tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    model = MODEL.model_copy(update={"neighbours": CONFIG.model_copy(update={"window_days": 3000})})
+    steps: list[int] = []
+    listener = Listener(on_step=lambda step, *_: steps.append(step))
+    with pytest.raises(ModelError, match="nobody came to a new product"):
+        fit_model(snapshot, split, model, TRAIN, tmp_path, listener=listener)
+    assert not steps
+
+
+def test_products_that_were_held_out_join_with_their_categories(tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig(protocol="cold-products", cold_share=0.2))
+    model = MODEL.model_copy(update={"neighbours": CONFIG})
+    trained = fit_model(snapshot, split, model, TRAIN.model_copy(update={"epochs": 1}), tmp_path)
+    neighbours = trained.model.neighbours
+    assert isinstance(neighbours, LearnedNeighbours)
+    np.testing.assert_array_equal(neighbours.moment.kind, kinds_of(snapshot))
+    assert split.held_out is not None
+    assert (neighbours.moment.had[split.held_out] == neighbours.moment.had.min()).all()  # nobody has had them
 
 
 def test_a_model_with_learned_neighbours_is_stored_and_refreshed(tmp_path: Path) -> None:

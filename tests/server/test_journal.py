@@ -12,10 +12,34 @@ from kg.tables import InteractionType
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal import Journal, StoredEvent
+from server.journal_copy import JournalCopy
 
 
 def written(number: int) -> WrittenEvent:
     return WrittenEvent(f"e-{number}", f"u-{number % 7}", "p", InteractionType.VIEW, 1000 + number, 0.5)
+
+
+def test_what_a_reader_keeps_back_is_copied_when_it_is_gone(tmp_path: Path) -> None:
+    def opened() -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(tmp_path / "some.db", isolation_level=None))
+
+    with opened() as writer, opened() as reader:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("CREATE TABLE kept (number INTEGER)")
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+        writer.execute("INSERT INTO kept VALUES (7)")
+        copy = JournalCopy(opened)
+        copy.want()
+        time.sleep(1.5)  # it has tried once, and the reader sees the table before the row
+        before = (tmp_path / "some.db").read_bytes()
+        reader.execute("COMMIT")
+        end_s = time.monotonic() + 10
+        while (tmp_path / "some.db").read_bytes() == before and time.monotonic() < end_s:
+            time.sleep(0.1)
+        copy.close()
+        assert (tmp_path / "some.db").read_bytes() != before
 
 
 def test_what_is_stored_is_read_back_in_order(tmp_path: Path) -> None:
