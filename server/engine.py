@@ -36,7 +36,6 @@ STALE_MS = 90 * 24 * 60 * 60 * 1000
 _SAMPLED_USERS = 256
 _WARM_UP = (1, 4, 16)
 _FEW_CANDIDATES = 512
-_PLACES_READ = 64
 _VIEW = CODES[InteractionType.VIEW]
 
 Int64s = npt.NDArray[np.int64]
@@ -205,27 +204,17 @@ class Engine:
 
     @torch.inference_mode()
     def place(self, question: Question, product_index: int) -> int:
-        """Return a product's place among all products for a user, from 1, nothing left out.
-
-        The place of one of the first is read from the index, as a list is; only further back all scores are counted,
-        which reads the whole matrix.
-        """
+        """Return a product's place among all products for a user, from 1, nothing left out."""
         now_ms = self.now_ms()
         resolved = self._resolve(question, now_ms)
         (user,) = self._users.encode([(question.user_id, resolved.told)], now_ms)
         user, _ = self._leant(resolved.question, user)
-        lift = self.selection.lifted(resolved.question, user)
-        taken_out = self.snapshot.products.taken_out
-        if lift is None:
-            best = self.index.search(stacked([user]), [taken_out], _PLACES_READ)
-            (row,) = np.nonzero(best.product_index[0] == product_index)
-            if len(row):
-                return int(np.count_nonzero(best.score[0] > best.score[0, row[0]])) + 1
         scores: Float32s = (self.artifact.scorer.matrix @ torch.from_numpy(user.vector)).numpy()
         scores[user.added_index] += user.added_score
+        lift = self.selection.lifted(resolved.question, user)
         if lift is not None:
             scores += lift
-        scores[taken_out] = -np.inf
+        scores[self.snapshot.products.taken_out] = -np.inf
         return int(np.count_nonzero(scores > scores[product_index])) + 1
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from tests.server.shop import USER_COUNT, Shop, tables
 
 def test_explanation_agrees_with_the_ranking(client: Client, shop: Shop) -> None:
     everything = client.rank("user-08", shop.snapshot.products.array.to_pylist()).results
-    for place in (0, 7, 63, 64, 89):  # read from the index, then counted
+    for place in (0, 7, 63, 64, 89):
         explained = client.explain("user-08", everything[place].product_id)
         assert explained.rank == place + 1
         assert explained.result.score == pytest.approx(everything[place].score, abs=1e-4)
