@@ -25,11 +25,12 @@ def test_an_event_changes_the_next_answer(client: Client) -> None:
 
 
 def test_an_event_changes_the_answer_of_a_user_whose_vector_is_kept(client: Client) -> None:
+    client.write_events([event("event-user-7", f"product-{number:02}", "purchase") for number in (2, 5, 8)])
     for _ in range(2):
-        before = client.recommend("user-11", k=90, exclude_seen=False)
+        before = client.recommend("event-user-7", k=90, exclude_seen=False)
     best = before.results[0].product_id
-    client.write_event(event("user-11", best, "purchase"))
-    after = client.recommend("user-11", k=90, exclude_seen=False)
+    client.write_event(event("event-user-7", best, "purchase"))
+    after = client.recommend("event-user-7", k=90, exclude_seen=False)
     assert after.results != before.results
 
 
