@@ -8,6 +8,8 @@ Each form reads the same titles of Amazon's Beauty. Loss is measured where it wo
     as asked     the same with only the query read by this form, and the products by float32
     next         NDCG@10 of ranking what a user went on to by the likeness of texts to the user's last three products
 
+`int8, compiled` is what the server reads queries with (`server.search.reader`), here for products,
+too; the others are torch's.
 Speed is texts per second in batches, and milliseconds for one query. Prints a table, and one JSON line.
 
     python benchmarks/encoder_forms.py --products 4000
@@ -23,6 +25,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +35,10 @@ from kg.snapshot import Snapshot
 from model.compare.data import DataConfig, read_snapshot
 from model.config import TextConfig
 from model.text import TextEncoder
+from server.search.reader import Reader, query_reader
 
 ROOT = Path(__file__).parent.parent
+CACHE = Path(".kgrank") / "cache"
 AT = 10
 LATEST = 3
 
@@ -64,14 +69,22 @@ def as_it_is(encoder: TextEncoder) -> None:
     """Change nothing."""
 
 
-FORMS: dict[str, tuple[str, Callable[[TextEncoder], None]]] = {
-    "float32": ("fp32", as_it_is),
-    "bf16": ("bf16", as_it_is),
-    "int8": ("fp32", int8),
-    "5 of 6 layers": ("fp32", without(5)),
-    "5 of 6, the 5th gone": ("fp32", without(4)),
-    "4 of 6 layers": ("fp32", without(4, 5)),
-    "3 of 6, every other": ("fp32", without(1, 3, 5)),
+def of_torch(precision: Literal["fp32", "bf16"], change: Callable[[TextEncoder], None] = as_it_is) -> Reader:
+    """Return torch's encoder, changed."""
+    encoder = TextEncoder(TextConfig(precision=precision))
+    change(encoder)
+    return encoder
+
+
+FORMS: dict[str, Callable[[], Reader]] = {
+    "float32": lambda: of_torch("fp32"),
+    "bf16": lambda: of_torch("bf16"),
+    "int8": lambda: of_torch("fp32", int8),
+    "int8, compiled": lambda: query_reader(TextConfig(), CACHE),
+    "5 of 6 layers": lambda: of_torch("fp32", without(5)),
+    "5 of 6, the 5th gone": lambda: of_torch("fp32", without(4)),
+    "4 of 6 layers": lambda: of_torch("fp32", without(4, 5)),
+    "3 of 6, every other": lambda: of_torch("fp32", without(1, 3, 5)),
 }
 
 
@@ -99,7 +112,7 @@ class Judge:
             if latest[-1] >= 0 and (latest[:-1] >= 0).any():
                 self._moments.append((latest[:-1][latest[:-1] >= 0], int(latest[-1])))
 
-    def measure(self, encoder: TextEncoder, reference: Float32s | None) -> tuple[dict[str, float], Float32s]:
+    def measure(self, encoder: Reader, reference: Float32s | None) -> tuple[dict[str, float], Float32s]:
         """Return what a form comes to, and its features `[N, W]`; the reference is float32's."""
         encoder.encode(self.texts[:64])
         began = time.perf_counter()
@@ -170,17 +183,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         interactions=("amazon-beauty/interactions.parquet",),
         products=("amazon-beauty/products.parquet",),
     )
-    snapshot = read_snapshot(beauty, options.data, ROOT / "configs", Path(".kgrank") / "cache")
+    snapshot = read_snapshot(beauty, options.data, ROOT / "configs", CACHE)
     judge = Judge(snapshot, options.products, np.random.default_rng(0))
     reference: Float32s | None = None
     report: dict[str, dict[str, float]] = {}
     print(
         f"{'':22}{'texts/s':>9}{'query ms':>10}{'cosine':>8}{'neighbours':>12}{'search':>8}{'as asked':>10}{'next':>7}"
     )
-    for name, (precision, change) in FORMS.items():
-        encoder = TextEncoder(TextConfig(precision=precision))
-        change(encoder)
-        report[name], features = judge.measure(encoder, reference)
+    for name, form in FORMS.items():
+        report[name], features = judge.measure(form(), reference)
         reference = features if reference is None else reference
         row = report[name]
         print(

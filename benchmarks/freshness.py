@@ -157,12 +157,12 @@ def _rebuilt_s(home: Path) -> float:
     snapshot = Snapshot.open(home / "snapshots" / "synthetic")
     (folder,) = (path for path in (home / "artifacts").iterdir() if path.is_dir())
     artifact = load_artifact(folder)
-    Finder.build(artifact, snapshot)  # loads the text encoder, which stays
+    Finder.build(artifact, snapshot, home / "cache")  # loads the text encoder, which stays
     began = time.perf_counter()
     scorer = refresh(artifact, snapshot, home / "cache")
     with torch.inference_mode():
         ProductIndex.build(scorer, sampled_users(scorer, snapshot, 256))
-    Finder.build(artifact, snapshot)
+    Finder.build(artifact, snapshot, home / "cache")
     return time.perf_counter() - began
 
 

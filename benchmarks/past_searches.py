@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.search_quality import ROOT, beauty_snapshot, dropped, users_before_last
+from benchmarks.search_quality import CACHE, ROOT, beauty_snapshot, dropped, users_before_last
 from kg.snapshot import Snapshot
 from model.artifact import load_artifact
 from model.scoring import TEXT
@@ -46,7 +46,7 @@ def main() -> None:
     artifact = load_artifact(options.artifact)
     snapshot = beauty_snapshot(options.data, artifact)
     targets, base = users_before_last(artifact, snapshot, options.users)
-    finder = Finder.build(artifact, snapshot)
+    finder = Finder.build(artifact, snapshot, CACHE)
     text = artifact.scorer.matrix[:, artifact.scorer.blocks[TEXT]].numpy()
     table: dict[str, dict[str, dict[str, float]]] = {}
     for kind, queries in _searches(snapshot, targets).items():

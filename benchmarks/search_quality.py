@@ -32,14 +32,15 @@ from kg.snapshot import Snapshot
 from model.artifact import Artifact, load_artifact
 from model.compare.data import DataConfig, read_snapshot
 from model.scoring import TEXT, full_scores
-from model.text import shared_encoder
 from server.lifts import SEARCH_WEIGHT
 from server.search.finder import LEAST_COSINE, MEANING_SHARE
 from server.search.meaning import MeaningIndex, QueryEncoder
+from server.search.reader import query_reader
 from server.search.spelling import Speller
 from server.search.words import WordIndex, typed_words
 
 ROOT = Path(__file__).parent.parent
+CACHE = Path(".kgrank/cache")
 AT = 10
 DEPTH = 200
 RRF_K = 60
@@ -119,7 +120,7 @@ class Judge:
         self._words = WordIndex.build(snapshot)
         self._speller = Speller(self._words.vocabulary)
         scorer = artifact.scorer
-        self._encoder = QueryEncoder(shared_encoder(scorer.network.config.text), artifact.kernel)
+        self._encoder = QueryEncoder(query_reader(scorer.network.config.text, CACHE), artifact.kernel)
         self._meaning = MeaningIndex(scorer.matrix, scorer.blocks[TEXT])
 
     def look(self, query: str, target: int, base: Float32s) -> Looked:
@@ -295,7 +296,7 @@ def beauty_snapshot(data: Path, artifact: Artifact) -> Snapshot:
         facts=(Path("amazon-beauty/relations.parquet"),),
         **tables,
     )
-    snapshot = read_snapshot(config, data, ROOT / "configs", Path(".kgrank/cache"))
+    snapshot = read_snapshot(config, data, ROOT / "configs", CACHE)
     if not artifact.products.array.equals(snapshot.products.array):
         raise SystemExit(f"model {artifact.manifest.model_version} was not trained on these products")
     return snapshot

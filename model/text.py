@@ -11,7 +11,8 @@ import hashlib
 import importlib.util
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -136,22 +137,37 @@ def load_encoder(config: TextConfig, dtype: torch.dtype) -> tuple[Any, Any]:
     Raises:
         ModelError: it can't be loaded.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # progress is ours to show
-    folder = encoder_folder(config.encoder)
+    tokenizer = load_tokenizer(config)
+    with _loading(config), torch.random.fork_rng():
+        torch.manual_seed(0)  # what the files don't hold, an unused pooler say, is drawn the same each time
+        return tokenizer, AutoModel.from_pretrained(encoder_folder(config.encoder), dtype=dtype).eval()
+
+
+def load_tokenizer(config: TextConfig) -> Any:
+    """Return an encoder's tokenizer.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    with _loading(config):
+        return AutoTokenizer.from_pretrained(encoder_folder(config.encoder))
+
+
+@contextmanager
+def _loading(config: TextConfig) -> Iterator[None]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # what the files don't hold, an unused pooler say, is drawn the same each time
-            model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
+        yield
     except (OSError, ValueError) as error:
         raise ModelError(
             f"text encoder {config.encoder!r} can't be loaded: {str(error).splitlines()[0]}",
             "Set model.text.encoder to a folder with a Hugging Face model, or leave it out for the built-in one.",
         ) from error
-    return tokenizer, model
 
 
 def precision_of(config: TextConfig, device: torch.device) -> torch.dtype:

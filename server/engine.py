@@ -148,7 +148,8 @@ class Engine:
         other = (before != after[: len(before)]).any(dim=1).nonzero()[:, 0].numpy()
         other = np.concatenate([other, np.arange(len(before), len(after))])
         index = self.index.with_products(after.numpy(), other) if len(other) else self.index
-        finder = None if self.selection.finder is None else Finder.build(artifact, snapshot, self.selection.finder)
+        known = self.selection.finder
+        finder = None if known is None else known.following(artifact, snapshot)
         engine = Engine(
             artifact,
             snapshot,

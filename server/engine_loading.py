@@ -81,7 +81,7 @@ class EngineLoader:
         finder = None
         if self._settings.search:
             before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
-            finder = Finder.build(artifact, snapshot, before)
+            finder = Finder.build(artifact, snapshot, self._places.cache, before)
         return Engine.build(
             artifact,
             snapshot,

@@ -1,6 +1,6 @@
 """`kgrank train`: a snapshot to an artifact."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +12,10 @@ from server.cli.app import Json, settings_of
 if TYPE_CHECKING:
     from kg.snapshot import Snapshot
     from model.checkpoint import EpochRecord
+    from model.config import ModelConfig
     from model.pipeline import Listener
     from model.product_graph import ProductGraph
+    from server.config import Settings
 
 _READING = "reading product texts"
 
@@ -78,6 +80,7 @@ def train_model(
     pointer = settings.artifacts_folder / f".{LATEST}"
     pointer.write_text(artifact.name, encoding="utf-8")
     pointer.replace(settings.artifacts_folder / LATEST)
+    _compile_reader(trained.model.network.config, settings)
     manifest = read_manifest(artifact)
     if json:
         console.emit_json({"model_version": manifest.model_version, "folder": artifact, **manifest.metrics})
@@ -85,6 +88,18 @@ def train_model(
     console.out.print(
         f"model {manifest.model_version}: validation NDCG@10 {trained.validation_ndcg:.4f} (epoch {trained.best_epoch})"
     )
+
+
+def _compile_reader(config: "ModelConfig", settings: "Settings") -> None:
+    """Compile what reads queries, so that the first server with this encoder need not."""
+    try:
+        from server.search.reader import compiled_encoder
+    except ModuleNotFoundError:  # no server is installed here
+        return
+    if settings.serve.search and config.text_kernel_dimension:
+        console.say("compiling what reads queries for this text encoder, where that was not done before")
+        with suppress(Exception):  # the server says why, and reads queries in another way
+            compiled_encoder(config.text, settings.cache_folder)
 
 
 def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":

@@ -9,6 +9,7 @@ are looked for as they were mended; what has none of them must be near by meanin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,9 @@ import numpy.typing as npt
 from kg.snapshot import Snapshot
 from model.artifact import Artifact
 from model.scoring import TEXT
-from model.text import shared_encoder
 from server.question import Fit
 from server.search.meaning import MeaningIndex, QueryEncoder
+from server.search.reader import query_reader
 from server.search.spelling import Speller
 from server.search.words import WordIndex
 
@@ -72,31 +73,39 @@ class Finder:
         self.encoder = encoder
 
     @classmethod
-    def build(cls, artifact: Artifact, snapshot: Snapshot, before: "Finder | None" = None) -> "Finder":
+    def build(
+        cls, artifact: Artifact, snapshot: Snapshot, cache_folder: Path, before: "Finder | None" = None
+    ) -> "Finder":
         """Build a finder.
 
         Args:
             artifact: the model, over the snapshot's products.
             snapshot: the catalogue.
-            before: of the same or an earlier catalogue, whose words are gone on with, and whose queries are known
-                where it is for the same model.
+            cache_folder: where compiled text encoders are kept.
+            before: of the same catalogue and another model, whose words are taken.
 
         Raises:
             ModelError: the text encoder can't be loaded.
         """
-        words = WordIndex.build(snapshot) if before is None else before.words.following(snapshot)
-        speller = before._speller if before is not None and words is before.words else None
+        words = WordIndex.build(snapshot) if before is None else before.words
+        speller = None if before is None else before._speller
         matrix, columns = artifact.scorer.matrix, artifact.scorer.blocks[TEXT]
         if columns.stop == columns.start:
             return cls(words, None, None, speller)
-        encoder = None if before is None else before.encoder
-        if encoder is None or encoder.kernel is not artifact.kernel:
-            encoder = QueryEncoder(shared_encoder(artifact.scorer.network.config.text), artifact.kernel)
-            return cls(words, MeaningIndex(matrix, columns), encoder, speller)
-        # The same model: its vectors, too, are those before, but for what has changed.
-        known = None if before is None else before._meaning
-        meaning = MeaningIndex(matrix, columns) if known is None else known.following(matrix)
-        return cls(words, meaning, encoder, speller)
+        reader = query_reader(artifact.scorer.network.config.text, cache_folder)
+        return cls(words, MeaningIndex(matrix, columns), QueryEncoder(reader, artifact.kernel), speller)
+
+    def following(self, artifact: Artifact, snapshot: Snapshot) -> "Finder":
+        """Return the finder of a changed catalogue, which keeps what queries were read.
+
+        Args:
+            artifact: the same model over it.
+            snapshot: the changed catalogue.
+        """
+        words = self.words.following(snapshot)
+        speller = self._speller if words is self.words else None
+        meaning = None if self._meaning is None else self._meaning.following(artifact.scorer.matrix)
+        return Finder(words, meaning, self.encoder, speller)
 
     def find(self, asked: Sequence[Asked]) -> list[Fit]:
         """Return what fits each of some queries; they are read together."""

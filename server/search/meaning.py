@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.scorer import TextKernel
-from model.text import TextEncoder
+from server.search.reader import Reader
 
 KEPT_QUERIES = 20_000
 
@@ -32,13 +32,13 @@ class QueryEncoder:
     """Turns queries into vectors of the text component, and keeps the last ones. Safe to share between threads.
 
     Args:
-        encoder: reads the query.
+        reader: of the model's text encoder.
         kernel: the model's projection of text features.
     """
 
-    def __init__(self, encoder: TextEncoder, kernel: TextKernel) -> None:
-        self._encoder = encoder
-        self.kernel = kernel
+    def __init__(self, reader: Reader, kernel: TextKernel) -> None:
+        self._reader = reader
+        self._kernel = kernel
         self._kept: OrderedDict[str, Float32s] = OrderedDict()
         self._keeping = threading.Lock()
 
@@ -48,8 +48,8 @@ class QueryEncoder:
             found = {query: self._kept[query] for query in queries if query in self._kept}
         fresh = list(dict.fromkeys(query for query in queries if query not in found))
         if fresh:
-            features = torch.from_numpy(self._encoder.encode(fresh))
-            found |= zip(fresh, self.kernel(features).numpy(), strict=True)
+            features = torch.from_numpy(self._reader.encode(fresh))
+            found |= zip(fresh, self._kernel(features).numpy(), strict=True)
         with self._keeping:
             for query in queries:
                 self._kept[query] = found[query]

@@ -15,6 +15,7 @@ from model.product_graph import product_graph
 from model.splits import SplitConfig, make_split
 from model.text import encode_cached
 from model.train import train
+from server.search.reader import compiled_encoder
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -39,6 +40,7 @@ def make_shop(home: Path) -> Shop:
     snapshot.save(home / "snapshots" / name)
     (home / "snapshots" / "LATEST").write_text(name)
     # Two seeds, two models of the same catalogue.
+    compiled_encoder(TextConfig(), home / "cache")
     versions = [train_shortly(home / "artifacts", snapshot, seed) for seed in (1, 2)]
     return Shop(home, snapshot, versions)
 

@@ -103,7 +103,7 @@ def test_a_search_from_a_clock_that_runs_ahead_counts_as_one_of_now() -> None:
 
 def test_searches_share_one_weight_and_a_faded_one_leans_less(shop: Shop) -> None:
     artifact = load_artifact(shop.home / "artifacts" / shop.versions[0])
-    finder = Finder.build(artifact, shop.snapshot)
+    finder = Finder.build(artifact, shop.snapshot, shop.home / "cache")
     assert finder.encoder is not None
     acme, thing = finder.encoder.encode(["acme", "thing"])
     assert finder.lean([("acme", 1.0)]) == pytest.approx(acme, abs=1e-6)
@@ -118,7 +118,7 @@ def query_part(answer: RecommendResponse) -> list[float]:
 
 def test_a_search_changes_the_next_recommendations_and_says_so(home: Path, shop: Shop) -> None:
     artifact = load_artifact(shop.home / "artifacts" / shop.versions[-1])
-    finder = Finder.build(artifact, shop.snapshot)
+    finder = Finder.build(artifact, shop.snapshot, shop.home / "cache")
     assert finder.encoder is not None
     [wanted] = finder.encoder.encode(["bolt kind 3"])
     cosine = artifact.scorer.matrix[:, artifact.scorer.blocks["text"]].numpy() @ wanted
