@@ -176,16 +176,17 @@ class TrainedModel:
 
     def _added(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> tuple[Int64s, Int32s, Float32s, Float32s]:
         """Return the sparse part of `UserVectors`: repeats and neighbours, one entry for each product of a user."""
-        shape = (len(histories), len(self._matrix))
-        repeated = sparse.csr_matrix(shape, dtype=np.float32)
+        offsets, product_index = np.zeros(len(histories) + 1, np.int64), np.empty(0, np.int32)
+        score = np.empty(0, np.float32)
         if self.network.repeat is not None:
             repeats = repeat_features(histories, now_ms, self.network.config.repeat_half_lives_days, self.statistics)
             features = torch.from_numpy(repeats.features)
             scores = [network.repeat(features) for network in self.networks if network.repeat is not None]
             score = (torch.stack(scores).mean(0) * self.blend.history).numpy()
-            repeated = sparse.csr_matrix((score, repeats.product_index, repeats.offsets), shape)
+            offsets, product_index = repeats.offsets, repeats.product_index
         if self.neighbours is None or not self.blend.neighbours:
-            return repeated.indptr.astype(np.int64), repeated.indices, repeated.data, repeated.data
+            return offsets, product_index, score, score
+        repeated = sparse.csr_matrix((score, product_index, offsets), (len(histories), len(self._matrix)))
         near = self.neighbours.scores(histories, now_ms) * np.float32(self.blend.neighbours)
         # Zeros of the other kind make both have every product of either.
         history, near = _with_pattern(repeated, near), _with_pattern(near, repeated)

@@ -14,6 +14,7 @@ from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
+from model.places import Places
 from model.retrieval import ProductIndex
 from model.scoring import GRAPH, QUERY, TEXT, UserVectors
 from server.errors import ModelRefusedError
@@ -68,6 +69,7 @@ class Engine:
         snapshot: the catalogue, the facts, and where histories start.
         histories: the snapshot's histories and what was written since.
         index: the catalogue's search index.
+        places: the same products, to be counted.
         exclude_seen: what a question means that doesn't say whether seen products may be ranked.
         finder: what queries are answered with; None: no product fits any.
         rules: the shop's.
@@ -80,6 +82,7 @@ class Engine:
         snapshot: Snapshot,
         histories: LiveHistories,
         index: ProductIndex,
+        places: Places,
         exclude_seen: bool,
         finder: Finder | None = None,
         rules: RuleBook | None = None,
@@ -94,6 +97,7 @@ class Engine:
         self.writer = ResultWriter(snapshot.products.array)
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
+        self._places = places
         self._exclude_seen = exclude_seen
         self._past_search_weight = past_search_weight
         # By the clock, everything in years-old data has faded alike, which no training has seen.
@@ -127,7 +131,8 @@ class Engine:
             )
         sample = sampled_users(artifact.scorer, snapshot, _SAMPLED_USERS)
         index = ProductIndex.build(artifact.scorer, sample)
-        engine = cls(artifact, snapshot, histories, index, exclude_seen, finder, rules, past_search_weight)
+        places = Places(index.matrix)
+        engine = cls(artifact, snapshot, histories, index, places, exclude_seen, finder, rules, past_search_weight)
         if engine._behind_ms:
             days = engine._behind_ms // 86_400_000
             _log.warning("snapshot_is_of_the_past", days=days, ranked_as_of_ms=snapshot.as_of_ms)
@@ -147,7 +152,9 @@ class Engine:
         before, after = self.artifact.scorer.matrix, artifact.scorer.matrix
         other = (before != after[: len(before)]).any(dim=1).nonzero()[:, 0].numpy()
         other = np.concatenate([other, np.arange(len(before), len(after))])
-        index = self.index.with_products(after.numpy(), other) if len(other) else self.index
+        index, places = self.index, self._places
+        if len(other):
+            index, places = index.with_products(after.numpy(), other), places.following(after.numpy(), other)
         known = self.selection.finder
         finder = None if known is None else known.following(artifact, snapshot)
         engine = Engine(
@@ -155,6 +162,7 @@ class Engine:
             snapshot,
             self.histories,
             index,
+            places,
             self._exclude_seen,
             finder,
             self.selection.rules,
@@ -210,13 +218,18 @@ class Engine:
         resolved = self._resolve(question, now_ms)
         (user,) = self._users.encode([(question.user_id, resolved.told)], now_ms)
         user, _ = self._leant(resolved.question, user)
-        scores: Float32s = (self.artifact.scorer.matrix @ torch.from_numpy(user.vector)).numpy()
-        scores[user.added_index] += user.added_score
-        lift = self.selection.lifted(resolved.question, user)
+        gone, lift = self.snapshot.products.taken_out, self.selection.lifted(resolved.question, user)
         if lift is not None:
-            scores += lift
-        scores[self.snapshot.products.taken_out] = -np.inf
-        return int(np.count_nonzero(scores > scores[product_index])) + 1
+            scores: Float32s = (self.artifact.scorer.matrix @ torch.from_numpy(user.vector)).numpy() + lift
+            scores[user.added_index] += user.added_score
+            scores[gone] = -np.inf
+            return int(np.count_nonzero(scores > scores[product_index])) + 1
+        added = user.added_score[user.added_index == product_index].sum()
+        score = float(self.index.matrix[product_index] @ user.vector + added)
+        apart = np.append(gone, product_index)
+        lifted = self.index.matrix[user.added_index] @ user.vector + user.added_score
+        ahead = np.count_nonzero(lifted[~np.isin(user.added_index, apart)] > score)
+        return int(ahead) + self._places.above(user.vector, score, np.append(apart, user.added_index)) + 1
 
     @torch.inference_mode()
     def similar(self, product_index: int, question: Question) -> Ranking:

@@ -1,0 +1,56 @@
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.places import Places
+
+
+def drawn(count: int, dimensions: int, seed: int) -> npt.NDArray[np.float32]:
+    """Products whose dimensions have scales of their own, some of them all zeros."""
+    generator = np.random.default_rng(seed)
+    scales = generator.choice([0, 0.01, 1, 30], dimensions)
+    made: npt.NDArray[np.float32] = (generator.normal(size=(count, dimensions)) * scales).astype(np.float32)
+    return made
+
+
+def between(
+    matrix: npt.NDArray[np.float32], vector: npt.NDArray[np.float32], score: float, apart: npt.NDArray[np.int64]
+) -> range:
+    """What a count may be: scores that float32 can't tell from the one may be on either side."""
+    scores = np.delete(matrix.astype(np.float64) @ vector.astype(np.float64), apart)
+    close = 1e-5 * (1 + np.linalg.norm(vector) * np.linalg.norm(matrix, axis=1).max(initial=0))
+    return range(int((scores > score + close).sum()), int((scores > score - close).sum()) + 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 2**32), st.floats(-3, 3))
+def test_as_many_are_above_as_all_scores_say(count: int, dimensions: int, seed: int, deviations: float) -> None:
+    matrix, generator = drawn(count, dimensions, seed), np.random.default_rng(seed)
+    vector = generator.normal(size=dimensions).astype(np.float32)
+    apart = generator.choice(count, generator.integers(count), replace=False)
+    scores = matrix @ vector
+    score = float(scores.mean() + deviations * scores.std())
+    assert Places(matrix).above(vector, score, apart) in between(matrix, vector, score, apart)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500), st.integers(0, 60), st.integers(0, 2**32))
+def test_a_changed_catalogue_is_counted_as_it_is(count: int, more: int, seed: int) -> None:
+    before, generator = drawn(count, 12, seed), np.random.default_rng(seed)
+    after = np.concatenate([before, 5 * drawn(more, 12, seed + 1)])  # further out than the scales were made for
+    other = np.concatenate([generator.choice(count, count // 3, replace=False), np.arange(count, count + more)])
+    after[other] += generator.normal(size=(len(other), 12)).astype(np.float32)
+    known = Places(before)
+    places = known.following(after, other)
+    vector = generator.normal(size=12).astype(np.float32)
+    nobody = np.empty(0, np.int64)
+    for matrix, counted in ((after, places), (before, known)):
+        for score in np.quantile(matrix @ vector, [0, 0.5, 0.99]).tolist():
+            assert counted.above(vector, score, nobody) in between(matrix, vector, score, nobody)
+
+
+def test_nothing_is_known_of_a_user_without_a_vector() -> None:
+    places, nobody = Places(drawn(100, 8, 1)), np.empty(0, np.int64)
+    assert places.above(np.zeros(8, np.float32), 0.0, nobody) == 0
+    assert places.above(np.zeros(8, np.float32), -1.0, nobody) == 100
