@@ -1,0 +1,132 @@
+"""What `kgrank serve --processes` does with its processes, shown with ones that are started in no time."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.waiting import until
+
+# Writes down who it is, says that it serves, and leaves when it is asked to, unless it is stubborn.
+CHILD = """
+import json, os, pathlib, signal, sys
+folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
+starts = folder / f"starts-{number}"
+with starts.open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+count = len(starts.read_text().split())
+if (folder / "fails").exists():
+    sys.exit(3)
+if (folder / "stubborn").exists():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+model = None if count > 1 and (folder / "loses-its-model").exists() else "a-model"
+print(json.dumps({"model_version": model}), flush=True)
+while True:
+    signal.pause()
+"""
+
+PARENT = """
+import sys
+from server.processes import supervise
+supervise(
+    2, "127.0.0.1", 0,
+    lambda number, port: [sys.executable, sys.argv[1] + "/child.py", sys.argv[1], str(number)],
+    lambda port, model: print("ready", model, flush=True),
+    patience_s=float(sys.argv[2]),
+)
+"""
+
+
+class Supervised:
+    """A supervisor of two processes."""
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
+        self.folder = folder
+        self.process = process
+
+    def starts(self, number: int) -> list[int]:
+        """Return the ids of the processes that have had a place, oldest first."""
+        file = self.folder / f"starts-{number}"
+        return [int(line) for line in file.read_text().split()] if file.is_file() else []
+
+    def log(self) -> list[str]:
+        """Return what it has said."""
+        return (self.folder / "log").read_text().splitlines()
+
+
+@contextmanager
+def supervised(folder: Path, patience_s: float = 5.0) -> Iterator[Supervised]:
+    (folder / "child.py").write_text(CHILD)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(folder), str(patience_s)],
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield Supervised(folder, process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(30)
+
+
+def is_ready(running: Supervised) -> None:
+    until(lambda: "ready a-model" in running.log())
+
+
+def test_a_process_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "stubborn").touch()
+    with supervised(tmp_path, patience_s=0.5) as running:
+        is_ready(running)
+        children = [running.starts(number)[0] for number in (0, 1)]
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+    assert not any(psutil.pid_exists(child) for child in children)
+    assert sum("process_killed" in line for line in running.log()) == 2
+
+
+def test_sighup_restarts_one_after_the_other(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        is_ready(running)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: sum("process_restarted" in line for line in running.log()) == 2)
+        assert [len(running.starts(number)) for number in (0, 1)] == [2, 2]
+        began = [psutil.Process(running.starts(number)[-1]).create_time() for number in (0, 1)]
+        assert began[0] < began[1]
+
+
+def test_a_restart_stops_at_a_process_that_serves_no_model(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        is_ready(running)
+        (tmp_path / "loses-its-model").touch()
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: any("restart_stopped" in line for line in running.log()))
+        assert len(running.starts(0)) == 2
+        assert len(running.starts(1)) == 1
+        assert psutil.pid_exists(running.starts(1)[0])
+
+
+def test_a_process_that_dies_is_replaced_and_one_that_dies_again_waits(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        is_ready(running)
+        for times in (1, 2):
+            os.kill(running.starts(0)[-1], signal.SIGKILL)
+            until(lambda times=times: len(running.starts(0)) == times + 1)  # type: ignore[misc]  # a default binds it
+        waits = [line for line in running.log() if "process_ended" in line]
+        assert ["replaced_in_s=0.0" in line for line in waits] == [True, False]
+        assert len(running.starts(1)) == 1
+
+
+def test_one_that_fails_at_the_start_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "fails").touch()
+    with supervised(tmp_path) as running:
+        assert running.process.wait(20) != 0
+        assert any("ended before it was ready (status 3)" in line for line in running.log())
+    assert not any(psutil.pid_exists(child) for number in (0, 1) for child in running.starts(number))
