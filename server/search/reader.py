@@ -37,6 +37,7 @@ LEAST_LIKENESS = 0.98
 """Mean cosine of what int8 reads with what float32 reads; below it, the graph stays in float32. The built-in: .992."""
 
 _SAMPLES = ("lamp", "dark roast coffee beans", "cordless drill 18v", "shampoo for dry hair", "green tea, 20 bags")
+_FORMAT = 1  # raised whenever the same encoder is compiled otherwise
 _DIGEST_BYTES = 16
 _LONGEST = 512  # tokens, as `TextConfig.max_tokens` has it
 _NOISY = ("", "torch.onnx._internal.exporter._registration")  # loggers that tell of what nobody can change
@@ -118,7 +119,7 @@ def compiled_encoder(config: TextConfig, cache_folder: Path) -> bytes:
         ModelError: the encoder can't be loaded.
         Exception: it can't be compiled.
     """
-    file = cache_folder / "queries" / f"{encoder_digest(config)}.graph"
+    file = cache_folder / "queries" / f"{encoder_digest(config)}-{_FORMAT}.graph"
     if file.is_file():
         graph = file.read_bytes()
         if hashlib.blake2b(graph[_DIGEST_BYTES:], digest_size=_DIGEST_BYTES).digest() == graph[:_DIGEST_BYTES]:
