@@ -8,8 +8,9 @@ Each form reads the same titles of Amazon's Beauty. Loss is measured where it wo
     as asked     the same with only the query read by this form, and the products by float32
     next         NDCG@10 of ranking what a user went on to by the likeness of texts to the user's last three products
 
-`int8, compiled` is what the server reads queries with (`server.search.reader`), here for products,
-too; the others are torch's.
+`int8, compiled` is what the server reads queries with (`server.search.reader`), here for products, too; the others are
+torch's.
+
 Speed is texts per second in batches, and milliseconds for one query. Prints a table, and one JSON line.
 
     python benchmarks/encoder_forms.py --products 4000

@@ -20,6 +20,7 @@ _INT8 = 127
 _ROUNDING = 2e-6  # of float32, relative to the lengths that are multiplied
 _LEAST = 1e-12
 
+Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 
@@ -52,6 +53,25 @@ class Places:
         made._length = max(self._length, length)
         made._beside = np.union1d(np.setdiff1d(self._beside, other), other[beyond])
         return made
+
+    def place(
+        self, product_index: int, vector: Float32s, added_index: Int32s, added_score: Float32s, gone: Int64s
+    ) -> int:
+        """Return a product's place among all for a user, from 1.
+
+        Args:
+            product_index: the product.
+            vector: `[D]` of the user.
+            added_index: `[A]` products whose scores have something added to their inner products, each once.
+            added_score: `[A]` what.
+            gone: products that don't count.
+        """
+        added = added_score[added_index == product_index].sum()
+        score = float(self._matrix[product_index] @ vector + added)
+        apart = np.append(gone, product_index)
+        scores = self._matrix[added_index] @ vector + added_score
+        ahead = np.count_nonzero(scores[~np.isin(added_index, apart)] > score)
+        return int(ahead) + self.above(vector, score, np.append(apart, added_index)) + 1
 
     def above(self, vector: Float32s, score: float, apart: Int64s) -> int:
         """Return how many products have an inner product above a score.

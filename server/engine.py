@@ -224,12 +224,7 @@ class Engine:
             scores[user.added_index] += user.added_score
             scores[gone] = -np.inf
             return int(np.count_nonzero(scores > scores[product_index])) + 1
-        added = user.added_score[user.added_index == product_index].sum()
-        score = float(self.index.matrix[product_index] @ user.vector + added)
-        apart = np.append(gone, product_index)
-        lifted = self.index.matrix[user.added_index] @ user.vector + user.added_score
-        ahead = np.count_nonzero(lifted[~np.isin(user.added_index, apart)] > score)
-        return int(ahead) + self._places.above(user.vector, score, np.append(apart, user.added_index)) + 1
+        return self._places.place(product_index, user.vector, user.added_index, user.added_score, gone)
 
     @torch.inference_mode()
     def similar(self, product_index: int, question: Question) -> Ranking:

@@ -1,6 +1,6 @@
 """`kgrank train`: a snapshot to an artifact."""
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,13 +93,12 @@ def train_model(
 def _compile_reader(config: "ModelConfig", settings: "Settings") -> None:
     """Compile what reads queries, so that the first server with this encoder need not."""
     try:
-        from server.search.reader import compiled_encoder
+        from server.search.reader import query_reader
     except ModuleNotFoundError:  # no server is installed here
         return
     if settings.serve.search and config.text_kernel_dimension:
         console.say("compiling what reads queries for this text encoder, where that was not done before")
-        with suppress(Exception):  # the server says why, and reads queries in another way
-            compiled_encoder(config.text, settings.cache_folder)
+        query_reader(config.text, settings.cache_folder)
 
 
 def _listener(name: str, data: "Snapshot", shown: ExitStack) -> "Listener":

@@ -5,7 +5,7 @@ reading of one lasts 9 ms alone and 20 beside other calls. ONNX Runtime runs the
 interpreter to others, and in int8 reads a quarter of the bytes: 1.7 ms (`benchmarks/encoder_forms.py` has what it
 costs). Products are read by torch, as training reads them.
 
-A graph is compiled once for an encoder, in some ten seconds, and kept in the cache; `kgrank train` does it for the
+A graph is compiled once for an encoder, in ten to thirty seconds, and kept in the cache; `kgrank train` does it for the
 encoder it used. Queries are read one by one: int8 takes its scale from all that is read together.
 """
 
@@ -39,6 +39,7 @@ LEAST_LIKENESS = 0.98
 _SAMPLES = ("lamp", "dark roast coffee beans", "cordless drill 18v", "shampoo for dry hair", "green tea, 20 bags")
 _FORMAT = 1  # raised whenever the same encoder is compiled otherwise
 _DIGEST_BYTES = 16
+_LONGEST_REASON = 200
 _LONGEST = 512  # tokens, as `TextConfig.max_tokens` has it
 _NOISY = ("", "torch.onnx._internal.exporter._registration")  # loggers that tell of what nobody can change
 
@@ -107,7 +108,8 @@ def _reader(wanted: _Wanted) -> Reader:
     except ModelError:
         raise
     except Exception as error:  # torch, onnx and onnxscript each have errors of their own, of which none is fatal here
-        _log.warning("query_reader_not_compiled", reason=type(error).__name__, remedy="torch reads queries, slower")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_REASON]
+        _log.warning("query_reader_not_compiled", reason=reason, remedy="torch reads queries, slower")
         return shared_encoder(config)
     return CompiledReader(graph, config, load_tokenizer(config))
 

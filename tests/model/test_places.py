@@ -54,3 +54,20 @@ def test_nothing_is_known_of_a_user_without_a_vector() -> None:
     places, nobody = Places(drawn(100, 8, 1)), np.empty(0, np.int64)
     assert places.above(np.zeros(8, np.float32), 0.0, nobody) == 0
     assert places.above(np.zeros(8, np.float32), -1.0, nobody) == 100
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 400), st.integers(0, 2**32))
+def test_a_place_counts_what_is_added_and_passes_over_what_is_gone(count: int, seed: int) -> None:
+    matrix, generator = drawn(count, 12, seed), np.random.default_rng(seed)
+    vector = generator.normal(size=12).astype(np.float32)
+    added_index = np.sort(generator.choice(count, count // 2, replace=False)).astype(np.int32)
+    added_score = generator.normal(0, 20, len(added_index)).astype(np.float32)
+    product, *gone = generator.choice(count, 1 + count // 4, replace=False).tolist()
+    scores = matrix.astype(np.float64) @ vector.astype(np.float64)
+    scores[added_index] += added_score
+    others = np.delete(scores, [product, *gone])
+    close = 1e-5 * (1 + np.linalg.norm(vector) * np.linalg.norm(matrix, axis=1).max()) + 1e-4
+    least, most = (1 + int((others > scores[product] + each).sum()) for each in (close, -close))
+    place = Places(matrix).place(product, vector, added_index, added_score, np.array(gone, np.int64))
+    assert least <= place <= most

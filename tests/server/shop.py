@@ -39,8 +39,8 @@ def make_shop(home: Path) -> Shop:
     name = snapshot.content_hash[:12]
     snapshot.save(home / "snapshots" / name)
     (home / "snapshots" / "LATEST").write_text(name)
-    # Two seeds, two models of the same catalogue.
     compiled_encoder(TextConfig(), home / "cache")
+    # Two seeds, two models of the same catalogue.
     versions = [train_shortly(home / "artifacts", snapshot, seed) for seed in (1, 2)]
     return Shop(home, snapshot, versions)
 
