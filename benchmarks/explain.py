@@ -78,10 +78,12 @@ def _steps(home: Path, asked: list[tuple[str, str]]) -> dict[str, list[float]]:
     from kg.snapshot import Snapshot
     from model.artifact import load_artifact
     from model.counterfactual import score_drops, strengths
+    from server.user_graph import with_compiled_users
 
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # as the server does
     snapshot = _snapshot(Snapshot, home)
     artifact = load_artifact(next(path for path in (home / "artifacts").iterdir() if path.is_dir()))
+    scorer = with_compiled_users(artifact.scorer, home / "cache")
     reasoner = Reasoner(snapshot, artifact.relation_weights)
     steps: dict[str, list[float]] = defaultdict(list)
     for user, product in asked:
@@ -93,7 +95,7 @@ def _steps(home: Path, asked: list[tuple[str, str]]) -> dict[str, list[float]]:
         paths = reasoner.paths(around, candidate)
         times.append(time.perf_counter())
         starts = list(dict.fromkeys(path.start for path in paths))[:6]
-        drops = score_drops(artifact.scorer, history, snapshot.as_of_ms, starts, np.array([candidate]))
+        drops = score_drops(scorer, history, snapshot.as_of_ms, starts, np.array([candidate]))
         times.append(time.perf_counter())
         strong = dict(zip(starts, strengths(drops)[:, 0].tolist(), strict=True))
         reasoner.reasons(around, candidate, paths=paths, strength=strong)

@@ -8,6 +8,7 @@ The block is pre-norm self-attention with relative positions (Vaswani et al. 201
 alone and the block adds what helps (as in Bachlechner et al. 2021, ReZero, and Zhang et al. 2019, Fixup).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,10 @@ class RecentEvents:
     def to(self, device: torch.device) -> "RecentEvents":
         """Return the same on another device."""
         return RecentEvents(self.product.to(device), self.type.to(device), self.day.to(device), self.length.to(device))
+
+
+EncodeLast = Callable[[Tensor, RecentEvents], Tensor]
+"""Vectors of products `[B, L, d]` and the interactions with them to users as known after the last `[B, d]`."""
 
 
 def recent_events(histories: Histories, length: int) -> RecentEvents:
@@ -131,6 +136,11 @@ class HistoryEncoder(nn.Module):
         block = block + self.dropout(self.feed_out(F.gelu(self.feed_in(self.norm_feed(block)))))
         user = self.last_weight * last + pooled + (block - block_in)
         return F.normalize(user, dim=-1) * (events.length > 0)[:, None, None]
+
+    def last(self, products: Tensor, events: RecentEvents) -> Tensor:
+        """Return the users as known after their last interaction `[B, d]`; see `forward`."""
+        users: Tensor = self(products, events, last_only=True)
+        return users[:, 0]
 
     def _attend(self, inputs: Tensor, queries: Tensor, back: Tensor, visible: Tensor) -> Tensor:
         """Do multi-head attention of `queries [B, Q, d]` over `inputs [B, L, d]`."""

@@ -22,7 +22,7 @@ from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Histories
-from model.history import recent_events
+from model.history import EncodeLast, recent_events
 from model.learned_neighbours import AnyNeighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
@@ -97,6 +97,7 @@ class TrainedModel:
         self.blend = blend
         self.neighbours = neighbours
         self.statistics = statistics
+        self._encoders: Sequence[EncodeLast] = [network.history.last for network in self.networks]
         columns = {
             GRAPH: products,
             TEXT: text,
@@ -131,13 +132,21 @@ class TrainedModel:
 
     def with_blend(self, blend: Blend) -> "TrainedModel":
         """Return the same model with other component weights."""
-        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
-        return TrainedModel(self.networks, graph, text, self.statistics, blend, self.neighbours)
+        made = copy.copy(self)
+        made.blend = blend
+        return made
 
     def with_neighbours(self, neighbours: AnyNeighbours | None) -> "TrainedModel":
         """Return the same model with other neighbours."""
-        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
-        return TrainedModel(self.networks, graph, text, self.statistics, self.blend, neighbours)
+        made = copy.copy(self)
+        made.neighbours = neighbours
+        return made
+
+    def with_encoders(self, encoders: Sequence[EncodeLast]) -> "TrainedModel":
+        """Return the same model with something quicker that encodes histories as its networks do, one for each."""
+        made = copy.copy(self)
+        made._encoders = encoders
+        return made
 
     def over(self, matrix: Tensor) -> "TrainedModel":
         """Return the same model with another product matrix `[P, D]`; further products are ones that nobody has had."""
@@ -156,10 +165,7 @@ class TrainedModel:
         events = recent_events(histories, config.history_length)
         rows = F.embedding(events.product, self._matrix)  # [B, L, D]
         of_each = rows[..., self._blocks[GRAPH]].chunk(len(self.networks), dim=-1)
-        users = [
-            network.history(products, events, last_only=True)[:, 0]
-            for network, products in zip(self.networks, of_each, strict=True)
-        ]
+        users = [encode(products, events) for encode, products in zip(self._encoders, of_each, strict=True)]
         back = events.length[:, None] - 1 - torch.arange(events.product.shape[1])  # [B, L]
         decay = torch.where(back >= 0, config.text_decay ** back.clamp(min=0), 0.0)
         kernel = (decay[:, None, :] @ rows[..., self._blocks[TEXT]])[:, 0]

@@ -21,6 +21,7 @@ from server.memory import replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
 from server.rulebook import RuleBook
 from server.search.finder import Finder
+from server.user_graph import with_compiled_users
 
 LEAST_KNOWN = 0.5
 """The share of a catalogue that a model must know from training; with less it would be guessing."""
@@ -67,6 +68,7 @@ class EngineLoader:
             ModelRefusedError: it is damaged, or does not fit any snapshot.
         """
         artifact = self._places.models.load(model_version)
+        artifact = replace(artifact, scorer=with_compiled_users(artifact.scorer, self._places.cache))
         snapshot = self._snapshot(artifact, beside)
         if artifact.manifest.snapshot_hash != snapshot.content_hash:
             artifact = self._refreshed(artifact, snapshot)

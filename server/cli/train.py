@@ -12,9 +12,9 @@ from server.cli.app import Json, settings_of
 if TYPE_CHECKING:
     from kg.snapshot import Snapshot
     from model.checkpoint import EpochRecord
-    from model.config import ModelConfig
     from model.pipeline import Listener
     from model.product_graph import ProductGraph
+    from model.scorer import TrainedModel
     from server.config import Settings
 
 _READING = "reading product texts"
@@ -80,7 +80,7 @@ def train_model(
     pointer = settings.artifacts_folder / f".{LATEST}"
     pointer.write_text(artifact.name, encoding="utf-8")
     pointer.replace(settings.artifacts_folder / LATEST)
-    _compile_reader(trained.model.network.config, settings)
+    _compile(trained.model, settings)
     manifest = read_manifest(artifact)
     if json:
         console.emit_json({"model_version": manifest.model_version, "folder": artifact, **manifest.metrics})
@@ -90,14 +90,17 @@ def train_model(
     )
 
 
-def _compile_reader(config: "ModelConfig", settings: "Settings") -> None:
-    """Compile what reads queries, so that the first server with this encoder need not."""
+def _compile(model: "TrainedModel", settings: "Settings") -> None:
+    """Compile what a server runs of a model, so that the first one need not."""
     try:
         from server.search.reader import query_reader
+        from server.user_graph import with_compiled_users
     except ModuleNotFoundError:  # no server is installed here
         return
+    console.say("compiling what encodes users and reads queries, where that was not done before")
+    with_compiled_users(model, settings.cache_folder)
+    config = model.network.config
     if settings.serve.search and config.text_kernel_dimension:
-        console.say("compiling what reads queries for this text encoder, where that was not done before")
         query_reader(config.text, settings.cache_folder)
 
 

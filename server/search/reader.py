@@ -9,14 +9,10 @@ A graph is compiled once for an encoder, in ten to thirty seconds, and kept in t
 encoder it used. Queries are read one by one: int8 takes its scale from all that is read together.
 """
 
-import hashlib
-import logging
 import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import structlog
 import torch
 from torch import Tensor, nn
@@ -32,16 +27,14 @@ from torch import Tensor, nn
 from model.config import TextConfig
 from model.errors import ModelError
 from model.text import TextEncoder, encoder_digest, load_tokenizer, pooled, shared_encoder
+from server.compiled import export, keep_graph, kept_graph, quiet, reason_of, session
 
 LEAST_LIKENESS = 0.98
 """Mean cosine of what int8 reads with what float32 reads; below it, the graph stays in float32. The built-in: .992."""
 
 _SAMPLES = ("lamp", "dark roast coffee beans", "cordless drill 18v", "shampoo for dry hair", "green tea, 20 bags")
 _FORMAT = 1  # raised whenever the same encoder is compiled otherwise
-_DIGEST_BYTES = 16
-_LONGEST_REASON = 200
 _LONGEST = 512  # tokens, as `TextConfig.max_tokens` has it
-_NOISY = ("", "torch.onnx._internal.exporter._registration")  # loggers that tell of what nobody can change
 
 Float32s = npt.NDArray[np.float32]
 
@@ -65,9 +58,7 @@ class CompiledReader:
     """
 
     def __init__(self, graph: bytes, config: TextConfig, tokenizer: Any) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a query is too short to be shared
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = session(graph)
         self._tokenizer = tokenizer
         self._max_tokens = config.max_tokens
         self._tokenizing = threading.Lock()  # a fast tokenizer keeps its truncation in itself
@@ -108,8 +99,7 @@ def _reader(wanted: _Wanted) -> Reader:
     except ModelError:
         raise
     except Exception as error:  # torch, onnx and onnxscript each have errors of their own, of which none is fatal here
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_REASON]
-        _log.warning("query_reader_not_compiled", reason=reason, remedy="torch reads queries, slower")
+        _log.warning("query_reader_not_compiled", reason=reason_of(error), remedy="torch reads queries, slower")
         return shared_encoder(config)
     return CompiledReader(graph, config, load_tokenizer(config))
 
@@ -122,15 +112,12 @@ def compiled_encoder(config: TextConfig, cache_folder: Path) -> bytes:
         Exception: it can't be compiled.
     """
     file = cache_folder / "queries" / f"{encoder_digest(config)}-{_FORMAT}.graph"
-    if file.is_file():
-        graph = file.read_bytes()
-        if hashlib.blake2b(graph[_DIGEST_BYTES:], digest_size=_DIGEST_BYTES).digest() == graph[:_DIGEST_BYTES]:
-            return graph[_DIGEST_BYTES:]
-        _log.warning("query_reader_damaged", file=str(file), remedy="it is compiled again")
-    began = time.monotonic()
-    graph = _compiled(config)
-    _keep(file, hashlib.blake2b(graph, digest_size=_DIGEST_BYTES).digest() + graph)
-    _log.info("query_reader_compiled", seconds=round(time.monotonic() - began, 1))
+    graph = kept_graph(file)
+    if graph is None:
+        began = time.monotonic()
+        graph = _compiled(config)
+        keep_graph(file, graph)
+        _log.info("query_reader_compiled", seconds=round(time.monotonic() - began, 1))
     return graph
 
 
@@ -138,9 +125,10 @@ def _compiled(config: TextConfig) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     encoder = TextEncoder(config.model_copy(update={"precision": "fp32"}))
-    with tempfile.TemporaryDirectory(prefix="kgrank-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="kgrank-") as folder, quiet():
         exact, small = Path(folder) / "exact.onnx", Path(folder) / "small.onnx"
-        _export(encoder, exact)
+        length = torch.export.Dim("length", min=2, max=_LONGEST)
+        export(_Feature(encoder.model).eval(), (torch.arange(2, 9)[None],), ({1: length},), ["tokens"]).save(exact)
         quantize_dynamic(exact, small, per_channel=True, weight_type=QuantType.QInt8)
         graph = small.read_bytes()
         read = CompiledReader(graph, config, encoder.tokenizer).encode(_SAMPLES)
@@ -162,47 +150,3 @@ class _Feature(nn.Module):
         """Return the feature."""
         mask = torch.ones_like(tokens)
         return pooled(self.model(input_ids=tokens, attention_mask=mask).last_hidden_state, mask)
-
-
-def _export(encoder: TextEncoder, file: Path) -> None:
-    program = torch.onnx.export(
-        _Feature(encoder.model).eval(),
-        (torch.arange(2, 9)[None],),
-        dynamo=True,
-        dynamic_shapes=({1: torch.export.Dim("length", min=2, max=_LONGEST)},),
-        input_names=["tokens"],
-        output_names=["feature"],
-        verbose=False,
-    )
-    assert program is not None
-    program.save(file)
-
-
-def _keep(file: Path, graph: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".queries.", dir=file.parent) as folder:
-            partial = Path(folder) / file.name
-            partial.write_bytes(graph)
-            partial.replace(file)
-    except OSError as error:
-        _log.warning("query_reader_not_kept", file=str(file), error=error.strerror)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep quiet what the compilers tell everybody."""
-
-    def drop(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
-
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    for each in loggers:
-        each.addFilter(drop)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each in loggers:
-            each.removeFilter(drop)

@@ -9,13 +9,14 @@ import pyarrow as pa
 from kg.freeze import freeze
 from kg.snapshot import Snapshot
 from kg.tables import INTERACTIONS, PRODUCTS, Tables
-from model.artifact import save_artifact
+from model.artifact import load_artifact, save_artifact
 from model.config import ModelConfig, TextConfig, TrainConfig
 from model.product_graph import product_graph
 from model.splits import SplitConfig, make_split
 from model.text import encode_cached
 from model.train import train
 from server.search.reader import compiled_encoder
+from server.user_graph import compiled_history
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -42,6 +43,7 @@ def make_shop(home: Path) -> Shop:
     compiled_encoder(TextConfig(), home / "cache")
     # Two seeds, two models of the same catalogue.
     versions = [train_shortly(home / "artifacts", snapshot, seed) for seed in (1, 2)]
+    compiled_history(load_artifact(home / "artifacts" / versions[0]).scorer.network.history, home / "cache")
     return Shop(home, snapshot, versions)
 
 
