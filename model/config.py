@@ -136,9 +136,16 @@ class TrainConfig(BaseModel):
     )
     refit: Literal["none", "known", "all"] = Field(
         "none",
-        description="train again, for as many epochs as were best: known, on all that is known when the test is asked; "
+        description="train again on more: known, on all that is known when the test is asked; "
         "all, on everything, for production; such a model has seen the test and can't be evaluated on it",
     )
+    refit_epochs: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="epochs for which a refit goes on from the chosen network; 0: anew, for as many as were best",
+    )
+    refit_step: float = Field(0.5, gt=0, le=1, description="step size of a refit that goes on, beside learning_rate")
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training data at most")
     patience: int = Field(2, ge=1, le=1000, description="epochs without a better validation NDCG@10 before stopping")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="step size of AdamW")

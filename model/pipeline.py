@@ -165,7 +165,7 @@ class _Members:
         return fit_neighbours(*fitted_on)
 
     def fit(self, split: Split, earlier: list[Trained] | None = None) -> list[Trained]:
-        """Train all on a split; each for as many epochs as its `earlier` run found best, where there was one."""
+        """Train all on a split; each for as many epochs as its `earlier` run found best, or on from its network."""
         graph = product_graph(self.snapshot, split.train, self.model_config)
         if earlier is None:
             self.hears.on_graph(graph)

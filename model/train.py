@@ -97,7 +97,8 @@ def train(
         checkpoint_folder: where a checkpoint is kept after every epoch; none when unset.
         resume: go on from the checkpoint there, if it is of the same data and settings.
         earlier: a run on a part of these histories that chose the number of epochs and the component weights: this one
-            takes them over, and looks at no validation case, which may be in what it is trained on.
+            takes them over, and looks at no validation case, which may be in what it is trained on. With
+            `refit_epochs` it goes on from that run's network.
         tracking: where the run is told of, beside the callbacks.
         on_step: called with the step in the epoch, their number and the loss.
         on_epoch: called after every epoch.
@@ -117,6 +118,10 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = RankingNetwork(model_config, text.shape[1], len(graph), names).to(device)
+    gone = earlier.best_epoch if earlier is not None and config.refit_epochs else 0  # epochs that this run goes on from
+    if earlier is not None and gone:
+        network.load_state_dict(earlier.model.network.state_dict())
+        config = config.model_copy(update={"learning_rate": config.learning_rate * config.refit_step})
     optimizer = _optimizer(network, config)
     text_features = torch.from_numpy(text).to(device)  # [N, W]
     identity_index = torch.arange(len(graph), device=device)
@@ -133,8 +138,8 @@ def train(
     workers = current_workers()
     sampler = negative_sampler(split.train, product_count, config)
     parameters = list(network.parameters())
-    run_key = _run_key(snapshot, split, model_config, config, workers)
-    last_epoch = config.epochs if earlier is None else earlier.best_epoch
+    run_key = _run_key(snapshot, split, model_config, config, workers, gone)
+    last_epoch = config.epochs if earlier is None else config.refit_epochs or earlier.best_epoch
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
         progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer) or progress
@@ -144,9 +149,9 @@ def train(
         while progress.epochs_done < last_epoch and progress.epochs_done - progress.best_epoch < config.patience:
             epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
             # Each epoch has its own seeds, so that a resumed run draws what an unbroken one would have drawn.
-            generator, drawing = (np.random.default_rng([config.seed, epoch, *more]) for more in ((), (1,)))
+            generator, drawing = (np.random.default_rng([config.seed, gone + epoch, *more]) for more in ((), (1,)))
             with torch.random.fork_rng():
-                torch.manual_seed(config.seed * 100_003 + epoch + (workers.rank << 48))
+                torch.manual_seed(config.seed * 100_003 + gone + epoch + (workers.rank << 48))
                 network.train()
                 epoch_batches = batches(split.train, product_count, model_config, config, generator, workers)
                 for step, batch in enumerate(epoch_batches, 1):
@@ -200,7 +205,7 @@ def train(
     model = assemble(network, text, graph, statistics, kernel)
     if earlier is not None:
         model = model.with_blend(earlier.model.blend)
-        return Trained(model, kernel, graph, progress.records, last_epoch, earlier.validation_ndcg)
+        return Trained(model, kernel, graph, progress.records, earlier.best_epoch, earlier.validation_ndcg)
     model = model.with_blend(fit_blend(model, validation))
     ndcg = validation_ndcg(model, validation)
     return Trained(model, kernel, graph, progress.records, progress.best_epoch, ndcg)
@@ -295,18 +300,22 @@ def _dotted(section: str, config: BaseModel) -> dict[str, Any]:
     return {f"{section}.{name}": value for name, value in config.model_dump(mode="json").items()}
 
 
-def _run_key(snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig, workers: Workers) -> str:
+def _run_key(
+    snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig, workers: Workers, gone: int
+) -> str:
     """Return a digest of what a run's result depends on; a checkpoint of another key is not resumed from.
 
     The number of epochs and the patience are left out, so that a finished run can be trained on; so is what is done
     with the network afterwards, so that an ensemble can be given more members.
     """
+    later = {"epochs", "patience", "members", "refit", "refit_epochs", "refit_step"}
     described = [
         snapshot.content_hash,
         split.config.model_dump(mode="json"),
         model_config.model_dump(mode="json"),
-        config.model_dump(mode="json", exclude={"epochs", "patience", "members", "refit"}),
+        config.model_dump(mode="json", exclude=later),
         workers.count,
         len(split.train.product_index),  # a refit trains on more
+        gone,
     ]
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()

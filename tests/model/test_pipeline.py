@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from model.artifact import load_artifact, save_artifact
+from model.checkpoint import EpochRecord
 from model.cold_splits import COLD
 from model.config import NeighbourConfig
 from model.hold_out import without_products
-from model.pipeline import fit_model
+from model.pipeline import Listener, fit_model
 from model.ranker import ModelRanker, rank
 from model.refresh import refresh
 from model.splits import SplitConfig, make_split
@@ -102,6 +103,29 @@ def test_a_refit_learns_from_what_chose_its_epochs(cache: Path) -> None:
     assert not torch.equal(again.model.matrix, once.model.matrix)
     # It knew more of each product than the first run did.
     assert (again.model.statistics.popularity > once.model.statistics.popularity).any()
+
+
+def test_a_refit_can_go_on_from_the_chosen_network(cache: Path, tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    train = TRAIN.model_copy(update={"epochs": 3, "members": 2, "refit": "known"})
+    going_on = train.model_copy(update={"refit_epochs": 1, "refit_step": 1e-6})
+    once = fit_model(snapshot, split, MODEL, train.model_copy(update={"refit": "none"}), cache)
+    anew = fit_model(snapshot, split, MODEL, train, cache)
+    heard: list[EpochRecord] = []
+    on = fit_model(snapshot, split, MODEL, going_on, cache, listener=Listener(on_epoch_again=heard.append))
+    assert [record.epoch for record in heard] == [1, 1]
+    assert on.best_epoch == once.best_epoch
+    for row, network in enumerate(on.model.networks):  # next to no step: what was chosen is still there
+        weight = network.history.query.weight
+        torch.testing.assert_close(weight, once.model.networks[row].history.query.weight, atol=1e-4, rtol=0)
+        assert (weight - anew.model.networks[row].history.query.weight).abs().max() > 1e-3
+    # A run that was killed goes on, too, and not from the checkpoint of other steps.
+    fit_model(snapshot, split, MODEL, going_on, cache, checkpoint_folder=tmp_path)
+    larger = going_on.model_copy(update={"refit_step": 1.0})
+    for _ in range(2):
+        resumed = fit_model(snapshot, split, MODEL, larger, cache, checkpoint_folder=tmp_path, resume=True)
+        assert torch.equal(resumed.model.matrix, fit_model(snapshot, split, MODEL, larger, cache).model.matrix)
 
 
 def test_what_holds_products_out_is_not_refitted_on_them(cache: Path) -> None:
