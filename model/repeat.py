@@ -14,6 +14,7 @@ features let the score rise when a product is about to run out (Bhagat et al. 20
 sparse: only products of the history have a repeat score, and none is truncated away.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,9 @@ from model.popularity import DAY_MS, ProductStatistics
 
 _MOST_GAPS = 4.0
 _OTHER_COLUMNS = 11
+
+ScoreRepeats = Callable[[Tensor], Tensor]
+"""Features of pairs of a user and an earlier product `[R, F]` to what their scores gain `[R]`."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from model.history import EncodeLast, recent_events
 from model.learned_neighbours import AnyNeighbours
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
-from model.repeat import repeat_features
+from model.repeat import ScoreRepeats, repeat_features
 from model.scoring import GRAPH, NEWCOMER, POPULARITY, TEXT, Float32s, Int32s, Int64s, UserVectors
 
 
@@ -98,6 +98,7 @@ class TrainedModel:
         self.neighbours = neighbours
         self.statistics = statistics
         self._encoders: Sequence[EncodeLast] = [network.history.last for network in self.networks]
+        self._repeats: Sequence[ScoreRepeats] = [each.repeat for each in self.networks if each.repeat is not None]
         columns = {
             GRAPH: products,
             TEXT: text,
@@ -142,10 +143,15 @@ class TrainedModel:
         made.neighbours = neighbours
         return made
 
-    def with_encoders(self, encoders: Sequence[EncodeLast]) -> "TrainedModel":
-        """Return the same model with something quicker that encodes histories as its networks do, one for each."""
+    def with_quicker(self, encoders: Sequence[EncodeLast], repeats: Sequence[ScoreRepeats]) -> "TrainedModel":
+        """Return the same model with something quicker that says what its networks say of users, one for each.
+
+        Args:
+            encoders: for their history networks.
+            repeats: for their repeat scores; none where they have none.
+        """
         made = copy.copy(self)
-        made._encoders = encoders
+        made._encoders, made._repeats = encoders, repeats
         return made
 
     def over(self, matrix: Tensor) -> "TrainedModel":
@@ -184,10 +190,10 @@ class TrainedModel:
         """Return the sparse part of `UserVectors`: repeats and neighbours, one entry for each product of a user."""
         offsets, product_index = np.zeros(len(histories) + 1, np.int64), np.empty(0, np.int32)
         score = np.empty(0, np.float32)
-        if self.network.repeat is not None:
+        if self._repeats:
             repeats = repeat_features(histories, now_ms, self.network.config.repeat_half_lives_days, self.statistics)
             features = torch.from_numpy(repeats.features)
-            scores = [network.repeat(features) for network in self.networks if network.repeat is not None]
+            scores = [score_of(features) for score_of in self._repeats]
             score = (torch.stack(scores).mean(0) * self.blend.history).numpy()
             offsets, product_index = repeats.offsets, repeats.product_index
         if self.neighbours is None or not self.blend.neighbours:

@@ -1,13 +1,9 @@
-"""Users as the networks of a model encode them, by a compiled graph instead of torch's modules.
+"""Users as the networks of a model see them, by compiled graphs instead of torch's modules.
 
-A call needs the vectors of a user or two, and a reason those of a dozen histories with something left out: torch spends
-a millisecond on calling 60 small operations, the compiled graph a tenth of it (`benchmarks/explain.py`).
-
-The graph is that of the settings: it is compiled once for models of the same width, heads and length of history, in
-some ten seconds, and each network's weights are put into it. What is made is held against torch before it is used.
+A call needs the vectors of a user or two, and a reason those of half a dozen histories with something left out: torch
+spends more than a millisecond on the operations of a history network, its compiled graph a tenth of that.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,102 +13,60 @@ from torch import Tensor, nn
 
 from kg.tables import CODES
 from model.history import EncodeLast, HistoryEncoder, RecentEvents
+from model.repeat import RepeatScore, ScoreRepeats
 from model.scorer import TrainedModel
-from server.compiled import export, keep_graph, kept_graph, reason_of, session
+from server.compiled import reason_of, with_weights
 
 _FORMAT = 1  # raised whenever the graph of the same settings is compiled otherwise
-_MOST_USERS = 1_000_000
-_CLOSE = 1e-4  # of unit vectors, computed in another order
-_PREFIX = "encoder."
-_INPUTS = ("products", "type", "day", "length")
+_MOST_ROWS = 1_000_000
 _EXAMPLE_LENGTHS = (3, 0, 1)
 
 _log = structlog.get_logger(__name__)
 
 
-class CompiledHistory:
-    """An `EncodeLast`. Safe to share between threads.
-
-    Args:
-        graph: of `_exported`, with the weights of a network.
-    """
-
-    def __init__(self, graph: bytes) -> None:
-        self._session = session(graph)
-
-    def __call__(self, products: Tensor, events: RecentEvents) -> Tensor:
-        """Return the users as known after their last interaction `[B, d]`."""
-        given = (products, events.type, events.day, events.length)
-        (users,) = self._session.run(None, dict(zip(_INPUTS, (each.numpy() for each in given), strict=True)))
-        return torch.from_numpy(users)
-
-
 def with_compiled_users(model: TrainedModel, cache_folder: Path) -> TrainedModel:
-    """Return the same model with its histories compiled; as it is where they can't be.
+    """Return the same model with what encodes users compiled; as it is where that can't be.
 
     Args:
         model: of one network or several, of the same settings.
         cache_folder: where compiled graphs are kept.
     """
+    folder = cache_folder / "users"
+    repeats = [network.repeat for network in model.networks if network.repeat is not None]
     try:
-        return model.with_encoders([compiled_history(network.history, cache_folder) for network in model.networks])
+        return model.with_quicker(
+            [compiled_history(network.history, folder) for network in model.networks],
+            [compiled_repeat(repeat, folder) for repeat in repeats],
+        )
     except Exception as error:  # torch, onnx and onnxscript each have errors of their own, of which none is fatal here
         _log.warning("users_not_compiled", reason=reason_of(error), remedy="torch encodes users, slower")
         return model
 
 
-def compiled_history(network: HistoryEncoder, cache_folder: Path) -> EncodeLast:
-    """Return a network compiled, by the graph in the cache or by one that is made now and kept there.
+def compiled_history(network: HistoryEncoder, folder: Path) -> EncodeLast:
+    """Return a history network compiled.
 
     Raises:
         Exception: it can't be compiled.
     """
-    file = cache_folder / "users" / f"{_settings(network)}-{_FORMAT}.graph"
-    kept = kept_graph(file)
-    made = None if kept is None else _checked(kept, network)
-    if made is not None:
-        return made
-    began = time.monotonic()
-    graph = _exported(network)
-    made = _checked(graph, network)
-    if made is None:
-        raise ValueError("the compiled graph encodes histories otherwise than torch")
-    keep_graph(file, graph)
-    _log.info("users_compiled", seconds=round(time.monotonic() - began, 1))
-    return made
+    dimension, (longest, heads) = network.query.in_features, network.relative.shape
+    batch = torch.export.Dim("batch", min=1, max=_MOST_ROWS)
+    both = {0: batch} | ({1: torch.export.Dim("width", min=1, max=longest)} if longest > 1 else {})
+    file = folder / f"history-{dimension}-{heads}-{longest}-{len(CODES)}-{_FORMAT}.graph"
+    compiled = with_weights(_Last(network), _histories(dimension, longest), (both, both, both, {0: batch}), file)
+    return lambda products, events: compiled(products, events.type, events.day, events.length)
 
 
-def _settings(network: HistoryEncoder) -> str:
-    """Return what two networks of the same graph have in common, as a file name."""
-    length, heads = network.relative.shape
-    return f"{network.query.in_features}-{heads}-{length}-{len(CODES)}"
+def compiled_repeat(network: RepeatScore, folder: Path) -> ScoreRepeats:
+    """Return a repeat score compiled.
 
-
-def _checked(graph: bytes, network: HistoryEncoder) -> CompiledHistory | None:
-    """Return a graph with a network's weights; None where it does not say what the network says."""
-    made = _with_weights(graph, network)
-    if made is None:
-        return None
-    compiled = CompiledHistory(made)
-    with torch.inference_mode():
-        example = _example(network)
-        close = (compiled(*example) - network.last(*example)).abs().amax() <= _CLOSE
-    return compiled if close else None
-
-
-def _with_weights(graph: bytes, network: HistoryEncoder) -> bytes | None:
-    """Return a graph with the weights of a network; None where it wants others."""
-    import onnx
-
-    model = onnx.load_from_string(graph)
-    weights = {f"{_PREFIX}{name}": value.numpy() for name, value in network.state_dict().items()}
-    stored = {each.name: each for each in model.graph.initializer}
-    if any(name not in stored or tuple(stored[name].dims) != value.shape for name, value in weights.items()):
-        return None
-    for name, value in weights.items():
-        stored[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
-    made: bytes = model.SerializeToString()
-    return made
+    Raises:
+        Exception: it can't be compiled.
+    """
+    hidden, width = network.first.weight.shape
+    features = torch.from_numpy(np.random.default_rng(0).uniform(0, 2, (5, width)).astype(np.float32))
+    rows = torch.export.Dim("rows", max=_MOST_ROWS)
+    return with_weights(network, (features,), ({0: rows},), folder / f"repeat-{width}-{hidden}-{_FORMAT}.graph")
 
 
 class _Last(nn.Module):
@@ -123,27 +77,16 @@ class _Last(nn.Module):
         self.encoder = encoder
 
     def forward(self, products: Tensor, kind: Tensor, day: Tensor, length: Tensor) -> Tensor:
-        """Return the users."""
+        """Return the users as known after their last interaction `[B, d]`."""
         return self.encoder.last(products, RecentEvents(kind, kind, day, length))
 
 
-def _exported(network: HistoryEncoder) -> bytes:
-    batch, longest = torch.export.Dim("batch", min=1, max=_MOST_USERS), len(network.relative)
-    both = {0: batch} | ({1: torch.export.Dim("width", min=1, max=longest)} if longest > 1 else {})
-    products, events = _example(network)
-    example = (products, events.type, events.day, events.length)
-    # Without folding, so that weights keep their names and can be changed.
-    program = export(_Last(network), example, (both, both, both, {0: batch}), _INPUTS, optimize=False)
-    graph: bytes = program.model_proto.SerializeToString()
-    return graph
-
-
-def _example(network: HistoryEncoder) -> tuple[Tensor, RecentEvents]:
-    """Return histories of several lengths, none among them."""
+def _histories(dimension: int, longest: int) -> tuple[Tensor, ...]:
+    """Return histories of several lengths, none among them, as `_Last` reads them."""
     drawn = np.random.default_rng(0)
-    shape = (len(_EXAMPLE_LENGTHS), min(max(_EXAMPLE_LENGTHS), len(network.relative)))
+    shape = (len(_EXAMPLE_LENGTHS), min(max(_EXAMPLE_LENGTHS), longest))
+    products = torch.from_numpy(drawn.standard_normal((*shape, dimension), np.float32))
     kind = torch.from_numpy(drawn.integers(0, len(CODES), shape))
-    day = torch.from_numpy(np.sort(drawn.uniform(0, 90, shape).astype(np.float32))[:, ::-1].copy())
-    products = torch.from_numpy(drawn.standard_normal((*shape, network.query.in_features), np.float32))
+    day = torch.from_numpy(drawn.uniform(0, 90, shape).astype(np.float32))
     length = torch.tensor(_EXAMPLE_LENGTHS).clamp(max=shape[1])
-    return nn.functional.normalize(products, dim=-1), RecentEvents(kind, kind, day, length)
+    return nn.functional.normalize(products, dim=-1), kind, day, length

@@ -128,7 +128,8 @@ def _compiled(config: TextConfig) -> bytes:
     with tempfile.TemporaryDirectory(prefix="kgrank-") as folder, quiet():
         exact, small = Path(folder) / "exact.onnx", Path(folder) / "small.onnx"
         length = torch.export.Dim("length", min=2, max=_LONGEST)
-        export(_Feature(encoder.model).eval(), (torch.arange(2, 9)[None],), ({1: length},), ["tokens"]).save(exact)
+        example = torch.arange(2, 9)[None]
+        export(_Feature(encoder.model).eval(), (example,), ({1: length},), input_names=["tokens"]).save(exact)
         quantize_dynamic(exact, small, per_channel=True, weight_type=QuantType.QInt8)
         graph = small.read_bytes()
         read = CompiledReader(graph, config, encoder.tokenizer).encode(_SAMPLES)

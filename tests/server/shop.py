@@ -16,7 +16,7 @@ from model.splits import SplitConfig, make_split
 from model.text import encode_cached
 from model.train import train
 from server.search.reader import compiled_encoder
-from server.user_graph import compiled_history
+from server.user_graph import with_compiled_users
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -43,7 +43,7 @@ def make_shop(home: Path) -> Shop:
     compiled_encoder(TextConfig(), home / "cache")
     # Two seeds, two models of the same catalogue.
     versions = [train_shortly(home / "artifacts", snapshot, seed) for seed in (1, 2)]
-    compiled_history(load_artifact(home / "artifacts" / versions[0]).scorer.network.history, home / "cache")
+    with_compiled_users(load_artifact(home / "artifacts" / versions[0]).scorer, home / "cache")
     return Shop(home, snapshot, versions)
 
 

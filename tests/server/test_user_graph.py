@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from kg.tables import CODES
+from model.artifact import load_artifact
 from model.history import HistoryEncoder, RecentEvents
-from server.user_graph import CompiledHistory, compiled_history
+from model.repeat import RepeatScore
+from server.user_graph import compiled_history, compiled_repeat, with_compiled_users
+from tests.server.shop import Shop
 
 WIDTH, HEADS, LENGTH = 16, 2, 6
 
@@ -46,7 +49,6 @@ def asked(lengths: list[int]) -> tuple[Tensor, RecentEvents]:
 @pytest.mark.parametrize("lengths", [[1], [0], [6], [0, 6, 3, 1], [2] * 300])
 def test_a_compiled_network_says_what_torch_says(cache: Path, lengths: list[int]) -> None:
     compiled = compiled_history(network(1), cache)
-    assert isinstance(compiled, CompiledHistory)
     torch.testing.assert_close(compiled(*asked(lengths)), network(1).last(*asked(lengths)), atol=1e-5, rtol=0)
 
 
@@ -78,9 +80,8 @@ def outdated(graph: bytes) -> bytes:
 def test_a_graph_that_says_something_else_is_compiled_again(
     cache: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    (whole,) = (cache / "users").iterdir()
-    spoilt = tmp_path / "users" / whole.name
-    spoilt.parent.mkdir()
+    (whole,) = cache.iterdir()
+    spoilt = tmp_path / whole.name
     spoilt.write_bytes(spoil(whole.read_bytes()))
     given = asked([3])
     torch.testing.assert_close(
@@ -92,6 +93,35 @@ def test_a_graph_that_says_something_else_is_compiled_again(
 def test_a_history_of_one_interaction_can_be_compiled(tmp_path: Path) -> None:
     short, given = network(3, length=1), asked([1, 0])
     torch.testing.assert_close(compiled_history(short, tmp_path)(*given), short.last(*given), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 3000])
+def test_a_compiled_repeat_score_says_what_torch_says(cache: Path, rows: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        score = RepeatScore(13).eval().requires_grad_(False)
+        features = torch.rand(rows, 13)
+    torch.testing.assert_close(compiled_repeat(score, cache / "repeat")(features), score(features), atol=1e-5, rtol=0)
+
+
+def test_where_nothing_can_be_compiled_torch_encodes_users(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    model = load_artifact(shop.home / "artifacts" / shop.versions[0]).scorer
+    assert with_compiled_users(model, tmp_path) is model
+    assert not list(tmp_path.rglob("*.graph"))
+
+
+def test_a_model_ranks_alike_with_its_users_compiled(shop: Shop) -> None:
+    model = load_artifact(shop.home / "artifacts" / shop.versions[0]).scorer
+    histories = shop.snapshot.histories
+    now_ms = np.full(len(histories), shop.snapshot.as_of_ms)
+    compiled = with_compiled_users(model, shop.home / "cache")
+    assert compiled is not model
+    plain, quick = (each.encode_users(histories, now_ms) for each in (model, compiled))
+    torch.testing.assert_close(quick.vectors, plain.vectors, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(quick.added_score, plain.added_score, atol=1e-4, rtol=1e-4)
 
 
 def refuse(*_: Any, **__: Any) -> None:
