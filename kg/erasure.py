@@ -8,11 +8,15 @@ whether an id that he has already is among them, and nothing else.
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kg import schema
 from kg.commits import ChangeKind, Commit
+from kg.tables import Tables
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -102,6 +106,40 @@ def erased_users(commit: Commit, user_ids: Collection[str]) -> dict[str, int]:
     ids = {user_key(user_id): user_id for user_id in user_ids}
     found = commit.run("MATCH (e:Erasure) WHERE e.user IN $keys RETURN e.user, e.at", keys=list(ids)).rows
     return {ids[key]: int(at_ms) for key, at_ms in found}
+
+
+def without_erased(graph: "Graph", tables: Tables) -> tuple[Tables, int]:
+    """Return tables without what they say of users before their erasure, and how many rows that is.
+
+    Attributes and facts have no time, so those of an erased user are left out whatever came after.
+    """
+    at_ms = {each.user_key: each.at_ms for each in erasures_since(graph, 0)}
+    if not at_ms:
+        return tables, 0
+    named = {user_id for column in (tables.users, tables.interactions) for user_id in _values(column["user_id"])}
+    for side in ("head", "tail"):
+        of_users = pc.equal(tables.facts[f"{side}_kind"], schema.USER.kind)
+        named |= set(_values(tables.facts.filter(of_users)[side]))
+    erased = {user_id: at_ms[key] for user_id in named if (key := user_key(user_id)) in at_ms}
+    ids = pa.array(list(erased), pa.string())
+    since = pa.array([*erased.values()], pa.int64()).take(pc.index_in(tables.interactions["user_id"], ids))
+    later = pc.fill_null(pc.greater(tables.interactions["at_ms"], since), True)
+    about = [
+        pc.and_(pc.equal(tables.facts[f"{side}_kind"], schema.USER.kind), pc.is_in(tables.facts[side], ids))
+        for side in ("head", "tail")
+    ]
+    kept = replace(
+        tables,
+        users=tables.users.filter(pc.invert(pc.is_in(tables.users["user_id"], ids))),
+        interactions=tables.interactions.filter(later),
+        facts=tables.facts.filter(pc.invert(pc.or_(*about))),
+    )
+    return kept, sum(len(table) for _, table in tables) - sum(len(table) for _, table in kept)
+
+
+def _values(column: pa.ChunkedArray) -> list[str]:
+    values: list[str] = pc.unique(column).to_pylist()
+    return values
 
 
 def _remember(graph: "Graph", erasure: Erasure) -> None:

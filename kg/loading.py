@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from kg import schema
 from kg.batches import batches
+from kg.erasure import without_erased
 from kg.progress import Progress
 from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables
 
@@ -24,12 +25,16 @@ _KEYS_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did: rows given per table, what it created, and events whose product is not in the catalogue."""
+    """What a load did: rows given per table, what it created, and what it left out.
+
+    Left out are events whose product is not in the catalogue, and rows about users from before their erasure.
+    """
 
     rows: dict[str, int]
     nodes_created: int
     relationships_created: int
     unknown_products: int
+    erased: int = 0
 
 
 class Store(Protocol):
@@ -69,7 +74,7 @@ class Loader:
 
 
 def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
-    """Put canonical tables into the graph.
+    """Put canonical tables into the graph; what they say of users before their erasure stays out.
 
     Args:
         graph: an open graph whose constraints exist (`Graph.ensure_schema`).
@@ -83,12 +88,14 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
     for relation in pc.unique(tables.facts["relation"]).to_pylist():
         schema.relation_name(relation)
     loader = Loader(graph, progress)
+    rows = {name: len(table) for name, table in tables}
+    tables, erased = without_erased(graph, tables)
+    progress.advance(erased)
     _load_products(loader, tables.products)
     _load_users(loader, tables.users)
     unknown = _load_interactions(loader, tables.interactions)
     _load_facts(loader, tables.facts)
-    rows = {name: len(table) for name, table in tables}
-    return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown)
+    return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown, erased)
 
 
 def _merge(node: schema.Node) -> str:

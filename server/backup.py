@@ -25,6 +25,7 @@ from kg.erasure import Erasure, erase_again, erasures_since, user_key
 from kg.errors import KgrankError
 from kg.progress import SILENT, Progress
 from server.journal import Journal
+from server.journal_merge import take_in
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -108,17 +109,27 @@ def read_backup(folder: Path) -> BackupManifest:
     return manifest
 
 
-def restore(home: Path, graph: "Graph", folder: Path, *, replace: bool, progress: Progress = SILENT) -> BackupManifest:
+def restore(
+    home: Path,
+    graph: "Graph",
+    folder: Path,
+    *,
+    replace: bool,
+    drop_newer: bool = False,
+    progress: Progress = SILENT,
+) -> BackupManifest:
     """Put a backup back; no server may run on this home.
 
-    Users who were erased since are not brought back, as far as this home or this graph remembers them; nor are tokens
-    that were revoked since: this home's tokens stay, if it has any.
+    What was written since the backup, and the journals of this home still have, stays in them: the graph is given it
+    by the next server. Users who were erased since are not brought back, as far as this home or this graph remembers
+    them; nor are tokens that were revoked since: this home's tokens stay, if it has any.
 
     Args:
         home: where journals and artifacts go.
         graph: where the graph goes.
         folder: the backup.
-        replace: remove what is there; without it, anything there is an error.
+        replace: put the backup in place of what is there; without it, anything there is an error.
+        drop_newer: go back to the moment of the backup: what the journals have beyond it is dropped.
         progress: advances by one for each node and relationship.
 
     Raises:
@@ -147,9 +158,12 @@ def restore(home: Path, graph: "Graph", folder: Path, *, replace: bool, progress
         graph_backup.restore(graph, folder / "graph", progress)
         known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
         erase_again(graph, [each for key, each in erasures.items() if known.get(key, 0) < each.commit])
+    if drop_newer:
+        for old in home.glob("journal*.db*"):
+            old.unlink()
     _replace_files(home, folder / "home")
-    for name in manifest.journals:
-        _settle(home / name, erasures.values())
+    for path in sorted(home.glob("journal*.db")):
+        _settle(path, erasures.values())
     return manifest
 
 
@@ -169,14 +183,17 @@ def _settle(path: Path, erasures: Collection[Erasure]) -> None:
 
 
 def _replace_files(home: Path, kept: Path) -> None:
+    """Put the backup's files in place; a journal that is there takes in the events that it has not got."""
     home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("journal*.db*"):
-        old.unlink()
     for path in sorted(kept.iterdir()):
         target = home / path.name
         if path.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(path, target)
+        elif path.suffix == ".db" and target.exists():
+            arrived = home / f".restored-{path.name}"
+            shutil.copy2(path, arrived)
+            take_in(target, arrived)
         elif path.name not in _FILES or not target.exists():
             shutil.copy2(path, target)
 

@@ -14,9 +14,8 @@ from server.errors import InvalidRequestError, Violation
 from server.question import ContextEvent, Question
 
 DEFAULT_RESULTS = 10
-DEFAULT_REASONS = 3
+MOST_REASONS = 3
 DEFAULT_LANGUAGE = ENGLISH.language
-MAX_REASONS = 10
 MAX_EVENTS = 1000
 MAX_CONTEXT = 1000
 AHEAD_MS = 5 * 60_000
@@ -225,9 +224,9 @@ def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -
     check = Checker()
     told = check.context(request.context, now_ms)
     reasons = (
-        check.count("max_reasons", request.max_reasons, MAX_REASONS)
+        check.count("max_reasons", request.max_reasons, MOST_REASONS)
         if request.HasField("max_reasons")
-        else DEFAULT_REASONS
+        else MOST_REASONS
     )
     question = Question(
         user_id=check.id("user_id", request.user_id, optional=True),

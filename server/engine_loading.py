@@ -9,22 +9,28 @@ import structlog
 from kg.errors import KgrankError
 from kg.snapshot import Snapshot
 from kg.vocabulary import MISSING
+from kg.wording import ENGLISH
 from model.artifact import Artifact
 from model.refresh import refresh
 from server.catalogue import LiveCatalogue
 from server.config import ServeSettings
+from server.contract import MOST_REASONS
 from server.engine import Engine
 from server.errors import ModelRefusedError
 from server.histories import LiveHistories
 from server.journal import Journal
 from server.memory import replay
 from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
+from server.question import Question
+from server.reasons import reasons_for
 from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.user_graph import with_compiled_users
 
 LEAST_KNOWN = 0.5
 """The share of a catalogue that a model must know from training; with less it would be guessing."""
+
+_WARM_QUERY = "gift"
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +90,7 @@ class EngineLoader:
         if self._settings.search:
             before = next((each.selection.finder for each in beside if each.snapshot is snapshot), None)
             finder = Finder.build(artifact, snapshot, self._places.cache, before)
-        return Engine.build(
+        engine = Engine.build(
             artifact,
             snapshot,
             histories,
@@ -93,6 +99,8 @@ class EngineLoader:
             rules=self._rules,
             past_search_weight=self._settings.past_search_weight,
         )
+        _warm(engine)
+        return engine
 
     def _refreshed(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
         """Return a model over another snapshot than it was trained on, products that joined since among its own."""
@@ -126,3 +134,14 @@ class EngineLoader:
             return self._catalogue.opened(Snapshot.open(folder))
         except KgrankError as error:
             raise ModelRefusedError(error.problem, error.remedy) from error
+
+
+def _warm(engine: Engine) -> None:
+    """Do once what a first caller would wait for: look for the reasons of an answer, and read a query."""
+    users = engine.snapshot.users
+    question = Question(user_id=users.id(0) if len(users) else "", k=MOST_REASONS)
+    products = engine.answer([question])[0].product_index.tolist()
+    history = engine.history(question)
+    reasons_for(engine, history, products, user_id=question.user_id, k=MOST_REASONS, wording=ENGLISH)
+    if engine.selection.finder is not None:
+        engine.answer([replace(question, query=_WARM_QUERY)])

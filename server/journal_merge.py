@@ -47,11 +47,12 @@ def merge(home: Path, process: int, count: int) -> None:
     for path in sorted(home.glob("journal-*.db")):
         number = path.stem.removeprefix("journal-")
         if number.isdigit() and int(number) >= count:
-            events = _merge(home / "journal.db", path)
+            events = take_in(home / "journal.db", path)
             _log.info("journal_merged", journal=path.name, events=events)
 
 
-def _merge(into: Path, path: Path) -> int:
+def take_in(into: Path, path: Path) -> int:
+    """Take a journal into another one, where nobody writes either, and remove it; return how many events were new."""
     left = Journal(path)  # makes sure that nobody writes it
     try:
         target = JournalFile(into)

@@ -46,7 +46,12 @@ def take(context: typer.Context, folder: Folder, json: Json = False) -> None:
 def put_back(
     context: typer.Context,
     folder: Folder,
-    replace: Annotated[bool, typer.Option("--replace", help="Remove what is there now: graph and files.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in place of what is there now: graph and files.")
+    ] = False,
+    drop_newer: Annotated[
+        bool, typer.Option("--drop-newer", help="Drop what the journals here have beyond the backup.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Put a backup back into this home and its graph; no server may run here."""
@@ -60,7 +65,7 @@ def put_back(
         console.meter("filling the graph", counts["nodes"] + counts["relationships"]) as meter,
     ):
         graph.ensure_schema()
-        manifest = restore(settings.home, graph, folder, replace=replace, progress=meter)
+        manifest = restore(settings.home, graph, folder, replace=replace, drop_newer=drop_newer, progress=meter)
     if json:
         console.emit_json({"home": str(settings.home), **asdict(manifest)})
         return

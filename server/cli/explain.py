@@ -18,7 +18,7 @@ def explain(
     context: typer.Context,
     user: Annotated[str, typer.Argument(help="User id.")],
     product: Annotated[str, typer.Argument(help="Product id.")],
-    reasons: Annotated[int, typer.Option(min=1, max=10, help="Largest number of reasons.")] = 3,
+    reasons: Annotated[int, typer.Option(min=1, max=3, help="Largest number of reasons.")] = 3,
     language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",
     target: Target = None,
     json: Json = False,

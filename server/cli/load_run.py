@@ -89,8 +89,10 @@ def _load(tables: "Tables", settings: Settings) -> None:
         graph.ensure_schema()
         began = time.monotonic()
         with console.meter("loading", rows) as meter:
-            graph.load(tables, meter)
+            report = graph.load(tables, meter)
         seconds = time.monotonic() - began
+    if report.erased:
+        console.say(f"left out {report.erased:,} rows about users from before their erasure")
     console.say(f"loaded {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
 
 

@@ -30,7 +30,7 @@ from kgrank.v1.ranking_service_pb2 import (
 )
 from server.attribution import Attribution
 from server.contract import (
-    DEFAULT_REASONS,
+    MOST_REASONS,
     Limits,
     explain_question,
     rank_question,
@@ -161,7 +161,7 @@ class RankingService:
                 found = ranking.product_index.tolist()
                 viewed, wording = _viewed(product_index), WORDINGS[question.language]
                 reasons = await self._serving.reason(
-                    lambda: reasons_alike(engine.reasoner, viewed, found, k=DEFAULT_REASONS, wording=wording)
+                    lambda: reasons_alike(engine.reasoner, viewed, found, k=MOST_REASONS, wording=wording)
                 )
             response = SimilarProductsResponse(
                 model_version=engine.model_version,
@@ -191,7 +191,7 @@ class RankingService:
             return response
 
     async def _reasons(self, engine: Engine, question: Question, ranking: Ranking) -> list[list[Reason]]:
-        return await self._reasons_of(engine, question, ranking.product_index.tolist(), DEFAULT_REASONS)
+        return await self._reasons_of(engine, question, ranking.product_index.tolist(), MOST_REASONS)
 
     async def _reasons_of(
         self, engine: Engine, question: Question, products: list[int], most: int

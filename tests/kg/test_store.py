@@ -1,6 +1,7 @@
 """The graph store against a real Neo4j: what is loaded comes back, once, whatever happens on the way."""
 
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -71,6 +72,27 @@ def test_an_event_on_an_unknown_product_is_counted_and_left_out(graph: Graph) ->
     report = graph.load(tables(interactions=[event("e1", "ann", "nowhere")]))
     assert report.unknown_products == 1
     assert len(graph.export().interactions) == 0
+
+
+def test_who_was_erased_does_not_come_back_with_the_files(graph: Graph) -> None:
+    fact = {"head": "ann", "relation": "KNOWS", "tail": "bob", "head_kind": "user", "tail_kind": "user"}
+    files = tables(
+        products=[{"product_id": "beans"}],
+        users=[{"user_id": name, "attributes": [("town", name)]} for name in ("ann", "bob")],
+        interactions=[event("e1", "ann", "beans"), event("e2", "bob", "beans")],
+        facts=[fact],
+    )
+    before_ms = int(files.interactions["at_ms"][0].as_py())
+    graph.load(files)
+    erase_user(graph, "ann", before_ms + 1)
+    report = graph.load(files)
+    assert report.erased == 3
+    assert graph.read("MATCH (u:User) RETURN u.id") == [["bob"]]
+    assert freeze(graph.export()).users.array.to_pylist() == ["bob"]
+    # What came after the erasure is new.
+    later = dict(event("e3", "ann", "beans"), at_ms=before_ms + 2)
+    assert graph.load(replace(files, interactions=tables(interactions=[later]).interactions)).erased == 2
+    assert graph.read("MATCH (u:User {id: 'ann'})-[r]->() RETURN type(r), u.attribute_keys") == [["PURCHASED", None]]
 
 
 @pytest.mark.parametrize("relation", ["lower", "HAS-DASH", "A`]->() DELETE", "", "1ST", "PURCHASED", "RECOMMENDED"])

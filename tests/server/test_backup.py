@@ -22,7 +22,10 @@ from tests.waiting import until
 pytestmark = pytest.mark.neo4j
 
 
-def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(home: Path, tmp_path: Path, graph: Graph) -> None:
+@pytest.mark.parametrize(("drop_newer", "kept"), [(False, ["after", "before"]), (True, ["before"])])
+def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(
+    home: Path, tmp_path: Path, graph: Graph, drop_newer: bool, kept: list[str]
+) -> None:
     graph.load(tables())
     folder = tmp_path / "backup"
     with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
@@ -38,14 +41,15 @@ def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(home: Path
     assert manifest.graph["commit"] >= 1
     with pytest.raises(BackupError, match="is there already"):
         restore(home, graph, folder, replace=False)
-    restore(home, graph, folder, replace=True)
+    restore(home, graph, folder, replace=True, drop_newer=drop_newer)
     assert graph.read("MATCH (u:User {id: 'keeper'})-[r]->() RETURN r.event_id") == [["before"]]
     # Who was erased after the backup was taken is not in it any more.
     assert graph.read("MATCH (u:User {id: 'user-01'}) RETURN count(u)") == [[0]]
     with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
-        until(lambda: client.user_profile("keeper").interaction_count == 1)
+        until(lambda: client.user_profile("keeper").interaction_count == len(kept))
         client.write_event(event("keeper", "product-07", "purchase", event_id="later"))
-        until(lambda: graph.read("MATCH (:User {id: 'keeper'})-[r]->() RETURN count(r)") == [[2]])
+        found = "MATCH (:User {id: 'keeper'})-[r]->() RETURN r.event_id ORDER BY r.event_id"
+        until(lambda: graph.read(found) == [[each] for each in sorted([*kept, "later"])])
         assert client.recommend("user-02", k=3).results
     assert [path for path in home.rglob("*") if path.is_file() and b"user-01" in path.read_bytes()] == []
     assert exported > 0

@@ -101,7 +101,7 @@ def test_products_are_changed_by_mask_and_facts_join_them(client: Client) -> Non
     bought = Context(seed_product_ids=["product-03"])
 
     def explained() -> bool:
-        reasons = client.explain("", "product-04", context=bought, max_reasons=10).result.reasons
+        reasons = client.explain("", "product-04", context=bought).result.reasons
         return "GOES_WITH" in {edge.relation for reason in reasons for edge in reason.edges}
 
     # The model has not learned from this relation, so it can be no reason of its score; those it has learned from can.

@@ -519,7 +519,7 @@ class ExplainRequest(google.protobuf.message.Message):
     product_id: builtins.str
     """The product."""
     max_reasons: builtins.int
-    """Largest number of reasons, from 1 to 10; 3 if not set."""
+    """Largest number of reasons, from 1 to 3; 3 if not set."""
     language_code: builtins.str
     """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
