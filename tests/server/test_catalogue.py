@@ -82,6 +82,19 @@ def test_a_new_product_is_ranked_found_and_explained_soon_after(client: Client) 
 
 
 @pytest.mark.neo4j
+def test_a_product_needs_neither_a_text_nor_facts(client: Client) -> None:
+    untold = product("untold-1", brand="Acme", category=["Things", "Kind 1"])
+    loose = product("loose-1", "Brass floor lamp", description="stands by the armchair")
+    assert [each.status for each in client.upsert_products([untold, loose])] == [CREATED, CREATED]
+    soon(lambda: known(client, "untold-1") and known(client, "loose-1"))
+    assert {"untold-1", "loose-1"} <= {result.product_id for result in client.recommend("user-00", k=92).results}
+    assert client.search("floor lamp", k=3).results[0].product_id == "loose-1"
+    by_brand, by_text = (client.explain("user-00", each).result for each in ("untold-1", "loose-1"))
+    assert {node.name for reason in by_brand.reasons for node in reason.nodes} >= {"Acme"}
+    assert (by_text.title, len(by_text.reasons)) == ("Brass floor lamp", 0)
+
+
+@pytest.mark.neo4j
 def test_products_are_changed_by_mask_and_facts_join_them(client: Client) -> None:
     assert (
         client.upsert_products([product("product-03", price=3.5, available=False)], ["price", "available"])[0].status
