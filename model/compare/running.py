@@ -44,7 +44,7 @@ _APART = (
     "model.errors",
 )
 # What the numbers of a result come out of, beside our own code.
-_LIBRARIES = ("torch", "torch-geometric", "transformers", "numpy", "scipy")
+_LIBRARIES = ("torch", "torch-geometric", "transformers", "peft", "implicit", "numpy", "scipy")
 _LEARNING = ("model.pipeline", "model.train", "model.refresh", "model.checkpoint")
 
 
