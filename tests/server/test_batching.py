@@ -46,6 +46,44 @@ def test_what_waits_is_answered_together_in_order() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("gap_s", "moments", "batch"), [(0.0005, 1, [1, 2, 3]), (0.005, 0, [1])], ids=["short gaps", "long gaps"]
+)
+def test_while_items_come_at_short_gaps_a_batch_waits_a_moment_for_company(
+    gap_s: float, moments: int, batch: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        gate, sleep = Gate(), asyncio.sleep
+        gate.open.set()
+        batcher: Batcher[int, int] = Batcher(gate, max_batch=4)
+        now_s, asked_s = 0.0, list[float]()
+        company: list[asyncio.Task[int]] = []
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+
+        async def submitted(number: int) -> int:
+            nonlocal now_s
+            now_s += gap_s
+            return await batcher.submit(number)
+
+        async def moment(delay_s: float) -> None:
+            asked_s.append(delay_s)
+            company.extend(asyncio.create_task(submitted(number)) for number in (2, 3))
+            await sleep(0)
+
+        # Full batches need no company, and teach what the gaps are.
+        await asyncio.gather(*(submitted(0) for _ in range(100)))
+        gate.batches.clear()
+        monkeypatch.setattr(asyncio, "sleep", moment)
+        assert await submitted(1) == 2
+        assert await asyncio.gather(*company) == [item * 2 for item in batch[1:]]
+        assert gate.batches == [batch]
+        assert len(asked_s) == moments
+        assert all(0 < delay_s <= 0.002 for delay_s in asked_s)
+        batcher.close()
+
+    asyncio.run(run())
+
+
 def test_a_cancelled_callers_item_is_not_worked_on() -> None:
     async def run() -> None:
         gate = Gate()

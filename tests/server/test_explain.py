@@ -1,7 +1,12 @@
+from collections import defaultdict
+
 import pytest
 
+from kg.people import FEWEST
+from kg.schema import RELATIONSHIP_OF
 from kg.snapshot import Snapshot
 from kg.store import Graph
+from kg.tables import InteractionType
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError, NotFoundError
 from kgrank.v1 import common_pb2
@@ -18,8 +23,8 @@ def test_explanation_agrees_with_the_ranking(client: Client, shop: Shop) -> None
 
 
 def test_every_hop_of_thousands_of_reasons_exists(client: Client, shop: Shop) -> None:
-    edges = edges_of(shop.snapshot)
-    hops = 0
+    edges, followers = edges_of(shop.snapshot), followers_of(shop.snapshot)
+    hops = over_people = 0
     for user in range(USER_COUNT):
         for result in client.recommend(f"user-{user:02}", k=30, reasons=True).results:
             for reason in result.reasons:
@@ -32,15 +37,25 @@ def test_every_hop_of_thousands_of_reasons_exists(client: Client, shop: Shop) ->
                     for place, edge in enumerate(path.edges):
                         assert exists(edges, path.nodes[place], edge, path.nodes[place + 1])
                         hops += 1
+                    people = [place for place, node in enumerate(path.nodes) if node.kind == "user" and not node.id]
+                    for place in people:
+                        there, back = path.edges[place - 1], path.edges[place]
+                        assert there.direction == common_pb2.Edge.DIRECTION_BACKWARD
+                        assert back.direction == common_pb2.Edge.DIRECTION_FORWARD
+                        way = (path.nodes[place - 1].id, there.relation, path.nodes[place + 1].id, back.relation)
+                        assert len(followers[way] - {f"user-{user:02}"}) >= FEWEST
+                        over_people += 1
     assert hops > 3000
+    assert over_people > 10
 
 
 _Key = tuple[str, str]
 _Edges = dict[str, set[tuple[_Key, _Key]]]
+_Way = tuple[str, str, str, str]
 
 
 def edges_of(snapshot: Snapshot) -> _Edges:
-    """Return the facts by relation, and under "" who had what; people who are not named are the user ""."""
+    """Return by relation the facts, and who did what; people who are not named are the user ""."""
     nodes = [("product", each) for each in snapshot.products.array.to_pylist()]
     nodes += list(zip(snapshot.nodes["kind"].to_pylist(), snapshot.nodes["id"].to_pylist(), strict=True))
     edges: _Edges = {
@@ -49,20 +64,41 @@ def edges_of(snapshot: Snapshot) -> _Edges:
         }
         for relation, each in snapshot.facts.items()
     }
-    histories = snapshot.histories
-    rows = zip(histories.users_of_rows().tolist(), histories.product_index.tolist(), strict=True)
-    had = {(("user", snapshot.users.id(user)), nodes[product]) for user, product in rows}
-    return edges | {"": had | {(("user", ""), product) for _, product in had}}
+    for user_id, done in done_by(snapshot).items():
+        for product_id, relation in done:
+            product = ("product", product_id)
+            edges.setdefault(relation, set()).update(((("user", user_id), product), (("user", ""), product)))
+    return edges
+
+
+def followers_of(snapshot: Snapshot) -> dict[_Way, set[str]]:
+    """Return who did something with a product, and later something with another: by both products and relations."""
+    followers: dict[_Way, set[str]] = defaultdict(set)
+    for user_id, done in done_by(snapshot).items():
+        for place, later in enumerate(done):
+            for earlier in done[:place]:
+                followers[*earlier, *later].add(user_id)
+    return followers
+
+
+def done_by(snapshot: Snapshot) -> dict[str, list[tuple[str, str]]]:
+    """Return what each user did, oldest first: a product, and the relation."""
+    histories, relations = snapshot.histories, [RELATIONSHIP_OF[kind].type for kind in InteractionType]
+    products = [snapshot.products.id(index) for index in histories.product_index.tolist()]
+    done = list(zip(products, (relations[code] for code in histories.type.tolist()), strict=True))
+    return {snapshot.users.id(user): done[histories.rows(user)] for user in range(len(histories))}
 
 
 def exists(edges: _Edges, before: common_pb2.Node, edge: common_pb2.Edge, after: common_pb2.Node) -> bool:
     head, tail = (before, after) if edge.direction == common_pb2.Edge.DIRECTION_FORWARD else (after, before)
-    relation = "" if head.kind == "user" else edge.relation
-    return ((head.kind, head.id), (tail.kind, tail.id)) in edges[relation]
+    return ((head.kind, head.id), (tail.kind, tail.id)) in edges[edge.relation]
 
 
 def test_the_number_of_reasons_is_bounded(client: Client) -> None:
-    assert len(client.explain("user-09", "product-12", max_reasons=1).result.reasons) <= 1
+    several = client.explain("user-09", "product-12").result.reasons
+    assert len(several) > 1
+    only = client.explain("user-09", "product-12", max_reasons=1).result.reasons
+    assert [reason.text for reason in only] == [several[0].text]
 
 
 def test_similar_products_have_reasons_from_the_product(client: Client) -> None:

@@ -1,5 +1,6 @@
 """The server as a process: what a kill, a signal, a taken port and a full disk do to it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,17 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import OverloadedError
 from kgrank.v1 import common_pb2
 from kgrank.v1.event_service_pb2 import EventOutcome
+from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.drain import rows
 from server.journal import Journal
 from tests.server.running import running
 from tests.server.shop import tables
+from tests.server.test_places import stopped
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +111,40 @@ def test_sigterm_leaves_in_order_and_a_taken_port_is_one_sentence(home: Path) ->
     assert f"can't listen on {target}" in second.stderr
     assert "Traceback" not in second.stderr
     assert len(second.stderr.strip().splitlines()) == 2
+
+
+def test_a_server_that_leaves_finishes_the_running_call_and_takes_no_new_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = [("grpc.enable_retries", 0)]
+    with (
+        running(home, drain_s=60) as server,
+        grpc.insecure_channel(server.target, options=once) as channel,
+        grpc.insecure_channel(server.target, options=[*once, ("grpc.use_local_subchannel_pool", 1)]) as later,
+    ):
+
+        def refused() -> bool:
+            try:
+                health_pb2_grpc.HealthStub(later).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            except grpc.RpcError as error:
+                code: grpc.StatusCode = error.code()
+                return code == grpc.StatusCode.UNAVAILABLE
+            return False
+
+        with stopped(server, monkeypatch) as answered:
+            inside = RankingServiceStub(channel).Recommend.future(RecommendRequest(user_id="user-01", k=3), timeout=60)
+            until(lambda: server.server._serving.calls.taken == 1)
+            leaving = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)  # as after SIGTERM
+            until(refused)
+            for way_in in (channel, later):
+                with pytest.raises(grpc.RpcError) as new:
+                    RankingServiceStub(way_in).Recommend(RecommendRequest(user_id="user-02", k=3), timeout=10)
+                assert new.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert not inside.done()
+            assert not leaving.done()
+        assert len(inside.result().results) == 3
+        leaving.result(30)
+    assert answered == ["user-01"]
 
 
 def test_a_full_disk_refuses_events_and_ranking_goes_on(home: Path, tmp_path: Path) -> None:

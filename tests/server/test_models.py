@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kgrank.client import Client, event
 from kgrank.errors import RefusedError
 from kgrank.v1 import common_pb2
 from tests.server.running import running
 from tests.server.shop import Shop
+from tests.waiting import until
 
 
 def test_models_are_listed_newest_first_in_pages(client: Client, shop: Shop) -> None:
@@ -122,6 +124,31 @@ def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
             with pytest.raises(RefusedError, match="damaged"):
                 client.activate_model(f"models/{version}")
         assert client.recommend("user-01").model_version == shop.versions[1]
+
+
+def test_how_a_shadow_differs_is_in_the_log_now_and_then_and_when_it_ends(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.shadow._LOGGED_EVERY", 4)
+    old, new = shop.versions
+    with running(home) as server, Client(server.target) as client:
+        client.activate_model(f"models/{old}")
+        client.set_traffic({}, shadow=f"models/{new}")
+        with capture_logs() as logged:
+            for number in range(10):
+                assert client.recommend(f"user-{number:02}", k=5).model_version == old
+            until(lambda: client.get_traffic().shadow_comparison.answers == 10)
+            measured = client.get_traffic().shadow_comparison
+            client.set_traffic({})
+    told = [line for line in logged if line["event"] == "shadow_compared"]
+    assert len(told) == 3  # over 4, over 8, the end
+    assert told[0]["answers"] < told[1]["answers"] <= told[2]["answers"]
+    means = {
+        name: pytest.approx(getattr(measured, name), abs=1e-4)
+        for name in ("overlap", "rank_correlation", "score_difference", "latency_ms")
+    }
+    expected = {"event": "shadow_compared", "log_level": "info", "model_version": new, "answers": 10, "skipped": 0}
+    assert told[-1] == expected | means  # and nothing of a person
 
 
 def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) -> None:

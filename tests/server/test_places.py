@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -45,36 +45,6 @@ def until(done: Callable[[], bool]) -> None:
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def test_a_call_that_was_taken_is_answered_before_the_server_leaves(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ExitStack() as serving, ExitStack() as held:
-        server = serving.enter_context(running(home, drain_s=20))
-        channel = held.enter_context(grpc.insecure_channel(server.target))
-        asked = RecommendRequest(user_id="user-01", k=3)
-        with stopped(server, monkeypatch):
-            call = RankingServiceStub(channel).Recommend.future(asked, timeout=30)  # no retries: a plain stub
-            until(lambda: server.server._serving.calls.taken == 1)
-            leaving = threading.Thread(target=serving.close)
-            leaving.start()
-            until(lambda: refused(server.target))
-            assert leaving.is_alive()
-            assert not call.done()
-        assert len(call.result(20).results) == 3
-        leaving.join(20)
-        assert not leaving.is_alive()
-
-
-def refused(target: str) -> bool:
-    """Return whether a new connection's call is refused."""
-    with grpc.insecure_channel(target) as channel:
-        try:
-            RankingServiceStub(channel).Recommend(RecommendRequest(k=-1), timeout=5)
-        except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAVAILABLE)
-    return False
 
 
 @pytest.mark.parametrize("leaving", ["late", "gone"])

@@ -14,8 +14,9 @@ from kg.redaction import redact_all
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kgrank.client import Client, event
-from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
+from kgrank.errors import InvalidRequestError, NotFoundError, ServerFailedError, ServerUnavailableError
 from kgrank.v1 import common_pb2
+from server.erasing import Eraser
 from server.journal import Journal
 from tests.server.running import Running, running
 from tests.server.shop import Shop, tables
@@ -52,6 +53,13 @@ def files_with(folder: Path, text: str) -> list[str]:
         for path in folder.rglob("*")
         if path.is_file() and text.encode() in path.read_bytes()
     )
+
+
+def properties(graph: Graph) -> str:
+    """Return all properties of all nodes and relationships, elements of lists among them."""
+    of_both = graph.read("MATCH (n) RETURN properties(n)"), graph.read("MATCH ()-[r]->() RETURN properties(r)")
+    assert all(of_both)
+    return repr(of_both)
 
 
 def test_a_profile_says_what_a_user_likes(client: Client) -> None:
@@ -132,6 +140,12 @@ def test_an_export_has_all_that_is_stored_wherever_it_is(home: Path, graph: Grap
 def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Path, graph: Graph) -> None:
     graph.load(tables())
     publish_for(graph, "user-04")
+    # In a list of a node, and in a relationship.
+    graph.write(
+        "MATCH (u:User {id: 'user-04'})-[r:RECOMMENDED]->() "
+        "SET u.attribute_values = ['listed: user-04'], r.model = 'related: user-04'"
+    )
+    assert all(each in properties(graph) for each in ("listed: user-04", "related: user-04"))
     assert files_with(home, "user-04") != []
     with shop_server(home, graph) as (_, client):
         client.write_events([event("user-04", f"product-{number:02}", event_id=f"w-{number}") for number in range(4)])
@@ -154,10 +168,52 @@ def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Pa
         assert client.user_profile("user-04").interaction_count == 1
         client.erase_user("user-04")
     assert files_with(home, "user-04") == []
-    for everything in ("MATCH (n) RETURN properties(n)", "MATCH ()-[r]->() RETURN properties(r)"):
-        stored = graph.read(everything)
-        assert stored
-        assert "user-04" not in repr(stored)
+    assert "user-04" not in properties(graph)
+
+
+@pytest.mark.parametrize(
+    "step", ["the first of the journal", "the graph", "the second of the journal", "the snapshots", "the crossing out"]
+)
+def test_an_erasure_that_failed_before_any_step_is_finished_by_the_next_start(
+    home: Path, graph: Graph, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    publish_for(graph, "user-10")
+    erase, erased = Journal.erase, 0
+
+    def killed(*_: object) -> Any:
+        raise RuntimeError(f"killed before {step}")
+
+    def killed_the_second_time(journal: Journal, *about: Any) -> Any:
+        nonlocal erased
+        erased += 1
+        return erase(journal, *about) if erased == 1 else killed()
+
+    with monkeypatch.context() as patched, shop_server(home, graph) as (_, client):
+        client.write_event(event("user-10", "product-05", event_id="half-way"))
+        match step:
+            case "the first of the journal":
+                patched.setattr(Journal, "erase", killed)
+            case "the graph":
+                patched.setattr("server.erasing.erase_user", killed)
+            case "the second of the journal":
+                patched.setattr(Journal, "erase", killed_the_second_time)
+            case "the snapshots":
+                patched.setattr(Eraser, "_redact", killed)
+            case "the crossing out":
+                patched.setattr(Journal, "finish_erasure", killed)
+        with pytest.raises(ServerFailedError):
+            client.erase_user("user-10")
+    assert files_with(home, "user-10") != []  # at least that it is to be done
+    with shop_server(home, graph) as (_, client):
+        until(lambda: client.recommend("user-10", k=1).user_state == common_pb2.USER_STATE_COLD)
+        assert lines_of(client, "user-10") == []
+        assert client.recommend("user-11", k=1).user_state == common_pb2.USER_STATE_WARM
+    assert files_with(home, "user-10") == []
+    stored = properties(graph)
+    assert "user-10" not in stored
+    assert "half-way" not in stored
+    assert user_key("user-10") in stored
 
 
 def test_an_erasure_that_a_kill_stopped_is_finished_by_the_next_start(home: Path, graph: Graph) -> None:
