@@ -89,6 +89,10 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
                 {"model": name, "tried": entry.tried, "tried_before": entry.variant.tried_before}
                 | {"chosen": dict(entry.variant.chosen or {}) | entry.cells[0][1].chosen}
             )
+        for variant in part.left_out:
+            skipped.append({"what": f"{part.data}/{part.protocol}/{variant.name}", "why": "not asked for"})
+            if variant.baseline:
+                missing.append((part.data, part.protocol, variant.title))
         tables += _tables(config, part, stage, seed)
     return {
         "title": config.title,

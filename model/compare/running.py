@@ -80,7 +80,8 @@ def run(
     run_.waits = True  # for what was left to others
     for (section, names), entries in zip(planned, found, strict=True):
         whole = run_.entries(section, names) if entries is None else entries
-        yield replace(section, entries=whole or ())
+        left_out = [each for each in run_.variants(section, None) if each.name not in names]
+        yield replace(section, entries=whole or (), left_out=left_out)
 
 
 def help_out(config: CompareConfig, place: Place, only: Sequence[str] = ()) -> None:

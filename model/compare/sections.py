@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """One data set in one protocol, with all its models."""
+    """One data set in one protocol, with its models, and those of the comparison that this run was not asked for."""
 
     data: str
     title: str
@@ -39,6 +39,7 @@ class Section:
     snapshot: Snapshot = field(repr=False)
     split: Split = field(repr=False)
     entries: Sequence[Entry] = ()
+    left_out: Sequence[Variant] = ()
 
 
 @dataclass(frozen=True)

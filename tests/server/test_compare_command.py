@@ -81,6 +81,7 @@ def test_only_some_cells_are_computed_when_told(kgrank: CommandLine, tmp_path: P
     assert "popularity" in done.out
     assert "itemknn" not in done.out.replace("against itemknn", "")
     assert "1 cell, 0 of them" in done.err
+    assert "itemknn: not asked for" in done.err
 
 
 def test_a_comparison_that_is_not_there_is_one_sentence(kgrank: CommandLine, tmp_path: Path, peers: Path) -> None:

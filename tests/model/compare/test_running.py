@@ -71,6 +71,11 @@ def test_what_is_asked_badly_shares_its_training(compared: Compared, monkeypatch
     made = next(part for part in parts if isinstance(part, Section))
     assert [entry.variant.name for entry in made.entries] == ["ours", "asked-badly"]
     assert all(len(entry.cells) == 1 for entry in made.entries)
+    # A goal against the best baseline is not met as long as one has not been asked.
+    left_out = {variant.name for variant in made.left_out}
+    assert left_out == set(config.models) - {"ours", "asked-badly"}
+    document = build(config, parts, "validation")
+    assert {f"shop/next/{name}" for name in left_out} <= {each["what"] for each in document["skipped"]}
     # Two settings are searched; the chosen one is asked cleanly from the search's own cell, and badly from one more.
     assert len(trained) == 3
 
