@@ -136,6 +136,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the first page waits for a graph, a training, what it compiles, and a server
 @pytest.mark.xdist_group("shop")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_and_example_runs(page: Path, shop: Shop, tmp_path: Path) -> None:
