@@ -118,8 +118,8 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = RankingNetwork(model_config, text.shape[1], len(graph), names).to(device)
-    gone = earlier.best_epoch if earlier is not None and config.refit_epochs else 0  # epochs that this run goes on from
-    if earlier is not None and gone:
+    epochs_before = earlier.best_epoch if earlier is not None and config.refit_epochs else 0
+    if earlier is not None and epochs_before:
         network.load_state_dict(earlier.model.network.state_dict())
         config = config.model_copy(update={"learning_rate": config.learning_rate * config.refit_step})
     optimizer = _optimizer(network, config)
@@ -138,7 +138,7 @@ def train(
     workers = current_workers()
     sampler = negative_sampler(split.train, product_count, config)
     parameters = list(network.parameters())
-    run_key = _run_key(snapshot, split, model_config, config, workers, gone)
+    run_key = _run_key(snapshot, split, model_config, config, workers, epochs_before)
     last_epoch = config.epochs if earlier is None else config.refit_epochs or earlier.best_epoch
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
@@ -149,9 +149,10 @@ def train(
         while progress.epochs_done < last_epoch and progress.epochs_done - progress.best_epoch < config.patience:
             epoch, started, total = progress.epochs_done + 1, time.perf_counter(), 0.0
             # Each epoch has its own seeds, so that a resumed run draws what an unbroken one would have drawn.
-            generator, drawing = (np.random.default_rng([config.seed, gone + epoch, *more]) for more in ((), (1,)))
+            drawn = epochs_before + epoch
+            generator, drawing = (np.random.default_rng([config.seed, drawn, *more]) for more in ((), (1,)))
             with torch.random.fork_rng():
-                torch.manual_seed(config.seed * 100_003 + gone + epoch + (workers.rank << 48))
+                torch.manual_seed(config.seed * 100_003 + drawn + (workers.rank << 48))
                 network.train()
                 epoch_batches = batches(split.train, product_count, model_config, config, generator, workers)
                 for step, batch in enumerate(epoch_batches, 1):
@@ -301,7 +302,12 @@ def _dotted(section: str, config: BaseModel) -> dict[str, Any]:
 
 
 def _run_key(
-    snapshot: Snapshot, split: Split, model_config: ModelConfig, config: TrainConfig, workers: Workers, gone: int
+    snapshot: Snapshot,
+    split: Split,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    workers: Workers,
+    epochs_before: int,
 ) -> str:
     """Return a digest of what a run's result depends on; a checkpoint of another key is not resumed from.
 
@@ -316,6 +322,6 @@ def _run_key(
         config.model_dump(mode="json", exclude=later),
         workers.count,
         len(split.train.product_index),  # a refit trains on more
-        gone,
+        epochs_before,
     ]
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,7 +1,8 @@
 """Users as the networks of a model see them, by compiled graphs instead of torch's modules.
 
-A call needs the vectors of a user or two, and a reason those of half a dozen histories with something left out: torch
-spends more than a millisecond on the operations of a history network, its compiled graph a tenth of that.
+A call needs the vectors of a user or two, and a reason those of half a dozen histories with something left out. Of one
+user's history torch makes a vector in 1.1 ms, its compiled graph in .12; of eight, with 20 interactions each, in 1.15
+and .26 (one thread, width 64).
 """
 
 from pathlib import Path
