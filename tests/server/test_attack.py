@@ -35,12 +35,11 @@ from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from kgrank.v1.user_service_pb2 import GetUserProfileRequest
 from kgrank.v1.user_service_pb2_grpc import UserServiceStub
 from tests.conftest import empty
+from tests.server.accepted_requests import ATTACKED, accepted_requests
 from tests.server.attack import (
-    ATTACKED,
     INJECTIONS,
     LEAKS,
     UNFORGIVEN,
-    accepted_requests,
     attacked,
     is_repeated,
     mutated,
