@@ -47,7 +47,7 @@ class Products:
     matrix: Tensor
     blocks: Mapping[str, slice] = field(default_factory=dict)
 
-    def encode_users(self, histories: Histories, now_ms: Int64s) -> UserVectors:
+    def encode_users(self, histories: Histories, now_ms: Int64s, candidates: Int64s | None = None) -> UserVectors:
         """Not asked for."""
         raise NotImplementedError
 

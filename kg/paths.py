@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ _LEAST = 0.02
 """A reason with less than this part of the strongest one's strength is left out."""
 _RECENCY = 0.05
 """How much the cost of a first hop grows with each more recent product."""
+
+_NODES_KEPT = 16_384
+"""Nodes that were told of last, for brands and categories come up again and again."""
 
 _INTERACTION_RELATIONS = tuple(RELATIONSHIP_OF[kind].type for kind in InteractionType)
 """By type code."""
@@ -82,9 +86,13 @@ class Reasoner:
         weights = relation_weights or {}
         largest = max((weights[relation] for relation in self._steps.relations if relation in weights), default=1.0)
         self._people_weight = min(1.0, weights.get(TRANSITIONS, largest) / largest)
+        self._kept_node = lru_cache(_NODES_KEPT)(self._node)
 
     def node(self, index: int) -> Node:
         """Return what a node index stands for."""
+        return self._kept_node(index)
+
+    def _node(self, index: int) -> Node:
         if index in (USER_NODE, PEOPLE_NODE):
             return Node("user", "", "you" if index == USER_NODE else "people")
         if index < self._product_count:

@@ -46,7 +46,7 @@ def score_drops(
         np.asarray(history.at_ms[latest])[row],
         np.asarray(history.value[latest])[row],
     )
-    users = model.encode_users(without, np.full(len(kept), now_ms))
+    users = model.encode_users(without, np.full(len(kept), now_ms), candidates)
     scores = _scores(model, users, candidates)
     drops: Float32s = scores[0] - scores[1:]
     return drops

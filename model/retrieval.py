@@ -270,6 +270,8 @@ def _sparse_part(users: UserVectors, excluded: Sequence[Int64s], product_count: 
 
 def added(users: UserVectors, product_index: Int64s, product_count: int) -> tuple[Float32s, Float32s]:
     """Return what is added to the scores of `product_index [B, K]`, and how much of it is `history`: `[B, K]` both."""
+    if not len(users.added_score):
+        return np.zeros(product_index.shape, np.float32), np.zeros(product_index.shape, np.float32)
     sparse = _sparse_part(users, [], product_count)
     place, score = sparse.look_up(product_index)
     return score, np.append(users.added_history, np.float32(0))[place]

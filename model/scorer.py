@@ -165,7 +165,9 @@ class TrainedModel:
         return made
 
     @torch.inference_mode()
-    def encode_users(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> UserVectors:
+    def encode_users(
+        self, histories: Histories, now_ms: npt.NDArray[np.int64], candidates: Int64s | None = None
+    ) -> UserVectors:
         """Return the vectors of users given by their histories; see `ScoringModel`."""
         config, blend = self.network.config, self.blend
         events = recent_events(histories, config.history_length)
@@ -184,13 +186,15 @@ class TrainedModel:
             ],
             dim=1,
         )
-        return UserVectors(vectors, *self._added(histories, now_ms))
+        return UserVectors(vectors, *self._added(histories, now_ms, candidates))
 
-    def _added(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> tuple[Int64s, Int32s, Float32s, Float32s]:
+    def _added(
+        self, histories: Histories, now_ms: npt.NDArray[np.int64], candidates: Int64s | None
+    ) -> tuple[Int64s, Int32s, Float32s, Float32s]:
         """Return the sparse part of `UserVectors`: repeats and neighbours, one entry for each product of a user."""
         offsets, product_index = np.zeros(len(histories) + 1, np.int64), np.empty(0, np.int32)
         score = np.empty(0, np.float32)
-        if self._repeats:
+        if self._repeats and (candidates is None or np.isin(candidates, histories.product_index).any()):
             repeats = repeat_features(histories, now_ms, self.network.config.repeat_half_lives_days, self.statistics)
             features = torch.from_numpy(repeats.features)
             scores = [score_of(features) for score_of in self._repeats]

@@ -81,12 +81,14 @@ class ScoringModel(Protocol):
     def blocks(self) -> Mapping[str, slice]:
         """Component name to its columns of `matrix`."""
 
-    def encode_users(self, histories: Histories, now_ms: Int64s) -> UserVectors:
+    def encode_users(self, histories: Histories, now_ms: Int64s, candidates: Int64s | None = None) -> UserVectors:
         """Return the vectors of users given by their histories (product indices of the matrix).
 
         Args:
             histories: B histories, oldest first; an empty one is a cold user.
             now_ms: `[B]` the moment to rank for; nothing in a history may be later.
+            candidates: `[K]` the only products whose scores will be asked for, where it is so; what is added to those
+                of other products may be missing then.
         """
 
 

@@ -177,9 +177,10 @@ class RankingService:
             question = self._serving.with_searches(question)
             product_index = _known(engine, request.product_id)
             # Beside each other: counting is one matrix product, which leaves the interpreter to the search for reasons.
-            (ranking, place), reasons = await asyncio.gather(
-                self._serving.placed(engine, question, product_index),
+            # That takes longer, and goes first.
+            reasons, (ranking, place) = await asyncio.gather(
                 self._reasons_of(engine, question, [product_index], most),
+                self._serving.placed(engine, question, product_index),
             )
             response = ExplainResponse(
                 rank=place,

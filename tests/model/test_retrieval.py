@@ -20,7 +20,9 @@ class Products:
     matrix: torch.Tensor
     blocks: Mapping[str, slice] = field(default_factory=dict)
 
-    def encode_users(self, histories: Histories, now_ms: np.ndarray) -> UserVectors:
+    def encode_users(
+        self, histories: Histories, now_ms: np.ndarray, candidates: np.ndarray | None = None
+    ) -> UserVectors:
         raise NotImplementedError
 
 

@@ -29,6 +29,16 @@ def test_a_drop_is_the_difference_of_two_whole_scorings(shop: Shop) -> None:
     assert drops[0, 1] != pytest.approx(0, abs=1e-3)  # the very product, gone
 
 
+def test_products_that_were_never_had_drop_alike_whether_asked_for_alone_or_with_one_that_was(shop: Shop) -> None:
+    scorer = load_artifact(shop.home / "artifacts" / shop.versions[0]).scorer
+    history = shop.snapshot.histories.take(np.array([7]))
+    removed = history.product_index[:3].tolist()
+    never = np.setdiff1d(np.arange(len(shop.snapshot.products)), history.product_index)[:4]
+    alone = score_drops(scorer, history, shop.snapshot.as_of_ms, removed, never)
+    beside = score_drops(scorer, history, shop.snapshot.as_of_ms, removed, np.append(never, removed[0]))
+    assert alone == pytest.approx(beside[:, :-1], abs=1e-5)
+
+
 def test_nothing_to_remove_and_nothing_asked_have_no_drops(shop: Shop) -> None:
     scorer = load_artifact(shop.home / "artifacts" / shop.versions[0]).scorer
     history = shop.snapshot.histories.take(np.array([7]))
