@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import sparse
 
 from kg.freeze import freeze
@@ -214,6 +215,40 @@ def test_every_method_learns_what_belongs_together(
     reached = quality(ranker, split.validation, cold_part(split.validation, split.train, 0))
     assert reached.ndcg == pytest.approx(tuned.measures["ndcg@10"], abs=1e-6)
     assert reached.cold_ndcg is None
+
+
+@pytest.mark.parametrize("method", ["full", "last", "lora"])
+def test_checkpointed_layers_have_the_same_features_and_gradients(model: ModelConfig, method: str) -> None:
+    texts = ["green tea", "cordless power drill tools", "leaf"]
+    config = CONFIG.model_copy(update={"method": method, "layers": 1})
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(3)  # what LoRA begins with
+        encoder = LearningEncoder(
+            model.text, config.model_copy(update={"gradient_checkpointing": checkpointed}), texts, CPU
+        )
+        encoder.train(True)
+        for part in encoder._model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        torch.manual_seed(3)
+        features = encoder(np.array([0, 2, 1]))
+        (features @ features.T).square().sum().backward()  # type: ignore[no-untyped-call]
+        found.append([features, *(weight.grad for weight in encoder.parameters)])
+    plain, again = found
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in plain[1:])
+
+
+def test_an_encoder_learns_in_bf16_and_its_weights_stay_whole(
+    shop: tuple[Snapshot, Split], model: ModelConfig, tmp_path: Path
+) -> None:
+    half = model.model_copy(update={"text": model.text.model_copy(update={"precision": "bf16"})})
+    tuned = tune(shop, half, tmp_path, CONFIG)
+    assert tuned.measures["measure"] > tuned.measures["measure_before"] + 0.1
+    weights = load_file(tuned.folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
 
 
 def test_end_to_end_teaches_the_encoder_by_the_ranking_loss(

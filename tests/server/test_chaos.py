@@ -1,5 +1,6 @@
 """Kills at random moments under write load: what was acknowledged is there, once. Long forms run in `make chaos`."""
 
+import fcntl
 import os
 import random
 import signal
@@ -8,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from kg.config import GraphSettings
-from kg.embedded_files import read_endpoint
+from kg.embedded_files import OWNER_LOCK, read_endpoint
+from kg.erasure import user_key
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import CallError
@@ -24,6 +26,7 @@ from tests.server.shop import tables
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
+AWAY_S = 150
 WRITERS = 4
 USERS = 5
 
@@ -76,9 +79,10 @@ class Servers:
 class Load:
     """Callers that write one event after the other, and remember which were acknowledged."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, pause_s: float = 0) -> None:
         self.acknowledged: set[str] = set()
         self._target = target
+        self._pause_s = pause_s
         self._leaving = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
@@ -100,6 +104,7 @@ class Load:
                         with self._lock:
                             self.acknowledged.update(ids)
                         break
+                self._leaving.wait(self._pause_s)
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -141,6 +146,37 @@ def assert_stored_once(home: Path, acknowledged: set[str]) -> None:
     stored = [each.event.event_id for each in JournalFile(home / "journal.db").all()]
     assert len(stored) == len(set(stored)), "twice"
     assert acknowledged <= set(stored), "lost"
+
+
+def assert_in_graph_in_order(graph: Graph, acknowledged: set[str]) -> None:
+    rows = graph.read("MATCH (u:User)-[r]->() WHERE u.id STARTS WITH 'writer-' RETURN r.event_id, r.commit, r.position")
+    assert len(rows) == len({row[0] for row in rows}), "twice in the graph"
+    assert acknowledged <= {row[0] for row in rows}, "lost on the way to the graph"
+    by_position = sorted(rows, key=lambda row: row[2])
+    assert [row[1] for row in by_position] == sorted(row[1] for row in rows), "out of order"
+
+
+@contextmanager
+def hung(folder: Path) -> Iterator[None]:
+    """Let the graph's process stand still: it takes connections and says nothing."""
+    endpoint = read_endpoint(folder)
+    assert endpoint is not None
+    os.kill(endpoint.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(endpoint.pid, signal.SIGCONT)
+
+
+@contextmanager
+def gone(folder: Path) -> Iterator[None]:
+    """Kill the graph's process, and let nobody start another."""
+    endpoint = read_endpoint(folder)
+    assert endpoint is not None
+    with (folder / OWNER_LOCK).open("a") as held:
+        os.kill(endpoint.pid, signal.SIGKILL)
+        fcntl.flock(held, fcntl.LOCK_EX)  # once the process has let go
+        yield
 
 
 def kill_writer(path: Path, run: int, moments: random.Random) -> set[str]:
@@ -196,6 +232,7 @@ def test_kills_in_the_middle_of_erasures_leave_nobody_half_erased(home: Path, gr
     (home / "graph").symlink_to(graph_folder)
     moments = random.Random(11)
     users = [f"user-{number:02}" for number in range(10)]
+    finished = 0
     with servers(home) as each:
         each.start()
         for user_id in users:
@@ -206,14 +243,29 @@ def test_kills_in_the_middle_of_erasures_leave_nobody_half_erased(home: Path, gr
                 time.sleep(moments.uniform(0, 0.3))  # the random moment itself
                 each.stop(signal.SIGKILL)
                 erasing.join()
+            journal = JournalFile(home / "journal.db")
+            begun = {user_key(each) for each in journal.pending_erasures()} | {
+                each.user_key for each in journal.erasures()
+            }
             each.start()
-            with Client(each.target, timeout_s=60) as client:
-                client.erase_user(user_id)  # as a caller who did not hear from the first would
+            if user_key(user_id) in begun:  # what is written down is finished without being asked for again
+                until(lambda user_id=user_id: not _stored(graph, user_id), timeout_s=60)
+                finished += 1
+            else:
+                assert _stored(graph, user_id), "half erased"
+                with Client(each.target, timeout_s=60) as client:
+                    client.erase_user(user_id)  # as a caller who did not hear from the first would
+        until(lambda: not JournalFile(home / "journal.db").pending_erasures(), timeout_s=60)
+        assert finished
         assert each.stop(signal.SIGTERM) == 0
     for user_id in users:
-        assert graph.read("MATCH (u:User {id: $id}) RETURN count(u)", id=user_id) == [[0]]
+        assert not _stored(graph, user_id)
         held = [path for path in home.rglob("*") if path.is_file() and user_id.encode() in path.read_bytes()]
         assert [path for path in held if graph_folder.resolve() not in path.resolve().parents] == []
+
+
+def _stored(graph: Graph, user_id: str) -> bool:
+    return bool(graph.read("MATCH (u:User {id: $id}) RETURN 1", id=user_id))
 
 
 def _erase_or_fail(target: str, user_id: str) -> None:
@@ -251,13 +303,41 @@ def test_kills_of_the_graph_hold_up_no_ranking_and_lose_no_event(home: Path) -> 
         assert each.stop(signal.SIGTERM) == 0
     assert_stored_once(home, load.acknowledged)
     with Graph.connect(settings, folder) as graph:
-        rows = graph.read(
-            "MATCH (u:User)-[r]->() WHERE u.id STARTS WITH 'writer-' RETURN r.event_id, r.commit, r.position"
-        )
-    assert len(rows) == len({row[0] for row in rows}), "twice in the graph"
-    assert load.acknowledged <= {row[0] for row in rows}, "lost on the way to the graph"
-    by_position = sorted(rows, key=lambda row: row[2])
-    assert [row[1] for row in by_position] == sorted(row[1] for row in rows), "out of order"
+        assert_in_graph_in_order(graph, load.acknowledged)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.neo4j
+@pytest.mark.parametrize("away", [hung, gone])
+def test_a_graph_that_is_away_for_minutes_holds_up_no_ranking_and_loses_no_event(
+    home: Path, away: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    settings = GraphSettings(heap_mib=512, page_cache_mib=64)
+    folder = home / "graph"
+    with Graph.connect(settings, folder) as graph:
+        graph.ensure_schema()
+        graph.load(tables())
+    journal = JournalFile(home / "journal.db")
+    with servers(home) as each:
+        each.start()
+        with Load(each.target, pause_s=0.05) as load, Client(each.target, timeout_s=5) as client:
+            until(lambda: len(load.acknowledged) > 20, timeout_s=90)
+            until(lambda: read_endpoint(folder) is not None, timeout_s=120)
+            with away(folder):
+                back = time.monotonic() + AWAY_S
+                while time.monotonic() < back:
+                    assert client.recommend("user-01", k=3).results
+                    seen = len(load.acknowledged)
+                    until(lambda seen=seen: len(load.acknowledged) > seen, timeout_s=10)
+                    time.sleep(0.5)  # it is the time away that is tested
+                assert journal.undrained()[0] > AWAY_S
+            assert client.recommend("user-01", k=3).results
+        until(lambda: journal.undrained()[0] == 0, timeout_s=240)
+        assert each.stop(signal.SIGTERM) == 0
+    assert_stored_once(home, load.acknowledged)
+    with Graph.connect(settings, folder) as graph:
+        assert_in_graph_in_order(graph, load.acknowledged)
 
 
 def _another(folder: Path, gone: int) -> bool:

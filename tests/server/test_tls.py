@@ -1,6 +1,9 @@
 """Encryption: TLS, mutual TLS, renewed certificates, and where a server listens without any."""
 
+import socket
+import ssl
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +19,17 @@ from server.config import ServeSettings
 from tests.server.certificates import Authority, Issued
 from tests.server.running import running
 
+HANDSHAKE_S = 10
+KEEPALIVE_S = 60 + 20
+
 
 def tls(issued: Issued, client_ca: Path | None = None) -> dict[str, object]:
     return {"certificate_file": issued.certificate, "key_file": issued.key, "client_ca_file": client_ca}
+
+
+def address(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)
 
 
 def of(target: str) -> str:
@@ -117,13 +128,50 @@ def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
     Client("shop.example:50051", credentials=Credentials(token="kgr_x_y", tls=True)).close()
 
 
-def test_a_handshake_that_never_ends_keeps_nobody_out(home: Path, tmp_path: Path) -> None:
-    import socket
-
+def test_a_handshake_that_never_ends_keeps_nobody_out_and_is_ended(home: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with running(home, tls=tls(authority.issue("server"))) as server:
-        host, _, port = server.target.partition(":")
-        silent = [socket.create_connection((host, int(port))) for _ in range(50)]
+        silent = [socket.create_connection(address(server.target), timeout=HANDSHAKE_S + 20) for _ in range(50)]
         assert answers(server.target, authority.certificate)
         for each in silent:
+            assert each.recv(1) == b"", "the server said something to somebody who had said nothing"
             each.close()
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_a_peer_that_has_vanished_is_noticed(home: Path) -> None:
+    settings_frame = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    with (
+        running(home) as server,
+        socket.create_connection(address(server.target), timeout=KEEPALIVE_S + 30) as vanished,
+    ):
+        vanished.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings_frame)
+        began = time.monotonic()
+        while vanished.recv(4096):  # its pings are read, and not answered
+            pass
+        assert time.monotonic() - began == pytest.approx(KEEPALIVE_S, abs=15)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "taken"),
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)],
+)
+def test_only_tls_1_2_and_later_is_spoken(home: Path, tmp_path: Path, spoken: ssl.TLSVersion, taken: bool) -> None:
+    authority = Authority(tmp_path)
+    offered = ssl.create_default_context(cafile=str(authority.certificate))
+    offered.set_ciphers("ALL:@SECLEVEL=0")  # else the client itself would not offer the oldest
+    offered.set_alpn_protocols(["h2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        offered.minimum_version = offered.maximum_version = spoken
+    with (
+        running(home, tls=tls(authority.issue("server"))) as server,
+        socket.create_connection(address(server.target), timeout=10) as plain,
+    ):
+        if taken:
+            with offered.wrap_socket(plain, server_hostname="localhost") as connected:
+                assert connected.version() == spoken.name.replace("_", ".")
+        else:
+            with pytest.raises(ssl.SSLError, match=r"EOF|PROTOCOL_VERSION"):  # the server's end, not the client's own
+                offered.wrap_socket(plain, server_hostname="localhost")
