@@ -3,12 +3,15 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 from scipy import sparse
 
+from kg.errors import ConfigError
 from kg.snapshot import Histories, Snapshot
 from model.artifact import ArtifactManifest
 from model.baselines import BASELINES
@@ -18,6 +21,7 @@ from model.errors import ModelError
 from model.likeness import graph_features
 from model.metrics import CUTOFFS, Estimate, bootstrap, coverage, intra_list_diversity, novelty, per_user
 from model.ranker import Advance, Ranked, Ranker, rank
+from model.settings import read_toml, validated
 from model.splits import Case, SplitConfig
 
 CHOSEN_BY = "ndcg@10"
@@ -123,6 +127,7 @@ def fit_baseline(
     generator: np.random.Generator,
     advance: Advance = lambda count: None,
     trials: int | None = None,
+    settings: BaseModel | None = None,
 ) -> tuple[Ranker, dict[str, Any]]:
     """Choose a baseline's configuration on `data.validation`, and fit it on what `case` knows.
 
@@ -133,6 +138,7 @@ def fit_baseline(
         generator: draws the users to tune on, where there are many.
         advance: hears how many users were ranked for tuning.
         trials: configurations to try, drawn from the baseline's space; by default its grid is tried.
+        settings: the one configuration to take, where it was searched for already.
 
     Raises:
         ModelError: there is no such baseline, or it can't be fitted on this.
@@ -145,7 +151,11 @@ def fit_baseline(
     asked = data.validation
     if len(asked) > _TUNING_USERS:
         asked = asked.take(np.sort(generator.choice(len(asked), _TUNING_USERS, replace=False)))
-    grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
+    grid: Sequence[BaseModel]
+    if settings is not None:
+        grid = [settings]
+    else:
+        grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
     best, chosen, kept = -1.0, grid[0], None
     tuning = data.at(asked.known)
     for config in grid:
@@ -157,6 +167,23 @@ def fit_baseline(
         del ranker  # its matrix may be large, and the next one is made beside it
     answering = baseline.fit(data.at(case.known), chosen) if kept is None else kept
     return answering, chosen.model_dump(mode="json")
+
+
+def tuned_settings(files: Sequence[Path]) -> dict[str, BaseModel]:
+    """Return the settings of baselines that files of `kgrank tune --model BASELINE` have, by the baseline's name.
+
+    Raises:
+        ConfigError: a file can't be read, has no baseline's settings, or one that is out of range.
+    """
+    found: dict[str, BaseModel] = {}
+    for file in files:
+        for name, values in read_toml(file).items():
+            if name not in BASELINES or not isinstance(values, dict):
+                raise ConfigError(
+                    f"{file}: {name!r} is no baseline", f"A table of one of these is read: {', '.join(BASELINES)}."
+                )
+            found[name] = validated(type(BASELINES[name].grid[0]), values, file)
+    return found
 
 
 def evaluate(

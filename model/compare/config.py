@@ -62,7 +62,7 @@ class ModelSpec(BaseModel):
     )
     each_relation: bool = Field(False, description="a variant for each relation of the data set, which it leaves out")
     noise: NoiseConfig | None = Field(None, description="what is wrong with the data")
-    noise_at: Literal["training", "scoring"] = Field(
+    noise_at: Literal["training", "scoring", "both"] = Field(
         "training", description="training: in what is learned from; scoring: in what a finished model is asked with"
     )
     group: str = Field(MODELS, description="table of the report that it stands in, beside the reference")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -25,9 +25,11 @@ from model.compare.fitting import Workplace, fit_ours, fit_peer
 from model.compare.forecast import Forecast
 from model.compare.sections import Entry, Place, Section, Skipped, Watcher
 from model.compare.variants import Variant, variants
+from model.config import TextConfig
 from model.errors import ModelError
 from model.settings import RunSettings
 from model.splits import make_split
+from model.text import encoder_digest
 
 _log = structlog.get_logger(__name__)
 
@@ -204,6 +206,7 @@ class _Run:
             "graph": variant.graph,
             "noise": variant.learned_noise and variant.learned_noise.model_dump(mode="json"),
             "asked_noise": variant.asked_noise and variant.asked_noise.model_dump(mode="json"),
+            "encoder": _encoder(variant.settings.model.text),
             "seed": seed,
             "depth": DEPTH,
             "libraries": {name: version(name) for name in _LIBRARIES},
@@ -348,3 +351,12 @@ class _Run:
 
 def _same_lists(one: Outcome, other: Outcome) -> bool:
     return all((one.lists[key] == other.lists[key]).all() for key in one.lists)
+
+
+@lru_cache
+def _encoder(config: TextConfig) -> str | None:
+    """Return the digest of an encoder's files; None where it can't be read, as whoever needs it says."""
+    try:
+        return encoder_digest(config)
+    except (KgrankError, OSError):
+        return None

@@ -25,7 +25,7 @@ class Variant:
         settings: of ours; for a baseline, those of the model that it stands beside: text encoder and relations.
         graph: which facts it sees.
         noise: what is wrong with the data.
-        noise_at: in what is learned from, or in what a finished model is asked with.
+        noise_at: in what is learned from, in what a finished model is asked with, or in both.
         search: overrides to choose from.
         trials: configurations tried for a baseline; its grid when None.
         seeds: the first so many seeds are taken; all when None.
@@ -40,7 +40,7 @@ class Variant:
     settings: RunSettings
     graph: Literal["true", "shuffled", "none"] = "true"
     noise: NoiseConfig | None = None
-    noise_at: Literal["training", "scoring"] = "training"
+    noise_at: Literal["training", "scoring", "both"] = "training"
     search: tuple[Mapping[str, object], ...] = ()
     trials: int | None = None
     seeds: int | None = None
@@ -58,13 +58,19 @@ class Variant:
     @property
     def learned_noise(self) -> NoiseConfig | None:
         """The noise in what is learned from."""
-        return self.noise if self.noise_at == "training" else None
+        return self.noise if self.noise_at != "scoring" else None
 
     @property
     def asked_noise(self) -> NoiseConfig | None:
-        """The noise in what a finished model is asked with."""
-        return self.noise if self.noise_at == "scoring" else None
+        """The noise in what a finished model is asked with, beside that of the catalogue that it learned from."""
+        if self.noise is None or self.noise_at == "training":
+            return None
+        if self.noise_at == "scoring":
+            return self.noise
+        return self.noise.model_copy(update=_CATALOGUE_AS_IT_IS) if self.noise.events else None
 
+
+_CATALOGUE_AS_IT_IS = {"titles": 0.0, "facts_removed": 0.0, "facts_wrong": 0.0}
 
 Choose = Callable[[Variant], RunSettings]
 """Returns the settings that validation chooses among those of a search."""

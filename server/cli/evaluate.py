@@ -48,6 +48,10 @@ def evaluate_model(
     baselines: Annotated[
         str, typer.Option(help="Baselines in the same run, by comma; empty for none.")
     ] = "popularity,frequency,itemknn",
+    tuned: Annotated[
+        list[Path] | None,
+        typer.Option(help="TOML file of `kgrank tune --model BASELINE`: its settings instead of a grid. Repeatable."),
+    ] = None,
     validation: Annotated[
         bool, typer.Option("--validation", help="Report on the validation case; leaves the test untouched.")
     ] = False,
@@ -62,7 +66,7 @@ def evaluate_model(
         from model.artifact import load_artifact, read_manifest
         from model.baselines import fit_data
         from model.config import ModelConfig
-        from model.evaluate import check_untrained, evaluate, fit_baseline
+        from model.evaluate import check_untrained, evaluate, fit_baseline, tuned_settings
         from model.ranker import ModelRanker, Ranker
         from model.splits import SplitConfig, make_split
         from server.cli.stored import newest_artifact, open_snapshot, write_atomically
@@ -89,6 +93,9 @@ def evaluate_model(
     generator = np.random.default_rng(seed)
     model_config = ModelConfig.model_validate(manifest.config["model"]) if manifest else settings.model
     names = [name.strip() for name in baselines.split(",") if name.strip()]
+    searched = tuned_settings(tuned or [])
+    if other := sorted(searched.keys() - set(names)):
+        raise ConfigError(f"--tuned has settings of {other[0]}, which is not asked for", "Name it in --baselines.")
     model = ModelRanker(manifest.model_version, load_artifact(folder).scorer) if folder and manifest else None
     reports = []
     rankers: list[tuple[Ranker, dict[str, Any]]] = []
@@ -102,7 +109,10 @@ def evaluate_model(
             rankers = [(model, {})] if model else []
             with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
                 learned = fit_data(data, case.known, tuning, model_config, settings.cache_folder, seed=seed)
-                fitted = [fit_baseline(name, learned, case, generator, meter.advance) for name in names]
+                fitted = [
+                    fit_baseline(name, learned, case, generator, meter.advance, settings=searched.get(name))
+                    for name in names
+                ]
             rankers = [*fitted, *rankers]
         with console.meter(f"{case.name}: ranking", len(case) * len(rankers)) as meter:
             reports.append(evaluate(data, case, rankers, seed, meter.advance))

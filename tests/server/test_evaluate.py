@@ -60,6 +60,7 @@ def test_a_table_is_shown_to_people(kgrank: CommandLine, home: Path) -> None:
         (("--baselines", "oracle"), "there is no baseline 'oracle'"),
         (("--artifact", "19990101-00000000"), "there is no model '19990101-00000000'"),
         (("--snapshot", "nowhere"), "is not a snapshot"),
+        (("--tuned", "nowhere.toml"), "nowhere.toml can't be read"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_one_clear_error(

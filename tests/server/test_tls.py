@@ -141,12 +141,13 @@ def test_a_handshake_that_never_ends_keeps_nobody_out_and_is_ended(home: Path, t
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_a_peer_that_has_vanished_is_noticed(home: Path) -> None:
-    settings_frame = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    settings, acknowledged = (bytes([0, 0, 0, 4, flags, 0, 0, 0, 0]) for flags in (0, 1))
     with (
         running(home) as server,
         socket.create_connection(address(server.target), timeout=KEEPALIVE_S + 30) as vanished,
     ):
-        vanished.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings_frame)
+        vanished.sendall(opening + settings + acknowledged)
         began = time.monotonic()
         while vanished.recv(4096):  # its pings are read, and not answered
             pass

@@ -63,6 +63,20 @@ def test_a_peer_is_tuned_in_its_own_space_and_a_second_run_goes_on(home: Path, k
     assert folder.name.startswith("itemknn-")
 
 
+def test_a_peer_answers_with_the_settings_that_were_found(home: Path, kgrank: CommandLine) -> None:
+    file = home / "itemknn.toml"
+    best = json.loads(kgrank(home, "tune", "--model", "itemknn", "--trials", "2", "--json", "--out", str(file)).out)[
+        "best"
+    ]
+    evaluate = ("evaluate", "--artifact", "none", "--json", "--tuned", str(file))
+    told = json.loads(kgrank(home, *evaluate, "--baselines", "popularity,itemknn").out)
+    used = {result["ranker"]: result["config"] for result in told["cases"][0]["results"]}["itemknn"]
+    assert used.items() >= best.items()
+    refused = kgrank(home, *evaluate, "--baselines", "popularity")
+    assert refused.code == 1
+    assert "--tuned has settings of itemknn" in refused.err.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import tomli_w
 
 from kg.errors import ConfigError
-from model.compare import fitting
+from model.compare import fitting, running
 from model.compare.cells import CellStore
 from model.compare.config import CompareConfig, read_comparison
+from model.compare.noise import NoiseConfig
 from model.compare.report import build
 from model.compare.running import help_out, run
 from model.compare.sections import Place, Section, Skipped, Watcher
@@ -104,6 +106,34 @@ def test_what_is_trained_again_for_the_test_does_not_answer_validation(compared:
     )
     made = next(part for part in run(learned, place) if isinstance(part, Section))
     assert "it would learn the answers" in made.entries[0].problem
+
+
+def test_noise_in_both_is_learned_from_in_one_training_and_a_users_own_events_are_asked_with(
+    compared: Compared,
+) -> None:
+    part = section(compared)
+    (ours,) = (entry.variant for entry in part.entries if entry.variant.name == "ours")
+    noise = NoiseConfig(titles=0.5, events=0.2, seed=3)
+    learned, both = (replace(ours, noise=noise, noise_at=at) for at in ("training", "both"))
+    assert (learned.learned_noise, learned.asked_noise) == (noise, None)
+    assert (both.learned_noise, both.asked_noise) == (noise, NoiseConfig(events=0.2, seed=3))
+    assert replace(both, noise=NoiseConfig(titles=0.5)).asked_noise is None
+    run_ = running._Run(compared.config, compared.place, Heard().watcher(), (), compute=False)
+    assert run_._training_key(part, learned) == run_._training_key(part, both)
+
+
+def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, tmp_path: Path) -> None:
+    part = section(compared)
+    (ours,) = (entry.variant for entry in part.entries if entry.variant.name == "ours")
+    folder, keys = tmp_path / "encoder", set()
+    folder.mkdir()
+    settings = ours.settings.with_overrides({"model.text.encoder": str(folder)})
+    for content in ("{}", '{"fine-tuned": true}'):
+        (folder / "config.json").write_text(content, encoding="utf-8")
+        running._encoder.cache_clear()  # as another process begins
+        run_ = running._Run(compared.config, compared.place, Heard().watcher(), (), compute=False)
+        keys.add(run_.cell(part, replace(ours, settings=settings), 1, None).key)
+    assert len(keys) == 2
 
 
 def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_path: Path) -> None:
