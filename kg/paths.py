@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,6 @@ class Reasoner:
         self, snapshot: Snapshot, relation_weights: Mapping[str, float] | None = None, people: People | None = None
     ) -> None:
         self.people = people or People(snapshot.histories, len(snapshot.products))
-        self._snapshot = snapshot
         self._product_count = len(snapshot.products)
         self._gone = frozenset(snapshot.products.taken_out.tolist())
         self._steps = adjacency(snapshot, relation_weights)
@@ -86,21 +85,12 @@ class Reasoner:
         weights = relation_weights or {}
         largest = max((weights[relation] for relation in self._steps.relations if relation in weights), default=1.0)
         self._people_weight = min(1.0, weights.get(TRANSITIONS, largest) / largest)
-        self._kept_node = lru_cache(_NODES_KEPT)(self._node)
+        # Of the snapshot, not of the reasoner: one that is in a cycle stays in memory until a collection finds it.
+        self._node = lru_cache(_NODES_KEPT)(partial(_node, snapshot))
 
     def node(self, index: int) -> Node:
         """Return what a node index stands for."""
-        return self._kept_node(index)
-
-    def _node(self, index: int) -> Node:
-        if index in (USER_NODE, PEOPLE_NODE):
-            return Node("user", "", "you" if index == USER_NODE else "people")
-        if index < self._product_count:
-            product_id = self._snapshot.products.id(index)
-            return Node("product", product_id, self._snapshot.catalogue["title"][index].as_py() or product_id)
-        row = index - self._product_count
-        kind, node_id, name = (self._snapshot.nodes[column][row].as_py() for column in ("kind", "id", "name"))
-        return Node(kind, node_id, name)
+        return self._node(index)
 
     def surroundings(
         self, product_index: npt.NDArray[np.integer], type: npt.NDArray[np.integer], user_index: int = MISSING
@@ -225,6 +215,17 @@ class Reasoner:
         head, tail = ends if forward else ends[::-1]
         weight = math.exp(-float(steps.cost[row]))
         return Hop(self._steps.relations[steps.relation[row]], forward is not turned, head, tail, weight)
+
+
+def _node(snapshot: Snapshot, index: int) -> Node:
+    if index in (USER_NODE, PEOPLE_NODE):
+        return Node("user", "", "you" if index == USER_NODE else "people")
+    if index < len(snapshot.products):
+        product_id = snapshot.products.id(index)
+        return Node("product", product_id, snapshot.catalogue["title"][index].as_py() or product_id)
+    row = index - len(snapshot.products)
+    kind, node_id, name = (snapshot.nodes[column][row].as_py() for column in ("kind", "id", "name"))
+    return Node(kind, node_id, name)
 
 
 def _made(hops: list[Hop], people: int = 0) -> Path:

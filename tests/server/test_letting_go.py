@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from kg.paths import Reasoner
 from kgrank.client import Client
 from kgrank.errors import CallError, NotFoundError
 from server.errors import UnknownProductError
@@ -83,3 +84,12 @@ def test_an_old_index_of_words_does_not_keep_those_that_follow_it(shop: Shop) ->
     # The way on from the first is taken: what is asked of it now is made anew.
     again = first.following(replace(shop.snapshot, catalogue=changed))
     assert again.find("teapot 2", 1)[0].tolist() == [0]
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_a_reasoner_that_has_told_of_nodes_goes(shop: Shop) -> None:
+    reasoner = Reasoner(shop.snapshot)
+    assert reasoner.node(0).id == shop.snapshot.products.id(0)
+    held = weakref.ref(reasoner)
+    del reasoner
+    assert held() is None
