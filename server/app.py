@@ -37,7 +37,7 @@ from server.follow import Follower
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
-from server.listening import make_server
+from server.listening import PortTakenError, make_server
 from server.memory import Memory
 from server.readiness import Readiness
 from server.rpc import Front
@@ -71,10 +71,6 @@ USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 _REFRESHED_EVERY_S = 1.0
-
-
-class PortTakenError(KgrankError):
-    """The address can't be listened on."""
 
 
 Connect = Callable[[], AbstractContextManager["Graph"]]

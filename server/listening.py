@@ -8,6 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kg.errors import KgrankError
 from server.admission import Admission
 from server.config import ServeSettings
 from server.rpc import Front, service_handler
@@ -16,6 +17,10 @@ _MOST_BYTES = 4 << 20
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+
+
+class PortTakenError(KgrankError):
+    """The address can't be listened on."""
 
 
 def make_server(
@@ -45,6 +50,7 @@ def make_server(
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # what ends a quiet connection; a minute by default
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),  # else the third ping of a quiet connection is not sent
             *_connection_age(settings.connection_age_s),

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from kg.errors import KgrankError
-from server.app import PortTakenError
+from server.listening import PortTakenError
 
 _log = structlog.get_logger(__name__)
 

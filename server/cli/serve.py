@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,17 +52,12 @@ def serve(
 
     With several processes, SIGHUP restarts one after the other; one that dies is replaced.
     """
-    try:
-        import grpc_health  # noqa: F401
-        import grpc_reflection  # noqa: F401
-        import threadpoolctl  # noqa: F401
-        import torch
-        import uvloop
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"the package {error.name!r} is not installed; serving needs the extra `server`",
-            "Install it: pip install 'kgrank[server]'",
-        ) from error
+    for package in ("grpc_health", "grpc_reflection", "threadpoolctl", "torch", "uvloop"):
+        if find_spec(package) is None:
+            raise MissingExtraError(
+                f"the package {package!r} is not installed; serving needs the extra `server`",
+                "Install it: pip install 'kgrank[server]'",
+            )
     from server.spare_memory import share_one_allocator
     from server.watch.logs import log_to_stderr
 
@@ -76,8 +72,11 @@ def serve(
     log_to_stderr()
     share_one_allocator()
     if count > 1 and process is None:
-        _supervise(settings, json)
+        _supervise(settings, json)  # which needs no torch, and so takes neither its memory nor its time to start
         return
+    import torch
+    import uvloop
+
     torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2 // count))
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

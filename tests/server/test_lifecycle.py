@@ -187,7 +187,7 @@ def test_without_a_free_file_the_start_is_one_clear_error(tmp_path: Path) -> Non
 
 
 def test_a_port_of_somebody_else_is_refused(home: Path) -> None:
-    from server.app import PortTakenError
+    from server.listening import PortTakenError
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
