@@ -20,8 +20,11 @@ from model.artifact import load_artifact
 from model.counterfactual import score_drops, strengths
 from model.scorer import TrainedModel
 from model.scoring import full_scores
+from server.cli.stored import newest_artifact, open_snapshot
+from server.config import Settings
+from server.contract import MOST_REASONS
+from server.reasons import WEIGHED_EACH
 
-MOST_REASONS = 3
 SEED = 3
 
 
@@ -32,9 +35,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--results", type=int, default=3, help="of each user")
     options = parser.parse_args()
-    folder = options.home / "snapshots"
-    snapshot = Snapshot.open(folder / (folder / "LATEST").read_text(encoding="utf-8").strip(), verify=False)
-    artifact = load_artifact(max(path for path in (options.home / "artifacts").iterdir() if path.is_dir()))
+    settings = Settings(home=options.home)
+    snapshot, artifact = open_snapshot(settings, None), load_artifact(newest_artifact(settings, None))
     reasoner = Reasoner(snapshot, artifact.relation_weights)
     told, heaviest = measured(snapshot, artifact.scorer, reasoner, options.users, options.results)
     print(
@@ -69,7 +71,8 @@ def measured(
         around = reasoner.surroundings(history.product_index, history.type, user)
         for product in scores.topk(results).indices.tolist():
             paths = reasoner.paths(around, product)
-            starts = list(dict.fromkeys(path.start for path in paths))
+            starts = list(dict.fromkeys(path.start for path in paths))[:WEIGHED_EACH]
+            paths = [path for path in paths if path.start in starts]
             drops = score_drops(scorer, history, snapshot.as_of_ms, starts, np.array([product]))
             strength = dict(zip(starts, strengths(drops)[:, 0].tolist(), strict=True)) if starts else {}
             told[len(reasoner.reasons(around, product, MOST_REASONS, paths=paths, strength=strength))] += 1

@@ -16,7 +16,7 @@ from server.engine import Engine
 _FORWARD = common_pb2.Edge.DIRECTION_FORWARD
 _BACKWARD = common_pb2.Edge.DIRECTION_BACKWARD
 
-_WEIGHED_EACH = 6
+WEIGHED_EACH = 6
 _WEIGHED = 24
 """Products of the history that are taken out by turns: of each result, and of all together."""
 
@@ -46,7 +46,7 @@ def reasons_for(
     reasoner = engine.reasoner
     around = reasoner.surroundings(history.product_index, history.type, engine.snapshot.users.index(user_id))
     paths = [reasoner.paths(around, product) for product in products]
-    of_each = [list(dict.fromkeys(path.start for path in found))[:_WEIGHED_EACH] for found in paths]
+    of_each = [list(dict.fromkeys(path.start for path in found))[:WEIGHED_EACH] for found in paths]
     starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]
     drops = score_drops(engine.artifact.scorer, history, engine.now_ms(), starts, np.array(products, np.int64))
     strong = strengths(drops)

@@ -63,7 +63,8 @@ class ModelSpec(BaseModel):
     each_relation: bool = Field(False, description="a variant for each relation of the data set, which it leaves out")
     noise: NoiseConfig | None = Field(None, description="what is wrong with the data")
     noise_at: Literal["training", "scoring", "both"] = Field(
-        "training", description="training: in what is learned from; scoring: in what a finished model is asked with"
+        "training",
+        description="training: in what is learned from; scoring: in what a finished model is asked with; both: in both",
     )
     group: str = Field(MODELS, description="table of the report that it stands in, beside the reference")
     data: tuple[str, ...] = Field((), description="only on these data sets")

@@ -67,10 +67,8 @@ class Variant:
             return None
         if self.noise_at == "scoring":
             return self.noise
-        return self.noise.model_copy(update=_CATALOGUE_AS_IT_IS) if self.noise.events else None
+        return NoiseConfig(events=self.noise.events, seed=self.noise.seed) if self.noise.events else None
 
-
-_CATALOGUE_AS_IT_IS = {"titles": 0.0, "facts_removed": 0.0, "facts_wrong": 0.0}
 
 Choose = Callable[[Variant], RunSettings]
 """Returns the settings that validation chooses among those of a search."""

@@ -228,6 +228,7 @@ def test_checkpointed_layers_have_the_same_features_and_gradients(model: ModelCo
             model.text, config.model_copy(update={"gradient_checkpointing": checkpointed}), texts, CPU
         )
         encoder.train(True)
+        assert encoder._model.is_activation_checkpointing == checkpointed
         for part in encoder._model.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = 0.0
@@ -245,6 +246,9 @@ def test_an_encoder_learns_in_bf16_and_its_weights_stay_whole(
     shop: tuple[Snapshot, Split], model: ModelConfig, tmp_path: Path
 ) -> None:
     half = model.model_copy(update={"text": model.text.model_copy(update={"precision": "bf16"})})
+    rounded, whole = (LearningEncoder(each.text, CONFIG, ["tea", "drill"], CPU).encode_all() for each in (half, model))
+    assert not torch.equal(rounded, whole)
+    torch.testing.assert_close(rounded, whole, atol=0.02, rtol=0.02)
     tuned = tune(shop, half, tmp_path, CONFIG)
     assert tuned.measures["measure"] > tuned.measures["measure_before"] + 0.1
     weights = load_file(tuned.folder / "model.safetensors")

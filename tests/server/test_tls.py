@@ -20,7 +20,7 @@ from tests.server.certificates import Authority, Issued
 from tests.server.running import running
 
 HANDSHAKE_S = 10
-NOTICED_S = 120
+NOTICED_S = 60 + 20
 
 
 def tls(issued: Issued, client_ca: Path | None = None) -> dict[str, object]:
