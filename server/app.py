@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -37,7 +36,7 @@ from server.follow import Follower
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
-from server.listening import PortTakenError, make_server
+from server.listening import Listening, PortTakenError, make_server
 from server.memory import Memory
 from server.readiness import Readiness
 from server.rpc import Front
@@ -94,7 +93,7 @@ class Server:
         refuse_exposure(settings)
         self._settings = settings
         self._places = places
-        self._credentials = credentials(settings.tls)
+        secured = credentials(settings.tls)
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
         kept_ms = round(settings.journal_days * 24 * 3_600_000)
@@ -136,6 +135,7 @@ class Server:
         )
         self._web = self._watch()
         self._server = self._make()
+        self._listening = Listening(self._server, settings, secured)
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._saying: asyncio.Task[None] | None = None
@@ -143,12 +143,13 @@ class Server:
     async def start(self) -> int:
         """Listen, say NOT_SERVING, and begin to load the model; return the port.
 
+        Where others listen on a port that is shared, listen once there is a model.
+
         Raises:
             PortTakenError: somebody else listens there.
         """
         await self._readiness.begin()
-        port = self._listen()
-        await self._server.start()
+        port = await self._listening.begin()
         self._rules.recall()
         self._link.start()
         self._loading = asyncio.create_task(self._load())
@@ -160,31 +161,13 @@ class Server:
         """The port of metrics and probes; None where there is none."""
         return None if self._web is None else self._web.port
 
-    def _listen(self) -> int:
-        address = f"{self._settings.host}:{self._settings.port}"
-        try:
-            # gRPC says why it can't listen in lines of its own log; a socket of ours says it in one sentence.
-            family, _, _, _, place = socket.getaddrinfo(self._settings.host, self._settings.port)[0]
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if self._settings.reuse_port:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                probe.bind(place)
-            if self._credentials is not None:
-                return self._server.add_secure_port(address, self._credentials)
-            return self._server.add_insecure_port(address)
-        except (OSError, RuntimeError) as error:
-            raise PortTakenError(
-                f"the server can't listen on {address}: {getattr(error, 'strerror', None) or error}",
-                "Stop what listens there, or choose another port: --port 0 takes a free one.",
-            ) from error
-
     async def ready(self) -> bool:
         """Wait until the model is loaded and the rules are known, or waited for no longer; return whether it serves."""
         if self._loading is not None:
             await self._loading
         if self._serving.active is not None:
             await self._rules.settled()
+            await self._say()
         return self._readiness.ready
 
     @property
@@ -305,10 +288,19 @@ class Server:
             self._follower.go_back(missed)
         self._catalogue.prepare()
         await self._readiness.follow()
-        await self._readiness.say()
+        await self._say()
 
     def _rules_settled(self) -> None:
-        self._saying = asyncio.create_task(self._readiness.say())
+        self._saying = asyncio.create_task(self._say())
+
+    async def _say(self) -> None:
+        """Say that calls may come, if they may, and let them come."""
+        await self._readiness.say()
+        if self._readiness.ready:
+            try:
+                await self._listening.go_on()
+            except PortTakenError as error:
+                _log.error("not_listening", reason=error.problem, remedy=error.remedy)
 
     def _committed(self, events: list[StoredEvent]) -> None:
         """Hear from the journal's thread what is on disk now."""

@@ -1,6 +1,9 @@
 """What listens: the gRPC server with its limits, its services behind their front, health and reflection."""
 
+import asyncio
+import contextlib
 import math
+import socket
 from collections.abc import Mapping
 
 import grpc.aio
@@ -17,10 +20,93 @@ _MOST_BYTES = 4 << 20
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+_ANSWERS_WITHIN_S = 1.0
 
 
 class PortTakenError(KgrankError):
     """The address can't be listened on."""
+
+
+class Listening:
+    """When a server listens, and where: at once, or, beside others on its port, as soon as it answers.
+
+    The kernel gives every listener of a port its share of the new connections. One that is still loading would refuse
+    calls that the others answer.
+
+    Args:
+        server: what listens.
+        settings: where.
+        secured: its side of TLS; None for none.
+    """
+
+    def __init__(
+        self, server: grpc.aio.Server, settings: ServeSettings, secured: grpc.ServerCredentials | None
+    ) -> None:
+        self._server = server
+        self._secured = secured
+        self._host, self._port, self._shares = settings.host, settings.port, settings.reuse_port
+        self._begun = False
+
+    async def begin(self) -> int:
+        """Listen, unless others do so there already; return the port.
+
+        Raises:
+            PortTakenError: it can't be shared, or not be had at all.
+        """
+        self._refuse_taken()
+        if not await self._others_listen():
+            await self.go_on()
+        return self._port
+
+    async def go_on(self) -> None:
+        """Listen if that has been put off.
+
+        Raises:
+            PortTakenError: it can't be had any more.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        address = f"{self._host}:{self._port}"
+        try:
+            if self._secured is not None:
+                self._port = self._server.add_secure_port(address, self._secured)
+            else:
+                self._port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise self._taken(error) from error
+        await self._server.start()
+
+    def _refuse_taken(self) -> None:
+        # gRPC says why it can't listen in lines of its own log; a socket of ours says it in one sentence.
+        try:
+            family, _, _, _, place = socket.getaddrinfo(self._host, self._port)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if self._shares:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                probe.bind(place)
+        except OSError as error:
+            raise self._taken(error) from error
+
+    def _taken(self, error: Exception) -> PortTakenError:
+        return PortTakenError(
+            f"the server can't listen on {self._host}:{self._port}: {getattr(error, 'strerror', None) or error}",
+            "Stop what listens there, or choose another port: --port 0 takes a free one.",
+        )
+
+    async def _others_listen(self) -> bool:
+        if not self._shares or not self._port:
+            return False
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                _, writer = await asyncio.open_connection(self._host, self._port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return True
 
 
 def make_server(

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -194,3 +195,26 @@ def test_a_port_of_somebody_else_is_refused(home: Path) -> None:
         other.listen()
         with pytest.raises(PortTakenError, match="can't listen on"), running(home, port=other.getsockname()[1]):
             pass
+
+
+def test_beside_others_a_server_listens_once_it_serves(home: Path, tmp_path: Path) -> None:
+    def answered(target: str) -> None:
+        for _ in range(20):  # new connections, which the kernel shares out
+            with Client(target) as client:
+                assert client.recommend("user-01", k=3).results
+
+    empty, copy = tmp_path / "empty", Path(shutil.copytree(home, tmp_path / "copy"))
+    empty.mkdir()
+    with ExitStack() as second:
+        with running(home, reuse_port=True) as first:
+            port = int(first.target.rpartition(":")[2])
+            with running(empty, port=port, reuse_port=True):
+                answered(first.target)
+            second.enter_context(running(copy, port=port, reuse_port=True))
+            answered(first.target)
+        answered(first.target)  # by the second alone
+
+
+def test_without_a_model_a_server_listens_where_nobody_else_does(tmp_path: Path) -> None:
+    with running(tmp_path, reuse_port=True) as alone, Client(alone.target) as client:
+        assert not client.list_models().models
