@@ -54,6 +54,7 @@ _MADE_CLEAN = 1
 """The `user_version` of a journal in whose file what was deleted has always been overwritten."""
 COMMIT = "commit"
 """`JournalFile.note`: the last commit of the graph that this server has seen."""
+_NOTE = "INSERT INTO reached VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)"
 TRIMMED = "trimmed"
 """`JournalFile.note`: the last offset whose event was trimmed."""
 
@@ -192,11 +193,7 @@ class JournalFile:
     def note(self, name: str, number: int) -> None:
         """Remember the largest number that was ever noted under a name."""
         with self.connection() as connection:
-            connection.execute(
-                "INSERT INTO reached VALUES (?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)",
-                (name, number),
-            )
+            connection.execute(_NOTE, (name, number))
 
     def noted(self, name: str) -> int:
         """Return the largest number that was noted under a name; 0 if none was."""
@@ -218,9 +215,9 @@ class JournalFile:
             with self.connection() as connection:
                 connection.execute("BEGIN")
                 connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
+                if offsets:
+                    connection.execute(_NOTE, (TRIMMED, max(offsets)))
                 connection.execute("COMMIT")
-            if offsets:
-                self.note(TRIMMED, max(offsets))
         except sqlite3.Error as error:
             raise JournalError(
                 f"journal {self.path} can't be trimmed: {error}", "Check the disk and the file's permissions."

@@ -99,6 +99,26 @@ def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_pat
 
 
 @pytest.mark.neo4j
+def test_a_backup_that_is_older_than_what_the_journal_keeps_is_told_of(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    events = [event("patient", f"product-{number:02}", event_id=f"e-{number}") for number in range(40)]
+    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    journal.trim([each.offset for each in journal.read(0, 20)])
+    # A backup that has the first ten.
+    graph.write("MATCH ()-[r:VIEWED]->() WHERE r.event_id IS NOT NULL DELETE r")
+    graph.write("MATCH (j:Journal) SET j.offset = 10")
+    with capture_logs() as logged:
+        drain_all(journal, graph)
+    told = next(each for each in logged if each["event"] == "graph_lacks_trimmed_events")
+    assert told["remedy"] == "The graph's backup is older than what the journal keeps: restore a newer one."
+    stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN e.event_id")
+    assert {row[0] for row in stored} == {f"e-{number}" for number in range(20, 40)}
+    journal.close()
+
+
+@pytest.mark.neo4j
 def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
     journal = Journal(tmp_path / "journal.db")
