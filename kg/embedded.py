@@ -7,7 +7,6 @@ start` left) or starts one for as long as it is needed. See `kg.embedded_child` 
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kg.config import GraphSettings
+from kg.disk_room import STARTS_WITH_MIB, refuse_full
 from kg.embedded_child import ChildConfig
 from kg.embedded_files import LOG_FILE, Endpoint, in_use, is_held, is_used, process_start_time, read_endpoint
 from kg.embedded_jars import locked_jars, missing_extra
@@ -27,7 +27,6 @@ from kg.errors import GraphError, GraphUnavailableError
 _SOURCE_ROOT = str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 60.0
-_NEEDED_MIB = 16
 
 Told = Callable[[str], None]
 
@@ -94,7 +93,7 @@ def stop(folder: Path) -> bool:
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while is_held(folder):
         if time.monotonic() > deadline and process_start_time(endpoint.pid) == endpoint.process_start:
-            # On a full disk Neo4j tries for ever to end in order; a kill loses nothing that was committed.
+            # On a full disk Neo4j may try for ever to end in order; a kill loses nothing that was committed.
             os.kill(endpoint.pid, signal.SIGKILL)
         time.sleep(_POLL_S)
     return True
@@ -117,7 +116,7 @@ def _start(folder: Path, settings: GraphSettings, told: Told, *, stay: bool) -> 
             raise missing_extra(error) from error
     jars = locked_jars(told)
     _check_port(settings.port)
-    _check_space(folder)
+    refuse_full(folder, STARTS_WITH_MIB)
     told("Starting Neo4j")
     began = time.monotonic()
     config = ChildConfig(
@@ -193,16 +192,6 @@ def _check_port(port: int) -> None:
             raise GraphError(
                 f"graph.port {port} can't be used: {error.strerror}", "Choose another, or 0 for any free port."
             ) from error
-
-
-def _check_space(folder: Path) -> None:
-    """Refuse a full disk in one sentence: Neo4j would try for ever to recover on it."""
-    free_mib = shutil.disk_usage(folder).free // 2**20
-    if free_mib < _NEEDED_MIB:
-        raise GraphError(
-            f"the disk of {folder} is full: {free_mib} MiB are free and the embedded Neo4j needs {_NEEDED_MIB}",
-            "Free some space there, or choose another home: KGRANK_HOME",
-        )
 
 
 def _await_other(folder: Path, timeout_s: float) -> Endpoint | None:

@@ -6,7 +6,9 @@ writes where it listens to the state file (mode 0600) once a query has succeeded
 
 - when stdin ends (its parent left, however it did) and no other process uses the graph, unless it was told to stay and
   its parent heard that it is ready;
-- on SIGTERM, in order: every committed transaction is on disk either way.
+- on SIGTERM, in order: every committed transaction is on disk either way;
+- once Neo4j can't go on (a disk that filled up under it): at once, like a kill. Ended in order, it would write the rest
+  of what had no room behind the part that had some, a log that it can't read any more.
 """
 
 import contextlib
@@ -16,6 +18,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +29,11 @@ from typing import IO, Any
 from kg.embedded_files import CLIENTS_LOCK, OWNER_LOCK, STATE_FILE, process_start_time, write_private
 
 USER = "neo4j"
+PANICKED = 3
+"""The exit status of a child whose Neo4j could not go on."""
+
+_DATABASES = ("neo4j", "system")
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,9 +149,33 @@ def _database(config: ChildConfig) -> Iterator[tuple[str, str]]:
             java("org.neo4j.configuration.connectors.ConnectorPortRegister")
         )
         address = ports.getLocalAddress(java("org.neo4j.configuration.connectors.ConnectorType").BOLT)
+        threading.Thread(target=_leave_on_panic, args=(service,), daemon=True).start()
         yield f"127.0.0.1:{address.getPort()}", password
     finally:
+        if _panicked(service):
+            os._exit(PANICKED)
         service.shutdown()
+
+
+def _panicked(service: Any) -> bool:
+    """Return whether a database has met an error that it can't go on after."""
+    import jpype
+
+    health = jpype.JClass("org.neo4j.monitoring.DatabaseHealth")
+    try:
+        resolvers = [service.database(name).getDependencyResolver() for name in _DATABASES]
+        return not all(resolver.resolveDependency(health).hasNoPanic() for resolver in resolvers)
+    except Exception:  # whatever the JVM throws of a database that is not there yet, or any more
+        return False
+
+
+def _leave_on_panic(service: Any) -> None:
+    while not _panicked(service):
+        time.sleep(_LOOK_EVERY_S)
+    with contextlib.suppress(OSError):  # its log may be on the disk that is full
+        sys.stderr.write("Neo4j can't go on; its debug.log says why. It is ended, and recovers at its next start.\n")
+        sys.stderr.flush()
+    os._exit(PANICKED)
 
 
 def _wait(stay: bool, clients_lock: Path) -> None:

@@ -30,16 +30,10 @@ from kg.commits import (
     last_commit,
 )
 from kg.config import GraphSettings
+from kg.disk_room import refuse_full
 from kg.embedded import embedded
 from kg.errors import (
-    GraphAuthError,
-    GraphBusyError,
-    GraphDiskError,
     GraphError,
-    GraphFullError,
-    GraphQueryError,
-    GraphSetupError,
-    GraphUnavailableError,
     MissingExtraError,
 )
 from kg.exporting import export
@@ -52,6 +46,8 @@ try:
     import neo4j
     import neo4j.exceptions
     import neo4j.graph
+
+    from kg.store_errors import our_errors
 except ModuleNotFoundError as missing:
     raise MissingExtraError(
         f"the package {missing.name!r} is not installed; the graph needs it", "Install it: pip install 'kgrank[graph]'"
@@ -62,9 +58,6 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT_S = 10.0
 _COMMIT_RETRIES_S = 5.0
 _RETRY_AFTER_S = 0.05
-_BUSY_CODES = ("TransactionTimedOut", "Transaction.Terminated", "LockClientStopped")
-"""Ends of a transaction that the driver does not count as passing, and that leave nothing done."""
-
 _SCHEMES = {f"{name}{security}" for name in ("bolt", "neo4j") for security in ("", "+s", "+ssc")}
 
 
@@ -110,11 +103,13 @@ class Graph:
         driver: a driver that has answered.
         database: its database.
         place: where it is, for messages; never holds a password.
+        folder: the embedded one's, whose disk must have room for what is written; None for one of somebody else.
     """
 
-    def __init__(self, driver: neo4j.Driver, database: str, place: str) -> None:
+    def __init__(self, driver: neo4j.Driver, database: str, place: str, folder: Path | None = None) -> None:
         self._driver = driver
         self._database = database
+        self._folder = folder
         self.place = place
 
     @classmethod
@@ -140,18 +135,18 @@ class Graph:
             return
         with (
             embedded(folder, settings, told) as endpoint,
-            cls._open(endpoint.uri, (endpoint.user, endpoint.password), "neo4j") as graph,
+            cls._open(endpoint.uri, (endpoint.user, endpoint.password), "neo4j", folder) as graph,
         ):
             yield graph
 
     @classmethod
     @contextmanager
-    def _open(cls, uri: str, auth: tuple[str, str], database: str) -> Iterator["Graph"]:
+    def _open(cls, uri: str, auth: tuple[str, str], database: str, folder: Path | None = None) -> Iterator["Graph"]:
         if uri.partition("://")[0] not in _SCHEMES:
             raise GraphError(
                 f"the graph's address {uri!r} is not one of Bolt", "Write bolt://host:7687 or neo4j://host."
             )
-        with _our_errors(uri):
+        with our_errors(uri):
             driver = neo4j.GraphDatabase.driver(
                 uri,
                 auth=auth,
@@ -161,9 +156,9 @@ class Graph:
                 telemetry_disabled=True,
             )
         with driver:
-            graph = cls(driver, database, uri)
+            graph = cls(driver, database, uri, folder)
             # Not a managed transaction: a wrong address or password is to be said at once, not retried.
-            with _our_errors(uri), driver.session(database=database) as session:
+            with our_errors(uri), driver.session(database=database) as session:
                 session.run("RETURN 1").consume()
             yield graph
 
@@ -192,10 +187,13 @@ class Graph:
 
         Raises:
             GraphError: the query is wrong, or writes although `write` is not set.
+            GraphFullError: it writes, and the disk is full; nothing was done.
             GraphUnavailableError: the store does not answer any more.
         """
+        if write:
+            self._refuse_full()
         with (
-            _our_errors(self.place),
+            our_errors(self.place),
             self._driver.session(
                 database=self._database,
                 default_access_mode=neo4j.WRITE_ACCESS if write else neo4j.READ_ACCESS,
@@ -213,7 +211,7 @@ class Graph:
             GraphUnavailableError: the store went away; what was yielded is a part.
         """
         with (
-            _our_errors(self.place),
+            our_errors(self.place),
             self._driver.session(
                 database=self._database, default_access_mode=neo4j.READ_ACCESS, fetch_size=1000
             ) as session,
@@ -229,7 +227,7 @@ class Graph:
             GraphUnavailableError: the store does not answer.
         """
         with (
-            _our_errors(self.place),
+            our_errors(self.place),
             self._driver.session(database=self._database) as session,
             session.begin_transaction() as transaction,
         ):
@@ -247,11 +245,13 @@ class Graph:
             GraphUnavailableError: the store does not answer; where it went away during the commit itself, the work may
                 have been done.
             GraphBusyError: others were in the way for too long; nothing was done.
+            GraphFullError: the disk is full; nothing was done.
             GraphError: the store refused it; nothing was done.
         """
+        self._refuse_full()
         deadline = time.monotonic() + patience_s
         stale = True  # a pooled connection may be one to a store that has restarted since
-        with _our_errors(self.place), self._driver.session(database=self._database) as session:
+        with our_errors(self.place), self._driver.session(database=self._database) as session:
             while True:
                 try:
                     with session.begin_transaction() as transaction:
@@ -270,6 +270,10 @@ class Graph:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(_RETRY_AFTER_S)
+
+    def _refuse_full(self) -> None:
+        if self._folder is not None:
+            refuse_full(self._folder)
 
     @property
     def last_commit(self) -> int:
@@ -335,65 +339,3 @@ def _run(transaction: neo4j.ManagedTransaction | neo4j.Transaction, cypher: str,
         if isinstance(value, int) and not isinstance(value, bool) and not name.startswith("_") and value
     }
     return Result(columns, rows, changes)
-
-
-@contextmanager
-def _our_errors(place: str) -> Iterator[None]:
-    """Map the driver's errors to ours, in one place."""
-    try:
-        yield
-    except (neo4j.exceptions.AuthError, neo4j.exceptions.TokenExpired) as error:
-        raise GraphAuthError(
-            f"the graph at {place} refuses this user or password",
-            "Check KGRANK_NEO4J_USER and KGRANK_NEO4J_PASSWORD (or KGRANK_NEO4J_PASSWORD_FILE).",
-        ) from error
-    except (
-        neo4j.exceptions.ServiceUnavailable,
-        neo4j.exceptions.SessionExpired,
-        neo4j.exceptions.DatabaseUnavailable,
-    ) as error:
-        raise GraphUnavailableError(
-            f"the graph at {place} does not answer", "Is it running? kgrank graph status, or check KGRANK_NEO4J_URI."
-        ) from error
-    except neo4j.exceptions.ConfigurationError as error:
-        raise GraphError(f"the graph's address {place!r} can't be used: {error}", "Write bolt://host:7687.") from error
-    except neo4j.exceptions.ConstraintError as error:
-        # Without its message, which quotes the properties: ids of people must not reach a log.
-        raise GraphError(
-            "the graph refused a write: a node or relationship with this key is there already", f"({error.code})"
-        ) from None
-    except neo4j.exceptions.Neo4jError as error:
-        raise _refusal(error, place) from error
-    except (neo4j.exceptions.DriverError, OSError, ValueError) as error:
-        raise GraphUnavailableError(f"the graph at {place} can't be used: {error}", "Check graph.uri.") from error
-
-
-def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
-    """Return what an answer of the store means; only the text of the last one holds the store's own words."""
-    message, code = str(error.message or ""), str(error.code or "")
-    if "AccessMode" in code or "Writing in read access mode" in message:
-        return GraphQueryError("this query writes, and writing was not asked for", "Add --write if it is meant to.")
-    if "TransactionLogError" in code or "No space left" in message or "critical error" in message:
-        kind = GraphFullError if "No space left" in message else GraphDiskError
-        return kind(
-            f"the graph at {place} can't write: its disk is full or failing",
-            "Free some space, then restart it (kgrank graph stop, kgrank graph start); what was committed is kept.",
-        )
-    if "DatabaseUnavailable" in code:
-        return GraphUnavailableError(f"the graph at {place} does not answer now", "Is it starting, or stopping?")
-    if "DatabaseNotFound" in code:
-        return GraphSetupError(f"the server at {place} has no such database", "Check KGRANK_NEO4J_DATABASE.")
-    if isinstance(error, neo4j.exceptions.ForbiddenOnReadOnlyDatabase):
-        return GraphSetupError(f"the database at {place} can only be read", "Let it be written to.")
-    if isinstance(error, neo4j.exceptions.Forbidden) or "CredentialsExpired" in code:
-        return GraphSetupError(
-            f"the graph at {place} does not allow this user what a query needs",
-            f"Check the rights and the password of KGRANK_NEO4J_USER ({code}).",
-        )
-    if isinstance(error, neo4j.exceptions.TransientError) or any(each in code for each in _BUSY_CODES):
-        return GraphBusyError(
-            f"the graph at {place} was too busy for a query; nothing was done", f"Try again ({code})."
-        )
-    if ".Statement." in code:
-        return GraphQueryError(f"the graph refused a query: {message}", f"({code})")
-    return GraphError(f"the graph refused a query: {message}", f"({code})")

@@ -19,10 +19,11 @@ from kg.config import GraphSettings
 from kg.embedded_files import OWNER_LOCK, read_endpoint
 from kg.erasure import user_key
 from kg.store import Graph
-from kgrank.client import Client, event
-from kgrank.errors import CallError
+from kgrank.client import Client, event, product
+from kgrank.errors import CallError, OverloadedError
 from server.journal_file import JournalFile
 from tests.server.shop import tables
+from tests.small_disk import fill, small_disk
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -343,3 +344,36 @@ def test_a_graph_that_is_away_for_minutes_holds_up_no_ranking_and_loses_no_event
 def _another(folder: Path, gone: int) -> bool:
     endpoint = read_endpoint(folder)
     return endpoint is not None and endpoint.pid != gone
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.neo4j
+def test_a_graph_whose_disk_is_full_holds_up_no_ranking_and_loses_no_event(home: Path, tmp_path: Path) -> None:
+    settings = GraphSettings(heap_mib=512, page_cache_mib=64)
+    folder = home / "graph"
+    journal = JournalFile(home / "journal.db")
+    with small_disk(tmp_path / "disk", "600m") as disk:
+        folder.symlink_to(disk)
+        with Graph.connect(settings, folder) as graph:
+            graph.ensure_schema()
+            graph.load(tables())
+        with servers(home) as each:
+            each.start()
+            with Load(each.target, pause_s=0.05) as load, Client(each.target, timeout_s=30) as client:
+                until(lambda: len(load.acknowledged) > 20, timeout_s=90)
+                until(lambda: read_endpoint(folder) is not None, timeout_s=120)
+                in_the_way = fill(disk)
+                until(lambda: journal.undrained()[0] > 100, timeout_s=120)
+                with pytest.raises(OverloadedError) as refused:
+                    client.upsert_products([product("lamp-1")])
+                assert refused.value.reason == "GRAPH_FULL"
+                assert len(client.list_products(page_size=2).products) == 2  # the graph answers what reads
+                assert client.recommend("user-01", k=3).results
+                in_the_way.unlink()
+                client.upsert_products([product("lamp-1")])
+            until(lambda: journal.undrained()[0] == 0, timeout_s=120)
+            assert each.stop(signal.SIGTERM) == 0
+        assert_stored_once(home, load.acknowledged)
+        with Graph.connect(settings, folder) as graph:
+            assert_in_graph_in_order(graph, load.acknowledged)

@@ -12,7 +12,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
 from kg.errors import GraphError, GraphFullError
-from kg.store import Graph, _our_errors
+from kg.store import Graph
+from kg.store_errors import our_errors
 from kgrank.client import Client, product
 from kgrank.errors import CallError, OverloadedError, ServerUnavailableError
 from server.errors import Failure, failure
@@ -26,7 +27,7 @@ SETUP, INTERNAL = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INTERNAL
 
 
 def told_of(error: Exception) -> Failure:
-    with pytest.raises(GraphError) as ours, _our_errors(PLACE):
+    with pytest.raises(GraphError) as ours, our_errors(PLACE):
         raise error
     return failure(ours.value, method="m", request_id="")
 

@@ -28,6 +28,7 @@ from server.journal import Journal
 from tests.server.running import running
 from tests.server.shop import tables
 from tests.server.test_places import stopped
+from tests.small_disk import small_disk
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -149,12 +150,7 @@ def test_a_server_that_leaves_finishes_the_running_call_and_takes_no_new_one(
 
 
 def test_a_full_disk_refuses_events_and_ranking_goes_on(home: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
+    with small_disk(tmp_path / "disk", "512k") as disk:
         for name in ("snapshots", "artifacts"):
             (disk / name).symlink_to(home / name)
         with running(disk) as server, Client(server.target) as client:
@@ -175,8 +171,6 @@ def test_a_full_disk_refuses_events_and_ranking_goes_on(home: Path, tmp_path: Pa
         journal = Journal(disk / "journal.db")
         assert sum(1 for _ in journal.all()) == acknowledged > 0
         journal.close()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_without_a_free_file_the_start_is_one_clear_error(tmp_path: Path) -> None:
