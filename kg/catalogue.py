@@ -19,6 +19,7 @@ from kg.extending import CatalogueChange
 from kg.loading import Loader, promote_entities, write_products
 from kg.progress import SILENT
 from kg.tables import PRODUCTS
+from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph, Result
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 MASKABLE = ("title", "description", "brand", "category", "price", "available", "attributes")
 """What can be changed of a product."""
 
-_COLUMNS = "p.title, p.description, p.brand, p.category, p.price, p.available, p.attribute_keys, p.attribute_values"
+_COLUMNS = (
+    "p.id, p.title, p.description, p.brand, p.category, p.attribute_keys, p.attribute_values, "
+    "p.price, p.available, p.updated_at"
+)
+_ALWAYS = 7
+"""So many of the columns every product has."""
 _PRESENT = "p.attribute_keys IS NOT NULL"
 """What is there of a product that the catalogue has, and of no other (see `take_out`)."""
 
@@ -141,19 +147,13 @@ def take_out(graph: "Graph", product_ids: Sequence[str]) -> list[str]:
 
 def find(graph: "Graph", product_ids: Sequence[str]) -> list[StoredProduct]:
     """Return those of some products that the catalogue has, in the order asked."""
-    return _found(graph.read(_FIND, rows=list(product_ids)))
+    return _found(whole_rows(lambda: graph.read(_FIND, rows=list(product_ids)), _ALWAYS))
 
 
 def page(graph: "Graph", after: str, size: int) -> list[StoredProduct]:
     """Return the products whose ids come after one, in the order of ids."""
-    return _found(
-        graph.read(
-            f"MATCH (p:Product) WHERE p.id > $after AND {_PRESENT} "
-            f"RETURN p.id, {_COLUMNS}, p.updated_at ORDER BY p.id LIMIT $size",
-            after=after,
-            size=size,
-        )
-    )
+    query = f"MATCH (p:Product) WHERE p.id > $after AND {_PRESENT} RETURN {_COLUMNS} ORDER BY p.id LIMIT $size"
+    return _found(whole_rows(lambda: graph.read(query, after=after, size=size), _ALWAYS))
 
 
 def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
@@ -167,7 +167,7 @@ def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
 
 _FIND = (
     "UNWIND $rows AS id MATCH (p:Product {id: id}) USING INDEX SEEK p:Product(id) "
-    f"WITH p WHERE {_PRESENT} RETURN p.id, {_COLUMNS}, p.updated_at"
+    f"WITH p WHERE {_PRESENT} RETURN {_COLUMNS}"
 )
 
 
@@ -177,7 +177,7 @@ def _stored(commit: Commit, product_ids: Sequence[str]) -> list[StoredProduct]:
 
 def _found(rows: list[list[Any]]) -> list[StoredProduct]:
     found = []
-    for product_id, title, description, brand, category, price, available, keys, values, updated_at in rows:
+    for product_id, title, description, brand, category, keys, values, price, available, updated_at in rows:
         pairs = tuple(sorted(zip(keys, values, strict=True)))
         product = Product(product_id, title, description, brand, tuple(category), price, available, pairs)
         found.append(StoredProduct(product, updated_at))

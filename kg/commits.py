@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kg import schema
 from kg.tables import InteractionType
+from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph, Result
@@ -28,6 +29,8 @@ T = TypeVar("T")
 CHANGES_KEPT_MS = 30 * 24 * 3_600_000
 """How long a `Change` stays; a server can't follow from a snapshot that is older."""
 
+_ALWAYS = 4
+"""So many of the first columns every event has, in what is read here."""
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
 
@@ -176,7 +179,7 @@ def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterat
                 last = rows[-1][0]
                 yield [
                     CommittedEvent(commit, event_id, user_id, product_id, kind, at_ms, value)
-                    for commit, event_id, user_id, product_id, at_ms, value in rows
+                    for commit, user_id, product_id, at_ms, event_id, value in rows
                 ]
 
 
@@ -189,14 +192,14 @@ def events_of(graph: "Graph", numbers: Sequence[int]) -> list[CommittedEvent]:
         "RETURN type(r) AS type, r.event_id AS event_id, u.id AS user, p.id AS product, r.at AS at, r.value AS value"
         for each in schema.INTERACTIONS
     )
-    rows = graph.read(
+    query = (
         f"UNWIND $numbers AS number CALL {{ {branches} }} "
-        "RETURN number, event_id, user, product, type, at, value ORDER BY number",
-        numbers=list(numbers),
+        "RETURN number, user, product, at, type, event_id, value ORDER BY number"
     )
+    rows = whole_rows(lambda: graph.read(query, numbers=list(numbers)), _ALWAYS)
     return [
         CommittedEvent(commit, event_id, user_id, product_id, _KIND_OF_TYPE[type_], at_ms, value)
-        for commit, event_id, user_id, product_id, type_, at_ms, value in rows
+        for commit, user_id, product_id, at_ms, type_, event_id, value in rows
     ]
 
 
@@ -215,14 +218,12 @@ def advance(graph: "Graph", least: int) -> int:
 
 
 def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[list[Any]]:
-    return graph.read(
+    query = (
         f"MATCH (u)-[r:{type_}]->(p) WHERE r.commit > $after AND r.commit <= $until "
-        "WITH u, r, p ORDER BY r.commit LIMIT $limit "
-        "RETURN r.commit, r.event_id, u.id, p.id, r.at, r.value",
-        after=after,
-        until=(1 << 62) if until is None else until,
-        limit=_EVENTS_AT_ONCE,
+        "WITH u, r, p ORDER BY r.commit LIMIT $limit RETURN r.commit, u.id, p.id, r.at, r.event_id, r.value"
     )
+    most = (1 << 62) if until is None else until
+    return whole_rows(lambda: graph.read(query, after=after, until=most, limit=_EVENTS_AT_ONCE), _ALWAYS)
 
 
 def forget_old_changes(graph: "Graph", before_ms: int) -> int:

@@ -207,7 +207,8 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
         "RETURN type(r), startNode(r) = u, labels(x), coalesce(x.id, x.name, x.path) ORDER BY 1, 4",
         user_id,
     ):
-        yield {"record": "fact", "relation": relation, "outward": outward, "kind": labels[0].lower(), "id": end}
+        kind = labels[0].lower() if labels else ""  # what was removed while it was read has none
+        yield {"record": "fact", "relation": relation, "outward": outward, "kind": kind, "id": end}
 
 
 def _pages(graph: "Graph", cypher: str, user_id: str) -> Iterator[list[Any]]:

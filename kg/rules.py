@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kg.commits import ChangeKind, Commit
+from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -57,6 +58,8 @@ class Rule:
 
 
 _COLUMNS = "r.id, r.action, r.target, r.name, r.strength, r.position, r.start, r.end"
+_ALWAYS = 6
+"""So many of the columns every rule has."""
 
 
 def upsert_rule(graph: "Graph", rule: Rule) -> None:
@@ -94,10 +97,13 @@ def remove_rule(graph: "Graph", rule_id: str) -> bool:
 
 def rules_page(graph: "Graph", after: str = "", limit: int | None = None) -> list[Rule]:
     """Return rules in the order of their ids, those above `after`, at most `limit`; None: all of them."""
-    rows = graph.read(
-        f"MATCH (r:Rule) WHERE r.id > $after RETURN {_COLUMNS} ORDER BY r.id LIMIT $limit",
-        after=after,
-        limit=(1 << 31) if limit is None else limit,
+    rows = whole_rows(
+        lambda: graph.read(
+            f"MATCH (r:Rule) WHERE r.id > $after RETURN {_COLUMNS} ORDER BY r.id LIMIT $limit",
+            after=after,
+            limit=(1 << 31) if limit is None else limit,
+        ),
+        _ALWAYS,
     )
     return [
         Rule(rule_id, Action(action), Target(target), name, strength, position, start_ms, end_ms)

@@ -6,6 +6,7 @@ its number, through the index of the schema.
 
 from typing import TYPE_CHECKING
 
+from kg.whole_rows import whole_rows
 from server.graph_link import GraphLink
 from server.past_searches import PastSearch, PastSearches
 
@@ -45,7 +46,9 @@ class SearchesFollowing:
             return
         after = self._applied
         with self._past.forgotten() as forgotten:
-            rows = await self._link.follow(lambda graph: graph.read(_READ, after=after, until=until, most=_MOST))
+            rows = await self._link.follow(
+                lambda graph: whole_rows(lambda: graph.read(_READ, after=after, until=until, most=_MOST), 3)
+            )
             of_user: dict[str, list[PastSearch]] = {}
             for user_id, query, at_ms in rows:
                 of_user.setdefault(user_id, []).append(PastSearch(query, at_ms))

@@ -1,0 +1,29 @@
+"""Rows of the store that are whole.
+
+Neo4j reads what is committed at that moment, property by property: of a node that another transaction removes meanwhile
+it may return a part, and nothing for the rest.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+_TIMES = 3
+
+
+def whole_rows(read: Callable[[], list[list[Any]]], columns: int) -> list[list[Any]]:
+    """Return the rows of a query, none of which is of something that was just removed.
+
+    Args:
+        read: runs it; called again while a row is not whole, so that a page is as full as it can be.
+        columns: so many of the first are there in every whole row.
+    """
+    rows: list[list[Any]] = []
+    for _ in range(_TIMES):
+        rows = read()
+        if all(_is_whole(row, columns) for row in rows):
+            return rows
+    return [row for row in rows if _is_whole(row, columns)]
+
+
+def _is_whole(row: list[Any], columns: int) -> bool:
+    return all(value is not None for value in row[:columns])
