@@ -311,6 +311,11 @@ def indexes() -> list[str]:
     ]
 
 
+def name_in(statement: str) -> str:
+    """Return the name of the constraint or index that a statement of `constraints` or `indexes` makes."""
+    return statement.split()[2]
+
+
 def vector_index(dimensions: int | None = None) -> str:
     """Return the Cypher statement that makes the index over product vectors, cosine similarity.
 

@@ -39,7 +39,7 @@ from kg.errors import (
 from kg.exporting import export
 from kg.loading import LoadReport, load
 from kg.progress import SILENT, Progress
-from kg.schema import constraints, indexes
+from kg.schema import constraints, indexes, name_in
 from kg.tables import Tables
 
 try:
@@ -164,9 +164,12 @@ class Graph:
 
     def ensure_schema(self) -> None:
         """Make every constraint and index that is not there yet, and wait until the indexes answer."""
+        shown = (*self.read("SHOW CONSTRAINTS YIELD name"), *self.read("SHOW INDEXES YIELD name"))
+        there = {name for (name,) in shown}
         for statement in (*constraints(), *indexes()):
-            self.write(statement)
-        self.write("CALL db.awaitIndexes(300)")
+            if name_in(statement) not in there:  # else a graph that can only be read for now could not be opened
+                self.write(statement)
+        self.read("CALL db.awaitIndexes(300)")
 
     def read(self, cypher: str, **parameters: Any) -> list[list[Any]]:
         """Run a reading query in a managed transaction; return its rows, each a list in column order."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from kg.commits import Change, ChangeKind, CommittedEvent
-from kg.errors import KgrankError
+from kg.errors import GraphDiskError, KgrankError
 from server.graph_link import GraphLink
 from server.journal_file import COMMIT, JournalFile
 
@@ -214,7 +214,8 @@ class Follower:
             self._journal.note(COMMIT, after)
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
-            graph.forget_old_changes()
+            with suppress(GraphDiskError):  # a full disk must not keep this server from what others wrote
+                graph.forget_old_changes()
         if last < after or (last == after and behind == after):
             return _Page(last, after, after, [], [], more=False)
         changes = graph.changes_since(after, _PAGE)

@@ -4,21 +4,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import grpc
 import neo4j.exceptions
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
-from kg.errors import GraphError, GraphFullError
+from kg.errors import GraphError
 from kg.store import Graph
 from kg.store_errors import our_errors
 from kgrank.client import Client, product
 from kgrank.errors import CallError, OverloadedError, ServerUnavailableError
 from server.errors import Failure, failure
+from tests.conftest import GRAPH_SETTINGS
 from tests.server.running import running
 from tests.server.shop import tables
+from tests.small_disk import fill, small_disk
+from tests.waiting import until
 
 PLACE = "bolt://graph.example:7687"
 SAID = "Node(17) with key 'ann-1337' in /var/lib/graph"
@@ -85,30 +87,25 @@ def test_a_failure_that_only_the_log_explains_can_be_found_there() -> None:
     assert info.metadata["error_id"] in told.message
 
 
-class _Full:
-    """A graph that reads, and whose disk is full: the real one's can't be filled in a test."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._graph, name)
-
-    def commit(self, *_: Any, **__: Any) -> None:
-        raise GraphFullError(f"the graph at {PLACE} can't write: its disk is full", "Free some.")
-
-
+@pytest.mark.slow
 @pytest.mark.neo4j
-def test_with_a_full_graph_writes_are_refused_and_reads_and_rankings_go_on(home: Path, graph: Graph) -> None:
-    graph.load(tables())
-    full: Any = _Full(graph)
-    with running(home, lambda: nullcontext(full)) as server, Client(server.target, timeout_s=30) as client:
-        with pytest.raises(OverloadedError) as refused:
+@pytest.mark.usefixtures("neo4j_jars")
+def test_with_a_full_graph_writes_are_refused_and_reads_and_rankings_go_on(home: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "200m") as disk, Graph.connect(GRAPH_SETTINGS, disk / "graph") as graph:
+        graph.ensure_schema()
+        graph.load(tables())
+        in_the_way = fill(disk)
+        with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
+            until(lambda: server.server.graph_open)
+            with pytest.raises(OverloadedError) as refused:
+                client.upsert_products([product("lamp-1")])
+            assert refused.value.reason == "GRAPH_FULL"
+            assert str(disk) not in str(refused.value)
+            assert client.recommend("user-00", k=3).results
+            listed = client.list_products(page_size=2).products
+            assert [each.product_id for each in listed] == ["product-00", "product-01"]
+            in_the_way.unlink()
             client.upsert_products([product("lamp-1")])
-        assert refused.value.reason == "GRAPH_FULL"
-        assert PLACE not in str(refused.value)
-        assert client.recommend("user-00", k=3).results
-        assert [each.product_id for each in client.list_products(page_size=2).products] == ["product-00", "product-01"]
 
 
 @contextmanager
