@@ -46,6 +46,27 @@ def test_a_run_killed_by_sigkill_resumes_to_the_artifact_of_an_unbroken_one(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kills_in_a_second_member_and_in_a_refit_change_nothing(tmp_path: Path) -> None:
+    settings = json.dumps({"epochs": 2, "members": 2, "refit": "known"})  # four steps in an epoch: 8 for each training
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    in_second = start(killed, "--set", settings, "--kill-at-step", 14)
+    assert in_second.returncode == -signal.SIGKILL, in_second.stderr
+    # It goes on with the second epoch of the second member; then come the refits.
+    in_refit = start(killed, "--set", settings, "--resume", "--kill-at-step", 4 + 6)
+    assert in_refit.returncode == -signal.SIGKILL, in_refit.stderr
+    assert {path.name for path in (killed / "checkpoint").iterdir()} >= {"member-1", "refit-0"}
+    assert not (killed / "artifacts").exists()
+    resumed = start(killed, "--set", settings, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    unbroken = start(whole, "--set", settings)
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert digests(killed) == digests(whole)
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_processor_computes_in_bf16", lambda: False)
     settings = {"epochs": 2}
