@@ -31,8 +31,8 @@ _COLUMNS = (
     "p.id, p.title, p.description, p.brand, p.category, p.attribute_keys, p.attribute_values, "
     "p.price, p.available, p.updated_at"
 )
-_ALWAYS = 7
-"""So many of the columns every product has."""
+_ALWAYS = range(7)
+"""Which of the columns every product has."""
 _PRESENT = "p.attribute_keys IS NOT NULL"
 """What is there of a product that the catalogue has, and of no other (see `take_out`)."""
 

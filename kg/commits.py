@@ -29,8 +29,8 @@ T = TypeVar("T")
 CHANGES_KEPT_MS = 30 * 24 * 3_600_000
 """How long a `Change` stays; a server can't follow from a snapshot that is older."""
 
-_ALWAYS = 4
-"""So many of the first columns every event has, in what is read here."""
+_ALWAYS = range(4)
+"""Which of the columns every event has, in what is read here."""
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
 

@@ -163,12 +163,10 @@ def erasures_since(graph: "Graph", after: int) -> list[Erasure]:
 
 def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
     """Yield all that the graph has of a user, a dictionary each."""
-    rows = graph.read(
-        "MATCH (u:User {id: $user}) RETURN coalesce(u.attribute_keys, []), coalesce(u.attribute_values, [])",
-        user=user_id,
-    )
-    for keys, values in rows:
-        yield {"record": "user", "user_id": user_id, "attributes": dict(zip(keys, values, strict=True))}
+    rows = graph.read("MATCH (u:User {id: $user}) RETURN u.attribute_keys, u.attribute_values", user=user_id)
+    for keys, values in rows:  # either may be missing, of a user without any and of one who is just erased
+        attributes = dict(zip(keys or (), values or (), strict=False))
+        yield {"record": "user", "user_id": user_id, "attributes": attributes}
     kinds = {each.type: str(each.interaction) for each in schema.INTERACTIONS}
     for type_, event_id, product_id, at_ms, value in _pages(
         graph,

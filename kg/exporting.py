@@ -7,14 +7,16 @@ record per row.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
+from kg.errors import GraphBusyError
 from kg.progress import SILENT, Progress
 from kg.tables import FACTS, INTERACTIONS, PRODUCTS, USERS, Tables
+from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 50_000
 _NODES_AT_ONCE = 5_000
 _BLOCKS_AT_ONCE = 2
+_TIMES = 5
 _KIND_OF_TYPE = {each.type: str(each.interaction) for each in schema.INTERACTIONS}
 
 
@@ -54,7 +57,8 @@ def row_count(graph: "Graph") -> int:
 
 def _keys(graph: "Graph", node: schema.Node) -> list[list[str]]:
     """Return the key of every node of a label, sorted."""
-    return sorted(graph.read(f"MATCH (n:{node.label}) RETURN {', '.join(f'n.{name}' for name in node.key)}"))
+    cypher = f"MATCH (n:{node.label}) RETURN {', '.join(f'n.{name}' for name in node.key)}"
+    return sorted(whole_rows(lambda: graph.read(cypher), range(len(node.key))))
 
 
 def _by_key(name: str, node: schema.Node) -> tuple[str, str]:
@@ -87,9 +91,10 @@ def _nodes(
     values = ", ".join(f"n.{name}" for name in columns)
     pattern, hint = _by_key("n", node)
     cypher = f"UNWIND $keys AS key MATCH {pattern} {hint} WHERE n.attribute_keys IS NOT NULL RETURN collect([{values}])"
+    always = [place for place, name in enumerate(columns) if name not in ("price", "available")]
     pieces = [table_schema.empty_table()]
     for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
-        rows = graph.read(cypher, keys=block)[0][0]
+        rows = whole_rows(lambda block=block: graph.read(cypher, keys=block)[0][0], always)  # type: ignore[misc]  # a default binds it
         plain = [row[:-2] for row in rows]
         arrays = (
             [
@@ -137,10 +142,25 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
     return pa.concat_tables(pieces).combine_chunks()
 
 
+def _columns(graph: "Graph", cypher: str, **parameters: Any) -> list[list[Any]]:
+    """Return the one row of a query, columns of one length: read again where something was removed meanwhile.
+
+    `collect` leaves out what a relationship that is just removed does not have any more (see `kg.whole_rows`).
+
+    Raises:
+        GraphBusyError: something was removed each time.
+    """
+    for _ in range(_TIMES):
+        columns: list[list[Any]] = graph.read(cypher, **parameters)[0]
+        if len({len(column) for column in columns}) == 1:
+            return columns
+    raise GraphBusyError("the graph was changed under its reader again and again", "Try again at a calmer time.")
+
+
 def _read_events(graph: "Graph", cypher: str, as_of_ms: int | None, keys: list[list[str]]) -> pa.Table:
-    user, product, type_, at_ms, value, position, event_id = graph.read(
-        cypher, keys=keys, as_of=as_of_ms, nan=float("nan")
-    )[0]
+    user, product, type_, at_ms, value, position, event_id = _columns(
+        graph, cypher, keys=keys, as_of=as_of_ms, nan=float("nan")
+    )
     kinds = [_KIND_OF_TYPE[name] for name in type_]
     values = pa.array(value, pa.float32(), from_pandas=True)
     columns = [user, product, kinds, at_ms, values, position, event_id]
@@ -170,13 +190,14 @@ def facts_of(graph: "Graph", product_ids: Sequence[str]) -> pa.Table:
         return FACTS.empty_table()
     types = "|".join(schema.relation_name(name) for name in relations)
     pattern, hint = _by_key("p", schema.PRODUCT)
-    rows = graph.read(
+    query = (
         f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]-() {hint} "
         "WHERE coalesce(r.from_catalogue, false) = false "
         "WITH DISTINCT r WITH r, startNode(r) AS h, endNode(r) AS t "
-        f"RETURN {_id_of('h')}, type(r), {_id_of('t')}, {_kind_of('h')}, {_kind_of('t')}",
-        keys=[[product_id] for product_id in product_ids],
+        f"RETURN {_id_of('h')}, type(r), {_id_of('t')}, {_kind_of('h')}, {_kind_of('t')}"
     )
+    keys = [[product_id] for product_id in product_ids]
+    rows = whole_rows(lambda: graph.read(query, keys=keys), range(len(FACTS.names)))
     return pa.Table.from_pylist([dict(zip(FACTS.names, row, strict=True)) for row in rows], FACTS)
 
 
@@ -195,7 +216,7 @@ def _facts(graph: "Graph", progress: Progress) -> pa.Table:
             f"collect({_kind_of('h')}), collect({_kind_of('t')})"
         )
         for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
-            columns = graph.read(cypher, keys=block)[0]
+            columns = _columns(graph, cypher, keys=block)
             pieces.append(pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=FACTS))
             progress.advance(len(columns[0]), "facts")
     return pa.concat_tables(pieces).combine_chunks()

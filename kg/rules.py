@@ -58,8 +58,8 @@ class Rule:
 
 
 _COLUMNS = "r.id, r.action, r.target, r.name, r.strength, r.position, r.start, r.end"
-_ALWAYS = 6
-"""So many of the columns every rule has."""
+_ALWAYS = range(6)
+"""Which of the columns every rule has."""
 
 
 def upsert_rule(graph: "Graph", rule: Rule) -> None:

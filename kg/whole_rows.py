@@ -4,18 +4,18 @@ Neo4j reads what is committed at that moment, property by property: of a node th
 it may return a part, and nothing for the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 _TIMES = 3
 
 
-def whole_rows(read: Callable[[], list[list[Any]]], columns: int) -> list[list[Any]]:
+def whole_rows(read: Callable[[], list[list[Any]]], columns: Collection[int]) -> list[list[Any]]:
     """Return the rows of a query, none of which is of something that was just removed.
 
     Args:
         read: runs it; called again while a row is not whole, so that a page is as full as it can be.
-        columns: so many of the first are there in every whole row.
+        columns: which are there in every whole row.
     """
     rows: list[list[Any]] = []
     for _ in range(_TIMES):
@@ -25,5 +25,5 @@ def whole_rows(read: Callable[[], list[list[Any]]], columns: int) -> list[list[A
     return [row for row in rows if _is_whole(row, columns)]
 
 
-def _is_whole(row: list[Any], columns: int) -> bool:
-    return all(value is not None for value in row[:columns])
+def _is_whole(row: list[Any], columns: Collection[int]) -> bool:
+    return all(row[column] is not None for column in columns)

@@ -47,7 +47,7 @@ class SearchesFollowing:
         after = self._applied
         with self._past.forgotten() as forgotten:
             rows = await self._link.follow(
-                lambda graph: whole_rows(lambda: graph.read(_READ, after=after, until=until, most=_MOST), 3)
+                lambda graph: whole_rows(lambda: graph.read(_READ, after=after, until=until, most=_MOST), range(3))
             )
             of_user: dict[str, list[PastSearch]] = {}
             for user_id, query, at_ms in rows:

@@ -1,5 +1,6 @@
 """What is read of the graph while others remove it."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -7,21 +8,24 @@ from typing import Any
 import pytest
 
 from kg import catalogue, rules
+from kg.erasure import erase_user
 from kg.store import Graph
 from kg.whole_rows import whole_rows
+from tests.kg.small_tables import SMALL, event, tables
 
 PRODUCT = catalogue.Product("lamp-1", "Lamp", "It shines.", "Bright", ("Home",), 9.5, True, (("colour", "red"),))
+A_PRODUCT = SMALL.products["product_id"][0].as_py()
 RULE = rules.Rule("sale-1", rules.Action.BOOST, rules.Target.BRAND, "Bright")
 
 
 def test_a_row_of_something_just_removed_is_read_again() -> None:
     answers = [[["a", 1, None], ["b", None, None]], [["a", 1, None]]]
-    assert whole_rows(lambda: answers.pop(0), 2) == [["a", 1, None]]
+    assert whole_rows(lambda: answers.pop(0), range(2)) == [["a", 1, None]]
     assert answers == []
 
 
 def test_a_row_that_stays_in_parts_is_left_out() -> None:
-    assert whole_rows(lambda: [["a", 1], ["b", None]], 2) == [["a", 1]]
+    assert whole_rows(lambda: [["a", 1], ["b", None]], range(2)) == [["a", 1]]
 
 
 @pytest.mark.neo4j
@@ -60,3 +64,29 @@ def test_what_comes_and_goes_is_there_whole_or_not_at_all(
         leaving.set()
         changing.join()
     assert set(seen) <= {(), (RULE,), (PRODUCT,)}
+
+
+@pytest.mark.neo4j
+def test_the_graph_is_exported_while_users_and_products_come_and_go(graph: Graph) -> None:
+    graph.load(SMALL)
+    there = set(graph.export().interactions["event_id"].to_pylist())
+    leaving = threading.Event()
+
+    def change() -> None:
+        for number in itertools.count():
+            visits = [event(f"{number}-{each}", f"visitor-{number}", A_PRODUCT) for each in range(20)]
+            graph.append_events(tables(interactions=visits).interactions, "a-journal", number)
+            catalogue.upsert(graph, [PRODUCT])
+            erase_user(graph, f"visitor-{number}")
+            catalogue.take_out(graph, [PRODUCT.product_id])
+            if leaving.is_set():
+                return
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(30):
+            assert there <= set(graph.export().interactions["event_id"].to_pylist())
+    finally:
+        leaving.set()
+        changing.join()
