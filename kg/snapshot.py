@@ -28,6 +28,8 @@ from kg.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+_TIMES = 10
+"""How often a snapshot is opened that another takes the place of meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,20 @@ class Snapshot:
         Raises:
             SnapshotError: it is not there, damaged, or of another schema version.
         """
+        for _ in range(_TIMES):
+            which = _identity(folder)
+            try:
+                snapshot = cls._open(folder, verify)
+            except SnapshotError:
+                if _identity(folder) == which:
+                    raise
+            else:
+                if _identity(folder) == which:
+                    return snapshot
+        raise SnapshotError(f"snapshot {folder} was put anew again and again while it was opened", "Open it again.")
+
+    @classmethod
+    def _open(cls, folder: Path, verify: bool) -> Self:
         manifest = _read_manifest(folder)
         if verify:
             for name, expected in manifest.files.items():
@@ -232,6 +248,15 @@ class Snapshot:
             content_hash=manifest.content_hash,
             commit=manifest.commit,
         )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return which folder a path is: another takes its place when a user is erased (see `kg.redaction`)."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _read_manifest(folder: Path) -> SnapshotManifest:

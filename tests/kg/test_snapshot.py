@@ -2,15 +2,24 @@
 
 import json
 import re
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kg import redaction
+from kg.erasure import Erasure, user_key
 from kg.errors import SnapshotError
 from kg.freeze import freeze
 from kg.snapshot import Histories, Snapshot
 from tests.kg.test_freeze import SHOP
+
+
+BUSY = int(np.argmax(np.diff(freeze(SHOP).histories.offsets)))
+"""A user with interactions."""
 
 
 @pytest.fixture
@@ -53,6 +62,37 @@ def test_a_damaged_file_is_named(saved: Path, name: str) -> None:
     (saved / name).write_bytes(data)
     with pytest.raises(SnapshotError, match=f"{re.escape(name)} is damaged"):
         Snapshot.open(saved)
+
+
+def test_what_is_opened_while_another_takes_its_place_is_one_of_the_two(saved: Path, tmp_path: Path) -> None:
+    whole = Snapshot.open(saved)
+    without = redacted_copy(saved, tmp_path / "other" / "shop")
+    leaving = threading.Event()
+
+    def change() -> None:
+        while not leaving.is_set():
+            redaction._exchange(without, saved)
+            time.sleep(0.03)  # a few openings long: some are under way each time
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        found = [Snapshot.open(saved, verify=number % 2 == 0) for number in range(60)]
+    finally:
+        leaving.set()
+        changing.join()
+    ways = {(each.users.array[BUSY].as_py().startswith("erased-"), len(each.histories.at_ms)) for each in found}
+    count, of_one = len(whole.histories.at_ms), int(np.diff(whole.histories.offsets)[BUSY])
+    assert ways <= {(False, count), (True, count - of_one)}
+
+
+def redacted_copy(saved: Path, folder: Path) -> Path:
+    """Return a copy of a snapshot from which a user was erased."""
+    shutil.copytree(saved, folder)
+    snapshot = Snapshot.open(saved)
+    erasure = Erasure(user_key(snapshot.users.array[BUSY].as_py()), snapshot.commit + 1, 0)
+    assert redaction.redact(folder, [erasure])
+    return folder
 
 
 def test_a_missing_file_is_named(saved: Path) -> None:
