@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from kg import schema
 from kg.commits import ChangeKind, Commit
 from kg.tables import Tables
+from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -173,6 +175,7 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
         f"MATCH (u:User {{id: $user}})-[r:{_INTERACTIONS}]->(p) "
         "RETURN type(r), r.event_id, p.id, r.at, r.value ORDER BY r.at, r.event_id",
         user_id,
+        always=4,
     ):
         yield {
             "record": "interaction",
@@ -183,7 +186,7 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
             "value": value,
         }
     for text, at_ms in _pages(
-        graph, "MATCH (u:User {id: $user})-[r:SEARCHED]->(q) RETURN q.text, r.at ORDER BY r.at", user_id
+        graph, "MATCH (u:User {id: $user})-[r:SEARCHED]->(q) RETURN q.text, r.at ORDER BY r.at", user_id, always=2
     ):
         yield {"record": "search", "query": text, "at_ms": at_ms}
     for product_id, rank, score, model in _pages(
@@ -191,6 +194,7 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
         "MATCH (u:User {id: $user})-[r:RECOMMENDED]->(p) "
         "RETURN p.id, r.rank, r.score, r.model ORDER BY r.model, r.rank",
         user_id,
+        always=4,
     ):
         yield {
             "record": "recommendation",
@@ -199,22 +203,23 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
             "score": score,
             "publication": model,
         }
-    for relation, outward, labels, end in _pages(
+    for relation, outward, label, end in _pages(
         graph,
         "MATCH (u:User {id: $user})-[r]-(x) WHERE NOT type(r) IN $tabled "
-        "RETURN type(r), startNode(r) = u, labels(x), coalesce(x.id, x.name, x.path) ORDER BY 1, 4",
+        "RETURN type(r), startNode(r) = u, labels(x)[0], coalesce(x.id, x.name, x.path) ORDER BY 1, 4",
         user_id,
+        always=4,
     ):
-        kind = labels[0].lower() if labels else ""  # what was removed while it was read has none
-        yield {"record": "fact", "relation": relation, "outward": outward, "kind": kind, "id": end}
+        yield {"record": "fact", "relation": relation, "outward": outward, "kind": label.lower(), "id": end}
 
 
-def _pages(graph: "Graph", cypher: str, user_id: str) -> Iterator[list[Any]]:
+def _pages(graph: "Graph", cypher: str, user_id: str, *, always: int) -> Iterator[list[Any]]:
+    """Yield the rows of a query about a user; so many of the first columns are there in each."""
+    query = f"{cypher} SKIP $skipped LIMIT $limit"
     skipped = 0
     while True:
-        rows = graph.read(
-            f"{cypher} SKIP $skipped LIMIT $limit", user=user_id, tabled=_TABLED, skipped=skipped, limit=_PAGE
-        )
+        read = partial(graph.read, query, user=user_id, tabled=_TABLED, skipped=skipped, limit=_PAGE)
+        rows = whole_rows(read, range(always))
         yield from rows
         skipped += len(rows)
         if len(rows) < _PAGE:

@@ -19,8 +19,9 @@ from kg.errors import (
     GraphUnavailableError,
 )
 
-_BUSY_CODES = ("TransactionTimedOut", "Transaction.Terminated", "LockClientStopped")
-"""Ends of a transaction that the driver does not count as passing, and that leave nothing done."""
+_BUSY_CODES = ("TransactionTimedOut", "Transaction.Terminated", "LockClientStopped", "EntityNotFound")
+"""Ends of a transaction that the driver does not count as passing, and that leave nothing done; the last is of one that
+met what another had just removed."""
 
 
 @contextmanager

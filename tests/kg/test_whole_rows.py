@@ -3,12 +3,13 @@
 import itertools
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from kg import catalogue, rules
-from kg.erasure import erase_user
+from kg.erasure import erase_user, stored_of
 from kg.store import Graph
 from kg.whole_rows import whole_rows
 from tests.kg.small_tables import SMALL, event, tables
@@ -90,3 +91,31 @@ def test_the_graph_is_exported_while_users_and_products_come_and_go(graph: Graph
     finally:
         leaving.set()
         changing.join()
+
+
+@pytest.mark.neo4j
+def test_what_is_stored_of_a_user_is_told_while_the_user_is_erased(graph: Graph) -> None:
+    graph.load(SMALL)
+    leaving = threading.Event()
+
+    def change() -> None:
+        for number in itertools.count():
+            visits = [event(f"{number}-{each}", "visitor", A_PRODUCT) for each in range(3)]
+            graph.append_events(tables(interactions=visits).interactions, "a-journal", number)
+            graph.append_searches([(f"s-{number}", "visitor", "lamps", number)])
+            erase_user(graph, "visitor")
+            if leaving.is_set():
+                return
+
+    def read() -> set[str]:
+        return {record["record"] for _ in range(250) for record in stored_of(graph, "visitor")}
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        with ThreadPoolExecutor(4) as readers:
+            kinds = [reading.result() for reading in [readers.submit(read) for _ in range(4)]]
+    finally:
+        leaving.set()
+        changing.join()
+    assert set.union(*kinds) <= {"user", "interaction", "search"}

@@ -46,6 +46,7 @@ def answered(code: str, message: str = SAID) -> Exception:
         (answered("Neo.TransientError.General.MemoryPoolOutOfMemoryError"), UNAVAILABLE, "GRAPH_BUSY"),
         (answered("Neo.ClientError.Transaction.TransactionTimedOut"), UNAVAILABLE, "GRAPH_BUSY"),
         (answered("Neo.TransientError.Transaction.Terminated"), UNAVAILABLE, "GRAPH_BUSY"),
+        (answered("Neo.ClientError.Statement.EntityNotFound"), UNAVAILABLE, "GRAPH_BUSY"),
         (answered("Neo.DatabaseError.General.UnknownError", f"No space left: {SAID}"), EXHAUSTED, "GRAPH_FULL"),
         (answered("Neo.DatabaseError.Transaction.TransactionLogError"), UNAVAILABLE, "GRAPH_DISK"),
         (
