@@ -17,7 +17,6 @@ from kg.freeze import freeze
 from kg.snapshot import Histories, Snapshot
 from tests.kg.test_freeze import SHOP
 
-
 BUSY = int(np.argmax(np.diff(freeze(SHOP).histories.offsets)))
 """A user with interactions."""
 
