@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kg import schema
 from kg.tables import InteractionType
-from kg.whole_rows import whole_rows
+from kg.whole_rows import is_whole, whole_rows
 
 if TYPE_CHECKING:
     from kg.store import Graph, Result
@@ -170,9 +170,10 @@ def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterat
         assert kind is not None  # for mypy: every one of INTERACTIONS has one
         last, more = after, True
         while more:
-            rows = _events(graph, relationship.type, last, until)
-            more = len(rows) == _EVENTS_AT_ONCE
-            if more and rows[0][0] < rows[-1][0]:
+            read = _events(graph, relationship.type, last, until)
+            more = len(read) == _EVENTS_AT_ONCE
+            rows = [row for row in read if is_whole(row, _ALWAYS)]  # the others have just been erased
+            if more and rows and rows[0][0] < rows[-1][0]:
                 # The last commit may go on beyond this block.
                 rows = [row for row in rows if row[0] < rows[-1][0]]
             if rows:
@@ -222,8 +223,7 @@ def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[l
         f"MATCH (u)-[r:{type_}]->(p) WHERE r.commit > $after AND r.commit <= $until "
         "WITH u, r, p ORDER BY r.commit LIMIT $limit RETURN r.commit, u.id, p.id, r.at, r.event_id, r.value"
     )
-    most = (1 << 62) if until is None else until
-    return whole_rows(lambda: graph.read(query, after=after, until=most, limit=_EVENTS_AT_ONCE), _ALWAYS)
+    return graph.read(query, after=after, until=(1 << 62) if until is None else until, limit=_EVENTS_AT_ONCE)
 
 
 def forget_old_changes(graph: "Graph", before_ms: int) -> int:

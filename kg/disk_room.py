@@ -29,5 +29,5 @@ def refuse_full(folder: Path, needed_mib: int = WRITES_WITH_MIB) -> None:
     if free_mib < needed_mib:
         raise GraphFullError(
             f"the disk of {folder} is full: {free_mib} MiB are free and the embedded Neo4j needs {needed_mib}",
-            "Free some space there; nothing has to be started again.",
+            "Free some space there, or choose another home: KGRANK_HOME. What runs goes on by itself.",
         )

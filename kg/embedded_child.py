@@ -29,7 +29,7 @@ from typing import IO, Any
 from kg.embedded_files import CLIENTS_LOCK, OWNER_LOCK, STATE_FILE, process_start_time, write_private
 
 USER = "neo4j"
-PANICKED = 3
+_PANICKED = 3
 """The exit status of a child whose Neo4j could not go on."""
 
 _DATABASES = ("neo4j", "system")
@@ -150,10 +150,12 @@ def _database(config: ChildConfig) -> Iterator[tuple[str, str]]:
         )
         address = ports.getLocalAddress(java("org.neo4j.configuration.connectors.ConnectorType").BOLT)
         threading.Thread(target=_leave_on_panic, args=(service,), daemon=True).start()
-        yield f"127.0.0.1:{address.getPort()}", password
+        try:
+            yield f"127.0.0.1:{address.getPort()}", password
+        finally:
+            if _panicked(service):
+                os._exit(_PANICKED)
     finally:
-        if _panicked(service):
-            os._exit(PANICKED)
         service.shutdown()
 
 
@@ -175,7 +177,7 @@ def _leave_on_panic(service: Any) -> None:
     with contextlib.suppress(OSError):  # its log may be on the disk that is full
         sys.stderr.write("Neo4j can't go on; its debug.log says why. It is ended, and recovers at its next start.\n")
         sys.stderr.flush()
-    os._exit(PANICKED)
+    os._exit(_PANICKED)
 
 
 def _wait(stay: bool, clients_lock: Path) -> None:

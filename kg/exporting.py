@@ -91,7 +91,8 @@ def _nodes(
     values = ", ".join(f"n.{name}" for name in columns)
     pattern, hint = _by_key("n", node)
     cypher = f"UNWIND $keys AS key MATCH {pattern} {hint} WHERE n.attribute_keys IS NOT NULL RETURN collect([{values}])"
-    always = [place for place, name in enumerate(columns) if name not in ("price", "available")]
+    optional = {field.name for field in table_schema if field.nullable}
+    always = [place for place, name in enumerate(columns) if name not in optional]
     pieces = [table_schema.empty_table()]
     for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
         rows = whole_rows(lambda block=block: graph.read(cypher, keys=block)[0][0], always)  # type: ignore[misc]  # a default binds it

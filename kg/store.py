@@ -32,10 +32,7 @@ from kg.commits import (
 from kg.config import GraphSettings
 from kg.disk_room import refuse_full
 from kg.embedded import embedded
-from kg.errors import (
-    GraphError,
-    MissingExtraError,
-)
+from kg.errors import GraphError, MissingExtraError
 from kg.exporting import export
 from kg.loading import LoadReport, load
 from kg.progress import SILENT, Progress
@@ -276,7 +273,8 @@ class Graph:
 
     def _refuse_full(self) -> None:
         if self._folder is not None:
-            refuse_full(self._folder)
+            with our_errors(self.place):
+                refuse_full(self._folder)
 
     @property
     def last_commit(self) -> int:

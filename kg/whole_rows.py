@@ -20,10 +20,11 @@ def whole_rows(read: Callable[[], list[list[Any]]], columns: Collection[int]) ->
     rows: list[list[Any]] = []
     for _ in range(_TIMES):
         rows = read()
-        if all(_is_whole(row, columns) for row in rows):
+        if all(is_whole(row, columns) for row in rows):
             return rows
-    return [row for row in rows if _is_whole(row, columns)]
+    return [row for row in rows if is_whole(row, columns)]
 
 
-def _is_whole(row: list[Any], columns: Collection[int]) -> bool:
+def is_whole(row: list[Any], columns: Collection[int]) -> bool:
+    """Return whether a row has all that a whole one has in some columns."""
     return all(row[column] is not None for column in columns)

@@ -82,10 +82,7 @@ def test_a_graph_that_can_t_be_opened_is_logged_with_what_to_do(tmp_path: Path) 
 @pytest.mark.neo4j
 def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
-    journal = Journal(tmp_path / "journal.db")
-    events = [event("patient", f"product-{number:02}", event_id=f"e-{number}") for number in range(60)]
-    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
-    drain_all(journal, graph)
+    journal = drained(tmp_path, graph, 60)
     # Yesterday's backup: it has the first 20 events.
     graph.write("MATCH ()-[r:VIEWED]->() WHERE toInteger(substring(r.event_id, 2)) >= 20 DELETE r")
     graph.write("MATCH (j:Journal) SET j.offset = 20")
@@ -101,10 +98,7 @@ def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_pat
 @pytest.mark.neo4j
 def test_a_backup_that_is_older_than_what_the_journal_keeps_is_told_of(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
-    journal = Journal(tmp_path / "journal.db")
-    events = [event("patient", f"product-{number:02}", event_id=f"e-{number}") for number in range(40)]
-    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
-    drain_all(journal, graph)
+    journal = drained(tmp_path, graph, 40)
     journal.trim([each.offset for each in journal.read(0, 20)])
     # A backup that has the first ten.
     graph.write("MATCH ()-[r:VIEWED]->() WHERE r.event_id IS NOT NULL DELETE r")
@@ -134,6 +128,15 @@ def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(t
     stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
     assert stored == [[5, 5]]
     journal.close()
+
+
+def drained(folder: Path, graph: Graph, count: int) -> Journal:
+    """Return a journal with events e-0, e-1, ... of one user, which the graph has."""
+    journal = Journal(folder / "journal.db")
+    events = [event("patient", f"product-{number:02}", event_id=f"e-{number}") for number in range(count)]
+    journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    return journal
 
 
 def drain_all(journal: Journal, graph: Graph) -> None:
