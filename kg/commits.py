@@ -1,8 +1,9 @@
 """The one sequence that orders everything written online: commits, what each changed, and how others follow.
 
 A commit is a transaction that first takes the lock on `(:CommitSequence)` and adds 1 to its number. So commits become
-visible in the order of their numbers, and whoever has seen number n has seen everything up to n. What a commit changed
-is found by its number: interactions carry it, everything else leaves a `(:Change {commit, kind, key})`.
+visible in the order of their numbers, and whoever has read number n (`Graph.last_commit`) then finds everything up to
+n. What a commit changed is found by its number: interactions carry it, everything else leaves a
+`(:Change {commit, kind, key})`.
 
     def work(commit: Commit) -> None:
         commit.run("MATCH (p:Product {id: $id}) SET p.price = $price", id="beans-001", price=4.5)
@@ -135,9 +136,9 @@ Work = Callable[[Commit], T]
 """What a commit does. It may run more than once, each time in a new transaction: it must have no other effect."""
 
 
-def last_commit(graph: "Graph") -> int:
+def last_number(run: _Run) -> int:
     """Return the number of the last commit, 0 if there was none."""
-    rows = graph.read("MATCH (s:CommitSequence {name: 'commits'}) RETURN s.number")
+    rows = run("MATCH (s:CommitSequence {name: 'commits'}) RETURN s.number", {}).rows
     return int(rows[0][0]) if rows else 0
 
 

@@ -27,7 +27,7 @@ from kg.commits import (
     forget_old_changes,
     forgotten_until,
     hold,
-    last_commit,
+    last_number,
 )
 from kg.config import GraphSettings
 from kg.disk_room import refuse_full
@@ -107,6 +107,7 @@ class Graph:
         self._driver = driver
         self._database = database
         self._folder = folder
+        self._seen = neo4j.Bookmarks()
         self.place = place
 
     @classmethod
@@ -197,6 +198,7 @@ class Graph:
             self._driver.session(
                 database=self._database,
                 default_access_mode=neo4j.WRITE_ACCESS if write else neo4j.READ_ACCESS,
+                bookmarks=None if write else self._seen,
                 fetch_size=1000,
             ) as session,
         ):
@@ -213,7 +215,10 @@ class Graph:
         with (
             our_errors(self.place),
             self._driver.session(
-                database=self._database, default_access_mode=neo4j.READ_ACCESS, fetch_size=1000
+                database=self._database,
+                default_access_mode=neo4j.READ_ACCESS,
+                bookmarks=self._seen,
+                fetch_size=1000,
             ) as session,
         ):
             for record in session.run(cypher, parameters):
@@ -278,8 +283,19 @@ class Graph:
 
     @property
     def last_commit(self) -> int:
-        """The number of the last commit, 0 if there was none."""
-        return last_commit(self)
+        """The number of the last commit, 0 if there was none; what is read after it sees all commits up to it.
+
+        Neo4j shows the number a moment before its indexes find what the commit wrote (and another member of a cluster
+        may be behind), so the reads that follow wait for the bookmark of this one. This one waits for none: a store
+        that was put back to an earlier state would never reach it.
+        """
+        with (
+            our_errors(self.place),
+            self._driver.session(database=self._database, default_access_mode=neo4j.READ_ACCESS) as session,
+        ):
+            number = session.execute_read(lambda transaction: last_number(partial(_run, transaction)))
+            self._seen = session.last_bookmarks()
+            return number
 
     def changes_since(self, after: int, limit: int = 1_000) -> list[Change]:
         """Return what commits above `after` changed, in order (see `kg.commits`)."""
