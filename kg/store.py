@@ -107,7 +107,7 @@ class Graph:
         self._driver = driver
         self._database = database
         self._folder = folder
-        self._seen = neo4j.Bookmarks()
+        self._seen = neo4j.Bookmarks.from_raw_values([])
         self.place = place
 
     @classmethod
