@@ -15,7 +15,7 @@ import platform
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -145,8 +145,8 @@ def _sasrec(
         threads=options.threads,
     )
     watch = Stopwatch("sasrec")
-    config = SasRecConfig(epochs=options.epochs_sasrec)
-    train_sasrec(data, config, lambda epoch: watch.note(epoch.number, epoch.validation_ndcg))
+    heard = replace(data, on_epoch=lambda config, record: watch.note(record.epoch, record.ndcg))
+    train_sasrec(heard, SasRecConfig(epochs=options.epochs_sasrec))
     return watch
 
 

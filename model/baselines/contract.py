@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from kg.errors import MissingExtraError
 from kg.snapshot import Edges, Histories, Snapshot
 from model.baselines.space import Axis
 from model.case import Case
+from model.checkpoint import EpochRecord
 from model.config import ModelConfig
 from model.ranker import Ranker
 from model.text import encode_cached
@@ -34,6 +36,7 @@ class FitData:
         seed: of all that is random.
         threads: processor threads; 0: the library's choice.
         exclude_relations: facts that must not be seen, as in `model.exclude_relations`.
+        on_epoch: hears of every epoch of what is trained by steps, with the configuration that is trained.
         shared: what fits share; see `memo`.
     """
 
@@ -44,6 +47,7 @@ class FitData:
     seed: int = 7
     threads: int = 0
     exclude_relations: tuple[str, ...] = ()
+    on_epoch: Callable[[BaseModel, EpochRecord], None] = field(default=lambda config, record: None, repr=False)
     shared: dict[str, tuple[Histories, Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, known: Histories) -> "FitData":

@@ -10,7 +10,7 @@ from torch import Tensor
 from model.baselines.contract import FitData
 from model.baselines.known_users import KnownUsers
 from model.baselines.lightgcn import LightGcnConfig, LightGcnRanker
-from model.baselines.stopping import OnEpoch, train_until_best
+from model.baselines.stopping import train_until_best
 from model.baselines.taken import incidence
 from model.baselines.threads import torch_threads
 from model.errors import ModelError
@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from torch_geometric.nn import LightGCN
 
 
-def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoch: None) -> LightGcnRanker:
+def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
     """Train on `data.known`, which must not hold the validation's truth.
 
     Raises:
@@ -69,7 +69,7 @@ def train(data: FitData, config: LightGcnConfig, on_epoch: OnEpoch = lambda epoc
             epochs=config.epochs,
             patience=config.patience,
             seed=data.seed,
-            on_epoch=on_epoch,
+            on_epoch=lambda record: data.on_epoch(config, record),
         )
         return ranker()
 

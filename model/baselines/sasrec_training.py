@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from kg.snapshot import Histories
 from model.baselines.contract import FitData
 from model.baselines.sasrec import SasRec, SasRecConfig, SasRecRanker, padded
-from model.baselines.stopping import OnEpoch, train_until_best
+from model.baselines.stopping import train_until_best
 from model.baselines.threads import torch_threads
 from model.errors import ModelError
 
@@ -18,13 +18,12 @@ _SORTED_BATCHES = 32
 """Batches among which histories are sorted by length, so that little of a batch is padding."""
 
 
-def train(data: FitData, config: SasRecConfig, on_epoch: OnEpoch = lambda epoch: None) -> SasRec:
+def train(data: FitData, config: SasRecConfig) -> SasRec:
     """Return a network, as it was after the best epoch on `data.validation`.
 
     Args:
         data: `known` is trained on; it must not hold the validation's truth.
         config: the network and its training.
-        on_epoch: called after every epoch.
 
     Raises:
         ModelError: no user has two interactions.
@@ -58,7 +57,7 @@ def train(data: FitData, config: SasRecConfig, on_epoch: OnEpoch = lambda epoch:
             epochs=config.epochs,
             patience=config.patience,
             seed=data.seed,
-            on_epoch=on_epoch,
+            on_epoch=lambda record: data.on_epoch(config, record),
         )
     return network
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from kg.snapshot import Histories, Snapshot
 from model.baselines import BASELINES, FitData, fit_data
@@ -157,7 +158,7 @@ def fit_peer(
     noise = variant.asked_noise
     questions = [noisy_question(question, noise) if noise else question for question in split.questions]
     lists = _lists(questions, lambda index, stage: rankers[index, stage])
-    return Outcome(lists, time.monotonic() - began, tuner.chosen or {}, tuner.tried, created_at=_now())
+    return Outcome(lists, time.monotonic() - began, tuner.chosen or {}, tuner.tried, tuner.records, created_at=_now())
 
 
 class _Tuner:
@@ -169,11 +170,18 @@ class _Tuner:
         self.chosen: dict[str, Any] = chosen or {}
         baseline = BASELINES[name]
         self.tried = len(baseline.grid) if trials is None else (trials if baseline.space else 1)
+        self.records: tuple[dict[str, float], ...] = ()
+        """Of every epoch of the first ranker that was fitted, where it was trained by steps."""
 
     def fit(self, key: str, tuned_on: Case, question: Question) -> dict[Stage, Ranker]:
         """Return the ranker that answers a question's validation case, and the one that answers its test case."""
         baseline = BASELINES[self._name]
-        data = replace(self._data, validation=tuned_on)
+        curves: dict[str, list[EpochRecord]] = {}
+
+        def hear(config: BaseModel, record: EpochRecord) -> None:
+            curves.setdefault(config.model_dump_json(), []).append(record)
+
+        data = replace(self._data, validation=tuned_on, on_epoch=hear)
         tested: Ranker | None = None
         if self._tunes:
             generator = np.random.default_rng(data.seed)
@@ -183,6 +191,7 @@ class _Tuner:
         config = type(baseline.grid[0]).model_validate(self.chosen[key])
         if not baseline.refit:  # stopped by validation: one ranker, which knows no more than that
             one = tested or baseline.fit(replace(data, known=tuned_on.known), config)
+            self.records = self.records or tuple(asdict(record) for record in curves.get(config.model_dump_json(), ()))
             return {"validation": one, "test": one}
         return {
             "validation": baseline.fit(replace(data, known=question.validation.known), config),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from model.compare.config import MODELS
 from model.compare.drawing import (
@@ -29,6 +29,7 @@ Table = dict[str, Any]
 Model = dict[str, Any]
 
 _SHOWN = 6
+_MANY_EPOCHS = 20
 """Lines in a plot of lines: the reference and the best others."""
 
 _EVENTS = re.compile(r"(first|last) (\d+) events?$")
@@ -197,18 +198,24 @@ def learning(table: Table, reference: str) -> str:
         if model["curves"] and model["curves"] not in [other["curves"] for other in learned]:
             learned.append(model)
     drawn, (axes,) = figure(7.2, 3.4)
+    longest = 0
     for model in learned[:_SHOWN][::-1]:
         of_reference = model["name"] == reference
         look = {"color": REFERENCE, "label": model["title"]} if of_reference else _look(table, model["name"], reference)
         curves = model["curves"]
         shared = min(len(curve) for curve in curves)  # epochs that every seed has come to
+        longest = max(longest, shared)
         reached = np.array([[ndcg for _, ndcg in curve[:shared]] for curve in curves])
         epochs = [epoch for epoch, _ in curves[0][:shared]]
         axes.plot(epochs, reached.mean(axis=0), **look | {"marker": "o"}, markersize=3, linewidth=1.6)
         axes.fill_between(
             epochs, reached.min(axis=0), reached.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if longest > _MANY_EPOCHS:  # a peer may need twenty times ours, which would be one dot
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch (mean and range of the seeds)")
     axes.set_ylabel("validation NDCG@10")
     grid(axes, "y")

@@ -108,6 +108,21 @@ def test_what_is_trained_again_for_the_test_does_not_answer_validation(compared:
     assert "it would learn the answers" in made.entries[0].problem
 
 
+def test_a_peer_trained_by_steps_tells_its_learning_curve(compared: Compared, tmp_path: Path) -> None:
+    config = CompareConfig.model_validate(
+        compared.config.model_dump(exclude_unset=True)
+        | {"models": {"lightgcn": {"baseline": "lightgcn", "trials": 2}}, "reference": "lightgcn", "goals": []}
+    )
+    place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
+    made = next(part for part in run(config, place) if isinstance(part, Section))
+    table = build(config, [made], "validation")["tables"][0]
+    (peer,) = table["models"]
+    assert len(peer["curves"]) == len(made.entries[0].cells) == 3
+    for (_, outcome), curve in zip(made.entries[0].cells, peer["curves"], strict=True):
+        assert [epoch for epoch, _ in curve] == list(range(1, len(outcome.records) + 1))
+        assert all(record["seconds"] > 0 for record in outcome.records)
+
+
 def test_noise_in_both_is_learned_from_in_one_training_and_a_users_own_events_are_asked_with(
     compared: Compared,
 ) -> None:
