@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 _TIMES = 10
 """How often a snapshot is opened that another takes the place of meanwhile."""
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -226,13 +228,10 @@ class Snapshot:
                     state = "is damaged" if path.is_file() else "is missing"
                     raise SnapshotError(f"snapshot {folder}: file {name} {state}", "Export the snapshot again.")
         try:
-            history = {
-                name: np.load(folder / f"history.{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in Histories.__dataclass_fields__
-            }
+            history = {name: _map_array(folder / f"history.{name}.npy") for name in Histories.__dataclass_fields__}
             facts = {}
             for relation in manifest.relations:
-                pair = np.load(folder / f"facts.{relation}.npy", mmap_mode="r", allow_pickle=False)
+                pair = _map_array(folder / f"facts.{relation}.npy")
                 facts[relation] = Edges(pair[0], pair[1])
             users, products, nodes = (_map_table(folder / f"{name}.arrow") for name in ("users", "products", "nodes"))
         except (OSError, ValueError, pa.ArrowInvalid) as error:
@@ -274,6 +273,14 @@ def _read_manifest(folder: Path) -> SnapshotManifest:
         return SnapshotManifest(**raw)
     except (ValueError, TypeError, KeyError) as error:
         raise SnapshotError(f"snapshot {folder}: {MANIFEST} is damaged", "Export the snapshot again.") from error
+
+
+def _map_array(path: Path) -> npt.NDArray[Any]:
+    # numpy parses a header as Python, which before CPython 3.11.8 two threads must not do at once (gh-106905): collecting
+    # garbage in the midst of it lets the other one in, and one of them ends with a SystemError.
+    with _PARSING:
+        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 def _map_table(path: Path) -> pa.Table:

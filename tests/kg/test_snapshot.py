@@ -1,10 +1,12 @@
 """Saving and opening a snapshot, and what a damaged one says."""
 
+import gc
 import json
 import re
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,30 @@ def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     freeze(SHOP).save(folder)
     return folder
+
+
+class _Garbage:
+    """Needs the collector, and lets other threads in while it goes."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+def test_threads_open_snapshots_at_once_whatever_the_collector_does(saved: Path) -> None:
+    def opened(_: int) -> int:
+        _Garbage()
+        return len(Snapshot.open(saved, verify=False).users)
+
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(opened, range(1_200)))) == 1
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_an_opened_snapshot_equals_the_saved_one(saved: Path) -> None:
