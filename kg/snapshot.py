@@ -276,8 +276,8 @@ def _read_manifest(folder: Path) -> SnapshotManifest:
 
 
 def _map_array(path: Path) -> npt.NDArray[Any]:
-    # numpy parses a header as Python, which before CPython 3.11.8 two threads must not do at once (gh-106905): collecting
-    # garbage in the midst of it lets the other one in, and one of them ends with a SystemError.
+    # numpy parses a header as Python, which before CPython 3.11.8 two threads must not do at once (gh-106905): garbage
+    # that is collected in the midst of it lets the other one in, and one of them ends with a SystemError.
     with _PARSING:
         mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
