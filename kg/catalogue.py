@@ -33,6 +33,8 @@ _COLUMNS = (
 )
 _ALWAYS = range(7)
 """Which of the columns every product has."""
+_PAIRED = (5, 6)
+"""The keys and the values of its attributes."""
 _PRESENT = "p.attribute_keys IS NOT NULL"
 """What is there of a product that the catalogue has, and of no other (see `take_out`)."""
 
@@ -147,13 +149,13 @@ def take_out(graph: "Graph", product_ids: Sequence[str]) -> list[str]:
 
 def find(graph: "Graph", product_ids: Sequence[str]) -> list[StoredProduct]:
     """Return those of some products that the catalogue has, in the order asked."""
-    return _found(whole_rows(lambda: graph.read(_FIND, rows=list(product_ids)), _ALWAYS))
+    return _found(whole_rows(lambda: graph.read(_FIND, rows=list(product_ids)), _ALWAYS, alike=_PAIRED, steady=True))
 
 
 def page(graph: "Graph", after: str, size: int) -> list[StoredProduct]:
     """Return the products whose ids come after one, in the order of ids."""
     query = f"MATCH (p:Product) WHERE p.id > $after AND {_PRESENT} RETURN {_COLUMNS} ORDER BY p.id LIMIT $size"
-    return _found(whole_rows(lambda: graph.read(query, after=after, size=size), _ALWAYS))
+    return _found(whole_rows(lambda: graph.read(query, after=after, size=size), _ALWAYS, alike=_PAIRED, steady=True))
 
 
 def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:

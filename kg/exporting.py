@@ -93,9 +93,10 @@ def _nodes(
     cypher = f"UNWIND $keys AS key MATCH {pattern} {hint} WHERE n.attribute_keys IS NOT NULL RETURN collect([{values}])"
     optional = {field.name for field in table_schema if field.nullable}
     always = [place for place, name in enumerate(columns) if name not in optional]
+    attributes_at = (len(columns) - 2, len(columns) - 1)
     pieces = [table_schema.empty_table()]
     for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
-        rows = whole_rows(lambda block=block: graph.read(cypher, keys=block)[0][0], always)  # type: ignore[misc]  # a default binds it
+        rows = whole_rows(lambda block=block: graph.read(cypher, keys=block)[0][0], always, alike=attributes_at)  # type: ignore[misc]  # a default binds it
         plain = [row[:-2] for row in rows]
         arrays = (
             [

@@ -104,6 +104,7 @@ def rules_page(graph: "Graph", after: str = "", limit: int | None = None) -> lis
             limit=(1 << 31) if limit is None else limit,
         ),
         _ALWAYS,
+        steady=True,
     )
     return [
         Rule(rule_id, Action(action), Target(target), name, strength, position, start_ms, end_ms)

@@ -29,6 +29,16 @@ def test_a_row_that_stays_in_parts_is_left_out() -> None:
     assert whole_rows(lambda: [["a", 1], ["b", None]], range(2)) == [["a", 1]]
 
 
+def test_lists_that_belong_together_have_one_length() -> None:
+    answers = [[["a", ["k", "l"], ["v"]]], [["a", ["k"], ["v"]]]]
+    assert whole_rows(lambda: answers.pop(0), range(3), alike=(1, 2)) == [["a", ["k"], ["v"]]]
+
+
+def test_what_is_steady_is_read_until_it_is_the_same_twice() -> None:
+    answers = [[["old", "old"]], [["new", "old"]], [["new", "new"]], [["new", "new"]]]
+    assert whole_rows(lambda: answers.pop(0), range(2), steady=True) == [["new", "new"]]
+
+
 @pytest.mark.neo4j
 @pytest.mark.parametrize(
     ("come", "go", "read"),
@@ -65,6 +75,50 @@ def test_what_comes_and_goes_is_there_whole_or_not_at_all(
         leaving.set()
         changing.join()
     assert set(seen) <= {(), (RULE,), (PRODUCT,)}
+
+
+@pytest.mark.neo4j
+@pytest.mark.parametrize(
+    ("write", "one", "other", "read"),
+    [
+        pytest.param(
+            rules.upsert_rule,
+            RULE,
+            rules.Rule(RULE.rule_id, rules.Action.BURY, rules.Target.CATEGORY, "Home", 0.1),
+            rules.rules_page,
+            id="rules",
+        ),
+        pytest.param(
+            lambda graph, product: catalogue.upsert(graph, [product]),
+            PRODUCT,
+            catalogue.Product(PRODUCT.product_id, "Lamp 2", price=1.0, attributes=(("size", "big"), ("year", "2"))),
+            lambda graph: [each.product for each in catalogue.page(graph, "", 10)],
+            id="products",
+        ),
+    ],
+)
+def test_what_is_changed_is_read_as_it_was_or_as_it_is(
+    graph: Graph, write: Callable[[Graph, Any], Any], one: Any, other: Any, read: Callable[[Graph], list[Any]]
+) -> None:
+    write(graph, one)
+    leaving = threading.Event()
+
+    def change() -> None:
+        while not leaving.is_set():
+            write(graph, other)
+            write(graph, one)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        with ThreadPoolExecutor(4) as readers:
+            seen = {each for rows in readers.map(lambda _: read(graph), range(800)) for each in rows}
+            exports = [graph.export() for _ in range(5)]
+    finally:
+        leaving.set()
+        changing.join()
+    assert seen <= {one, other}
+    assert all(each.products["title"].to_pylist() in ([], ["Lamp"], ["Lamp 2"]) for each in exports)
 
 
 @pytest.mark.neo4j
