@@ -157,9 +157,8 @@ def _remember(graph: "Graph", erasure: Erasure) -> None:
 
 def erasures_since(graph: "Graph", after: int) -> list[Erasure]:
     """Return the users that commits above `after` erased, in order."""
-    rows = graph.read(
-        "MATCH (e:Erasure) WHERE e.commit > $after RETURN e.user, e.commit, e.at ORDER BY e.commit", after=after
-    )
+    query = "MATCH (e:Erasure) WHERE e.commit > $after RETURN e.user, e.commit, e.at ORDER BY e.commit"
+    rows = whole_rows(lambda: graph.read(query, after=after), range(3), steady=True)
     return [Erasure(*row) for row in rows]
 
 
