@@ -29,8 +29,9 @@ Table = dict[str, Any]
 Model = dict[str, Any]
 
 _SHOWN = 6
-_MANY_EPOCHS = 20
 """Lines in a plot of lines: the reference and the best others."""
+_MANY_EPOCHS = 20
+"""Epochs above which they are drawn on a log scale: a peer may need twenty times ours, which would be one dot."""
 
 _EVENTS = re.compile(r"(first|last) (\d+) events?$")
 
@@ -211,7 +212,7 @@ def learning(table: Table, reference: str) -> str:
         axes.fill_between(
             epochs, reached.min(axis=0), reached.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
         )
-    if longest > _MANY_EPOCHS:  # a peer may need twenty times ours, which would be one dot
+    if longest > _MANY_EPOCHS:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
     else:

@@ -271,6 +271,7 @@ async def storm(
     seed: int,
     at_once: int = 16,
     excused: Sequence[str] | None = None,
+    log: Path | None = None,
 ) -> Counter[str]:
     """Send any requests, two in five of them as mutated bytes; return how many ended in what.
 
@@ -281,6 +282,7 @@ async def storm(
         seed: the same ones for the same seed.
         at_once: how many are under way together.
         excused: the only reasons for which a call may be UNAVAILABLE; any if None.
+        log: the server's, whose folder does not last: its defects stand beside what failed.
 
     Raises:
         AssertionError: one ended as none may; the message has what makes it again.
@@ -300,7 +302,12 @@ async def storm(
             assert not any(leak in said for leak in LEAKS), told
 
     async with grpc.aio.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        await asyncio.gather(*(one_after_the_other(channel) for _ in range(at_once)))
+        try:
+            await asyncio.gather(*(one_after_the_other(channel) for _ in range(at_once)))
+        except AssertionError as error:
+            failed = [line for line in log.read_text().splitlines() if "Traceback" in line] if log else []
+            error.add_note("\n".join(failed[-3:]))
+            raise
     return seen
 
 

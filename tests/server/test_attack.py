@@ -123,9 +123,9 @@ def test_a_hundred_thousand_requests_break_and_leak_nothing(victim: Attacked) ->
     assert {method.name for method in methods()} - answered <= NEVER_OK
     # Products that come and go are rows until the next snapshot; what leaves the catalogue alone must leave nothing.
     calm = [method for method in methods() if method.containing_service.name != "CatalogService"]
-    stormed(victim, calm, 5_000, seed=3)
+    asyncio.run(storm(victim.target, calm, 5_000, seed=3, log=victim.log))
     before = victim.process.memory_info().rss
-    stormed(victim, calm, 20_000, seed=4)
+    asyncio.run(storm(victim.target, calm, 20_000, seed=4, log=victim.log))
     grown = victim.process.memory_info().rss / before - 1
     assert grown < MOST_GROWTH, f"memory has grown by {grown:.1%}"
 
@@ -134,21 +134,9 @@ NEVER_OK = {"ActivateModel", "RollBackModel"}
 """Calls that no request of chance can have answered: none names a model that there is, so there is no way back."""
 
 
-def stormed(
-    victim: Attacked, calls: Sequence[MethodDescriptor], count: int, seed: int, excused: Sequence[str] | None = None
-) -> Counter[str]:
-    """Send a storm; where it finds a defect, tell what the server's log has of it: its folder does not last."""
-    try:
-        return asyncio.run(storm(victim.target, calls, count, seed, excused=excused))
-    except AssertionError as error:
-        failed = [line for line in victim.log.read_text().splitlines() if "Traceback" in line]
-        error.add_note("\n".join(failed[-3:]))
-        raise
-
-
 def weathered(victim: Attacked, count: int, seed: int, excused: Sequence[str] | None = None) -> Counter[str]:
     files, threads = victim.process.num_fds(), victim.process.num_threads()
-    seen = stormed(victim, methods(), count, seed, excused)
+    seen = asyncio.run(storm(victim.target, methods(), count, seed, excused=excused, log=victim.log))
     assert sum(seen.values()) == count
     still_serves(victim)
     assert victim.process.num_fds() <= files + 20
