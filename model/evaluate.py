@@ -120,23 +120,36 @@ def measure(
     return metrics, values
 
 
-def fit_baseline(
+@dataclass(frozen=True)
+class Chosen:
+    """What validation chose of a baseline.
+
+    Args:
+        config: the configuration.
+        anew: the same, with the epochs that were best where it has some: to fit anew with (`Baseline.fit_anew`).
+        ranker: what was measured; only of what is trained by steps: what is not is soon made again, and may be large.
+    """
+
+    config: BaseModel
+    anew: BaseModel
+    ranker: Ranker | None
+
+
+def choose_baseline(
     name: str,
     data: FitData,
-    case: Case,
     generator: np.random.Generator,
     advance: Advance = lambda count: None,
     trials: int | None = None,
     settings: BaseModel | None = None,
-) -> tuple[Ranker, dict[str, Any]]:
-    """Choose a baseline's configuration on `data.validation`, and fit it on what `case` knows.
+) -> Chosen:
+    """Choose a baseline's configuration on `data.validation`, fitted on what that knows.
 
     Args:
         name: of `BASELINES`.
-        data: what to learn from; `known` is replaced by what each case knows.
-        case: what is to be answered; its truth is not looked at.
+        data: what to learn from; `known` is replaced by what validation knows.
         generator: draws the users to tune on, where there are many.
-        advance: hears how many users were ranked for tuning.
+        advance: hears how many users were ranked.
         trials: configurations to try, drawn from the baseline's space; by default its grid is tried.
         settings: the one configuration to take, where it was searched for already.
 
@@ -156,17 +169,42 @@ def fit_baseline(
         grid = [settings]
     else:
         grid = baseline.grid if trials is None else draw(baseline.grid[0], baseline.space, trials, data.seed)
-    best, chosen, kept = -1.0, grid[0], None
+    best, chosen = -1.0, Chosen(grid[0], grid[0], None)
     tuning = data.at(asked.known)
     for config in grid:
-        ranker = baseline.fit(tuning, config)
+        ranker, anew = baseline.fit_stopped(tuning, config)
         ranked = rank(ranker, asked, 10, advance)
         reached = per_user(ranked, asked.truth_offsets, asked.truth_product_index, (10,))[CHOSEN_BY].mean()
         if reached > best:
-            best, chosen, kept = float(reached), config, None if baseline.refit else ranker
+            best, chosen = float(reached), Chosen(config, anew, ranker if baseline.by_epochs else None)
         del ranker  # its matrix may be large, and the next one is made beside it
-    answering = baseline.fit(data.at(case.known), chosen) if kept is None else kept
-    return answering, chosen.model_dump(mode="json")
+    return chosen
+
+
+def fit_baseline(
+    name: str,
+    data: FitData,
+    case: Case,
+    generator: np.random.Generator,
+    advance: Advance = lambda count: None,
+    settings: BaseModel | None = None,
+) -> tuple[Ranker, dict[str, Any]]:
+    """Choose a baseline's configuration on `data.validation`, and fit it anew on what `case` knows.
+
+    Args:
+        name: of `BASELINES`.
+        data: what to learn from; `known` is replaced by what each case knows.
+        case: what is to be answered; its truth is not looked at.
+        generator: draws the users to tune on, where there are many.
+        advance: hears how many users were ranked for tuning.
+        settings: the one configuration to take, where it was searched for already.
+
+    Raises:
+        ModelError: there is no such baseline, or it can't be fitted on this.
+        MissingExtraError: a package that it needs is not installed.
+    """
+    chosen = choose_baseline(name, data, generator, advance, settings=settings)
+    return BASELINES[name].fit_anew(data.at(case.known), chosen.anew), chosen.config.model_dump(mode="json")
 
 
 def tuned_settings(files: Sequence[Path]) -> dict[str, BaseModel]:

@@ -35,8 +35,8 @@ BASELINES: Mapping[str, Baseline] = {
     "ease_facts": Baseline(ease.fit_facts, ease.FACTS_GRID, ease.FACTS_SPACE),
     "ials": Baseline(ials.fit, ials.GRID, ials.SPACE, needs=("implicit",)),
     "bpr": Baseline(bpr.fit, bpr.GRID, bpr.SPACE, needs=("implicit",)),
-    "lightgcn": Baseline(lightgcn.fit, lightgcn.GRID, lightgcn.SPACE, refit=False),
-    "sasrec": Baseline(sasrec.fit, sasrec.GRID, sasrec.SPACE, refit=False),
+    "lightgcn": Baseline(lightgcn.fit, lightgcn.GRID, lightgcn.SPACE, by_epochs=True),
+    "sasrec": Baseline(sasrec.fit, sasrec.GRID, sasrec.SPACE, by_epochs=True),
     "text_only": Baseline(text_only.fit, text_only.GRID, text_only.SPACE),
     "graph_only": Baseline(graph_only.fit, graph_only.GRID, graph_only.SPACE),
 }

@@ -32,11 +32,12 @@ class FitData:
         known: interactions of all users; nothing else of `snapshot.histories` may be read.
         snapshot: products, nodes and facts.
         text: gives the frozen text features of the P products `[P, W]`, unit length; computed when first asked.
-        validation: chooses configurations, and epochs of what is trained by steps.
+        validation: chooses configurations, and how many epochs what is trained by steps takes.
         seed: of all that is random.
         threads: processor threads; 0: the library's choice.
         exclude_relations: facts that must not be seen, as in `model.exclude_relations`.
-        on_epoch: hears of every epoch of what is trained by steps, with the configuration that is trained.
+        to_the_end: what is trained by steps takes all epochs of its configuration, and does not look at validation.
+        on_epoch: hears of every epoch that validation has measured, with the configuration that is trained.
         shared: what fits share; see `memo`.
     """
 
@@ -47,6 +48,7 @@ class FitData:
     seed: int = 7
     threads: int = 0
     exclude_relations: tuple[str, ...] = ()
+    to_the_end: bool = False
     on_epoch: Callable[[BaseModel, EpochRecord], None] = field(default=lambda config, record: None, repr=False)
     shared: dict[str, tuple[Histories, Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -90,8 +92,7 @@ class Baseline:
         space: the range of each field that is worth tuning: what a wider search draws from.
         needs: packages it needs beside those of `kgrank[train]`.
         deterministic: the same seed gives the same scores, bit for bit, on one machine.
-        refit: after tuning it is fitted anew on all that the case knows. Without, the ranker that validation chose
-            answers: it is trained by steps and stopped by validation, whose interactions it reads as history only.
+        by_epochs: it is trained by steps, and has `epochs` in its configuration: the most of which validation chooses.
     """
 
     fit: Callable[[FitData, Any], Ranker]
@@ -99,7 +100,28 @@ class Baseline:
     space: Mapping[str, Axis] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     deterministic: bool = True
-    refit: bool = True
+    by_epochs: bool = False
+
+    def fit_stopped(self, data: FitData, config: Any) -> tuple[Ranker, Any]:
+        """Fit on `data.known`, which must not hold the answers of `data.validation`.
+
+        Returns:
+            The ranker, and the configuration to fit anew with: of as many epochs as were best on validation.
+        """
+        if not self.by_epochs:
+            return self.fit(data, config), config
+        records: list[EpochRecord] = []
+
+        def hear(trained: BaseModel, record: EpochRecord) -> None:
+            records.append(record)
+            data.on_epoch(trained, record)
+
+        ranker = self.fit(replace(data, on_epoch=hear), config)
+        return ranker, config.model_copy(update={"epochs": max(records, key=lambda record: record.ndcg).epoch})
+
+    def fit_anew(self, data: FitData, config: Any) -> Ranker:
+        """Fit on all that a case knows, validation's answers included, with what `fit_stopped` returned."""
+        return self.fit(replace(data, to_the_end=True), config)
 
     def check_needs(self, name: str) -> None:
         """Make sure that what it needs is installed.

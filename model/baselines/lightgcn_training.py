@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 
 
 def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
-    """Train on `data.known`, which must not hold the validation's truth.
+    """Train on `data.known`, which must not hold the truth of a validation that is looked at.
 
     Raises:
         ModelError: nobody has had anything.
@@ -65,7 +65,7 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             network,
             train_epoch,
             ranker,
-            data.validation,
+            None if data.to_the_end else data.validation,
             epochs=config.epochs,
             patience=config.patience,
             seed=data.seed,

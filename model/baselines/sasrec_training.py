@@ -19,10 +19,10 @@ _SORTED_BATCHES = 32
 
 
 def train(data: FitData, config: SasRecConfig) -> SasRec:
-    """Return a network, as it was after the best epoch on `data.validation`.
+    """Return a network, as it was after the best epoch on `data.validation`, or after all of them (`data.to_the_end`).
 
     Args:
-        data: `known` is trained on; it must not hold the validation's truth.
+        data: `known` is trained on; it must not hold the truth of a validation that is looked at.
         config: the network and its training.
 
     Raises:
@@ -53,7 +53,7 @@ def train(data: FitData, config: SasRecConfig) -> SasRec:
             network,
             train_epoch,
             lambda: SasRecRanker(network),
-            data.validation,
+            None if data.to_the_end else data.validation,
             epochs=config.epochs,
             patience=config.patience,
             seed=data.seed,

@@ -23,7 +23,7 @@ from model.compare.cells import DEPTH, Lists, Outcome, Stage
 from model.compare.noise import NoiseConfig, noisy_question, noisy_snapshot, noisy_training
 from model.compare.variants import Variant
 from model.errors import ModelError
-from model.evaluate import fit_baseline
+from model.evaluate import choose_baseline
 from model.pipeline import Listener, fit_model
 from model.ranker import ModelRanker, Ranker, rank
 from model.refresh import extend
@@ -182,21 +182,19 @@ class _Tuner:
             curves.setdefault(config.model_dump_json(), []).append(record)
 
         data = replace(self._data, validation=tuned_on, on_epoch=hear)
-        tested: Ranker | None = None
         if self._tunes:
-            generator = np.random.default_rng(data.seed)
-            tested, self.chosen[key] = fit_baseline(self._name, data, question.test, generator, trials=self._trials)
+            chosen = choose_baseline(self._name, data, np.random.default_rng(data.seed), trials=self._trials)
+            self.chosen[key] = chosen.config.model_dump(mode="json")
+            validated, anew = chosen.ranker, chosen.anew
         else:
             baseline.check_needs(self._name)
+            validated, anew = None, None
         config = type(baseline.grid[0]).model_validate(self.chosen[key])
-        if not baseline.refit:  # stopped by validation: one ranker, which knows no more than that
-            one = tested or baseline.fit(replace(data, known=tuned_on.known), config)
-            self.records = self.records or tuple(asdict(record) for record in curves.get(config.model_dump_json(), ()))
-            return {"validation": one, "test": one}
-        return {
-            "validation": baseline.fit(replace(data, known=question.validation.known), config),
-            "test": tested or baseline.fit(replace(data, known=question.test.known), config),
-        }
+        if validated is None:
+            known = tuned_on.known if baseline.by_epochs else question.validation.known
+            validated, anew = baseline.fit_stopped(data.at(known), config)
+        self.records = self.records or tuple(asdict(record) for record in curves.get(config.model_dump_json(), ()))
+        return {"validation": validated, "test": baseline.fit_anew(data.at(question.test.known), anew)}
 
 
 def _ranker(

@@ -33,11 +33,13 @@ OWN_ONLY = ("frequency",)
 """Ranks what the user had; of the rest it knows popularity only."""
 
 
+def small_config(name: str) -> Any:
+    default = BASELINES[name].grid[0]
+    return type(default).model_validate(default.model_dump() | SMALL.get(name, {}))
+
+
 def fit_baseline_of(name: str) -> Fit:
-    baseline = BASELINES[name]
-    default = baseline.grid[0]
-    config = type(default).model_validate(default.model_dump() | SMALL.get(name, {}))
-    return lambda data: baseline.fit(data, config)
+    return lambda data: BASELINES[name].fit(data, small_config(name))
 
 
 def fit_network(data: FitData) -> Ranker:

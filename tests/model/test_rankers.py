@@ -9,8 +9,20 @@ import pytest
 from kg.snapshot import Histories
 from model.baselines import BASELINES, FitData
 from model.baselines.space import draw
+from model.checkpoint import EpochRecord
 from model.ranker import Ranker, top_k
-from tests.model.rankers import BOARD, NOT_PERSONAL, NOW, OWN_ONLY, PRODUCTS, RANKERS, checkerboard, random_data
+from tests.model.rankers import (
+    BOARD,
+    NOT_PERSONAL,
+    NOW,
+    OWN_ONLY,
+    PRODUCTS,
+    RANKERS,
+    checkerboard,
+    random_data,
+    random_histories,
+    small_config,
+)
 from tests.model.test_splits import histories_of
 
 every_ranker = pytest.mark.parametrize("name", list(RANKERS))
@@ -138,3 +150,17 @@ def test_the_space_stays_within_the_configuration(name: str) -> None:
     assert len(set(drawn)) == len(drawn) == 20
     assert drawn == draw(baseline.grid[0], baseline.space, 20, seed=5)
     assert set(baseline.space) <= set(type(baseline.grid[0]).model_fields)
+
+
+@pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.by_epochs])
+def test_what_is_fitted_anew_takes_as_many_epochs_as_were_best_and_looks_at_no_validation(name: str) -> None:
+    heard: list[EpochRecord] = []
+    data = replace(random_data(), on_epoch=lambda config, record: heard.append(record))
+    stopped, anew = BASELINES[name].fit_stopped(data, small_config(name))
+    measured = [record.ndcg for record in heard]
+    assert anew.epochs == 1 + measured.index(max(measured)) < len(measured)
+    again = BASELINES[name].fit_anew(data, anew)
+    np.testing.assert_array_equal(answer(again, data.known), answer(stopped, data.known))
+    more = BASELINES[name].fit_anew(data.at(random_histories(9)), anew)
+    assert not np.array_equal(answer(more, data.known), answer(stopped, data.known))
+    assert len(heard) == len(measured)
