@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
-from kg.commits import ChangeKind, Commit
+from kg.commits import KEPT_PLAN, ChangeKind, Commit
 from kg.erasure import erased_users
 from kg.loading import BARE_PRODUCTS, EVENT_COLUMNS, known_event, lists_of_rows
 from kg.tables import InteractionType
@@ -61,7 +61,7 @@ def _not_erased(commit: Commit, interactions: pa.Table, received_ms: Sequence[in
 def _statement(interactions: pa.Table) -> tuple[str, list[dict[str, str]], dict[str, Any]]:
     """Return the Cypher text that adds events, its rows, and its other parameters."""
     text = (
-        "MERGE (j:Journal {name: $journal}) WITH j WHERE coalesce(j.offset, -1) < $offset "
+        f"{KEPT_PLAN}MERGE (j:Journal {{name: $journal}}) WITH j WHERE coalesce(j.offset, -1) < $offset "
         f"SET j.offset = $offset WITH j CALL (j) {{ {BARE_PRODUCTS} }} "
     )
     products = [{"product_id": product_id} for product_id in pc.unique(interactions["product_id"]).to_pylist()]

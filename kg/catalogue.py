@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kg import schema
-from kg.commits import ChangeKind, Commit
+from kg.commits import KEPT_PLAN, ChangeKind, Commit
 from kg.exporting import fact_relations, facts_of
 from kg.extending import CatalogueChange
 from kg.loading import Loader, promote_entities, write_products
@@ -168,7 +168,7 @@ def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
 
 
 _FIND = (
-    "UNWIND $rows AS id MATCH (p:Product {id: id}) USING INDEX SEEK p:Product(id) "
+    f"{KEPT_PLAN}UNWIND $rows AS id MATCH (p:Product {{id: id}}) USING INDEX SEEK p:Product(id) "
     f"WITH p WHERE {_PRESENT} RETURN {_COLUMNS}"
 )
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
-from kg.commits import ChangeKind, Commit
+from kg.commits import KEPT_PLAN, ChangeKind, Commit
 from kg.tables import Tables
 from kg.whole_rows import whole_rows
 
@@ -106,7 +106,7 @@ def erase_again(graph: "Graph", erasures: Collection[Erasure]) -> int:
 def erased_users(commit: Commit, user_ids: Collection[str]) -> dict[str, int]:
     """Return those of some users who were erased, each with when, ms since the epoch."""
     ids = {user_key(user_id): user_id for user_id in user_ids}
-    found = commit.run("MATCH (e:Erasure) WHERE e.user IN $keys RETURN e.user, e.at", keys=list(ids)).rows
+    found = commit.run(f"{KEPT_PLAN}MATCH (e:Erasure) WHERE e.user IN $keys RETURN e.user, e.at", keys=list(ids)).rows
     return {ids[key]: int(at_ms) for key, at_ms in found}
 
 

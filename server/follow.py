@@ -193,7 +193,10 @@ class Follower:
             self.applied = page.until
             self._moved.notify_all()
         if not page.more:
+            first = not self.caught_up
             self.caught_up, self._caught_up_s = True, time.monotonic()
+            if first:  # a Neo4j that has just started plans this for seconds: no event has to wait for it
+                await self._link.follow(lambda graph: graph.events_of([0]))
         return page.more
 
     async def _tell(self, until: int) -> None:
