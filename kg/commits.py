@@ -34,6 +34,8 @@ _ALWAYS = range(4)
 """Which of the columns every event has, in what is read here."""
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
+FORGOTTEN_AT_ONCE = 10_000
+"""Changes that `forget_old_changes` removes at most."""
 
 _KIND_OF_TYPE = {type_.type: kind for kind, type_ in schema.RELATIONSHIP_OF.items() if kind is not None}
 
@@ -234,14 +236,14 @@ def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[l
 
 
 def forget_old_changes(graph: "Graph", before_ms: int) -> int:
-    """Remove the changes before a moment, some at a time, and note how far that went; return how many."""
+    """Remove the changes before a moment, at most `FORGOTTEN_AT_ONCE`, and note how far that went; return how many."""
     result = graph.write(
         "MATCH (c:Change) WHERE c.commit > 0 WITH c ORDER BY c.commit LIMIT $limit "
         "WITH c WHERE c.at < $before WITH collect(c) AS gone, max(c.commit) AS last WHERE last IS NOT NULL "
         "MATCH (s:CommitSequence {name: 'commits'}) "
         "SET s.forgotten = CASE WHEN coalesce(s.forgotten, 0) < last THEN last ELSE s.forgotten END "
         "WITH gone UNWIND gone AS c DELETE c",
-        limit=10 * _CHANGES_AT_ONCE,
+        limit=FORGOTTEN_AT_ONCE,
         before=before_ms,
     )
     return result.changes.get("nodes_deleted", 0)

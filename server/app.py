@@ -32,7 +32,7 @@ from server.contract import Limits
 from server.drain import Drain
 from server.engine_loading import Places
 from server.erasing import Eraser
-from server.follow import Follower
+from server.follow import Follower, advance_beyond
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
@@ -191,6 +191,7 @@ class Server:
         await self._follower.stop()
         await self._rules.stop()
         await self._catalogue.stop()
+        await self._eraser.stop()
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
         await asyncio.to_thread(self._drain.close, self._settings.drain_s)
@@ -313,6 +314,7 @@ class Server:
 
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
+        advance_beyond(graph, self._journal)
         self._eraser.reconcile(graph)
 
     def _graph_opened(self) -> None:

@@ -24,7 +24,9 @@ from kg import backup as graph_backup
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
 from kg.errors import KgrankError
 from kg.progress import SILENT, Progress
+from server.drain import tell_of_trimmed
 from server.journal import Journal
+from server.journal_file import COMMIT
 from server.journal_merge import take_in
 
 if TYPE_CHECKING:
@@ -143,12 +145,14 @@ def restore(
     if there and not replace:
         raise BackupError(f"{home / there[0]} is there already", "Restore to an empty home, or replace: --replace")
     erasures = {each.user_key: each for each in erasures_since(graph, 0)}
+    reached = graph.last_commit
     with ExitStack() as stack:
         # Each journal is held, so that no server runs or starts here meanwhile.
         for path in sorted({*home.glob("journal*.db"), home / "journal.db"}):
             journal = Journal(path)
             stack.callback(journal.close)
             erasures |= {each.user_key: each for each in journal.erasures()}
+            reached = max(reached, journal.noted(COMMIT))
             if journal.pending_erasures():
                 raise BackupError(
                     "the erasure of a user is not finished yet", "Start a server here, and let it finish."
@@ -156,6 +160,8 @@ def restore(
         if replace:
             graph_backup.clear(graph)
         graph_backup.restore(graph, folder / "graph", progress)
+        # No number is given twice: snapshots and other servers' journals tell before and after by it.
+        graph.advance_commits(max([reached, *(each.commit for each in erasures.values())]))
         known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
         erase_again(graph, [each for key, each in erasures.items() if known.get(key, 0) < each.commit])
     if drop_newer:
@@ -163,14 +169,15 @@ def restore(
             old.unlink()
     _replace_files(home, folder / "home")
     for path in sorted(home.glob("journal*.db")):
-        _settle(path, erasures.values())
+        _settle(path, graph, erasures.values())
     return manifest
 
 
-def _settle(path: Path, erasures: Collection[Erasure]) -> None:
+def _settle(path: Path, graph: "Graph", erasures: Collection[Erasure]) -> None:
     """Let a restored journal give the graph everything once more, under a name that the graph does not know."""
     journal = Journal(path)
     try:
+        tell_of_trimmed(journal, graph.journal_offset(journal.name))
         journal.begin_anew()
         at_ms = {each.user_key: each.at_ms for each in erasures}
         for user_id in journal.users():

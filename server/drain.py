@@ -56,6 +56,7 @@ class Drain:
         self._leaving = threading.Event()
         self._retry = threading.Event()
         self._batch = threading.Lock()
+        self._handed = 0  # the last offset that was handed to the graph, whether or not it took it
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
 
     def start(self) -> None:
@@ -108,19 +109,17 @@ class Drain:
     def _resume(self, graph: EventStore) -> int:
         """Return the offset after which the graph lacks this journal's events, whichever of the two is an older one."""
         journal = self._journal
-        offset, last = graph.journal_offset(journal.name), journal.last_offset
-        if offset > last:
+        offset, last = graph.journal_offset(journal.name), max(journal.opened_at, journal.drained, self._handed)
+        if (
+            offset > last
+        ):  # what this file had at these offsets, before it was put back from a backup, was something else
             _log.warning("journal_begins_anew", graph_offset=offset, journal_offset=last)
             journal.begin_anew()
             return graph.journal_offset(journal.name)
         if offset < journal.drained:
             # It was restored from a backup; what it has forgotten is still here.
             _log.warning("graph_went_back", graph_offset=offset, drained=journal.drained)
-            if offset < journal.noted(TRIMMED):
-                _log.error(
-                    "graph_lacks_trimmed_events",
-                    remedy="The graph's backup is older than what the journal keeps: restore a newer one.",
-                )
+            tell_of_trimmed(journal, offset)
             journal.went_back(offset)
         return offset
 
@@ -150,13 +149,22 @@ class Drain:
         with self._batch:
             events = self._journal.read(offset, BATCH)
             if events:
-                offset = events[-1].offset
+                offset = self._handed = events[-1].offset
                 received_ms = [each.received_ms for each in events]
                 left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset, received_ms)
                 if left_out:  # another server wrote them, too, or has erased their user
                     _log.info("events_left_out", count=left_out)
                 self._journal.drained_to(offset, len(events))
             return offset
+
+
+def tell_of_trimmed(journal: JournalFile, offset: int) -> None:
+    """Log it where a graph that has a journal's events up to an offset lacks some that the journal no longer has."""
+    if offset < journal.noted(TRIMMED):
+        _log.error(
+            "graph_lacks_trimmed_events",
+            remedy="The graph's backup is older than what the journal keeps: restore a newer one.",
+        )
 
 
 def rows(events: list[StoredEvent]) -> pa.Table:

@@ -1,8 +1,9 @@
 """Erases users: from the journal, the graph, memory, and the snapshots on disk; whatever happens on the way.
 
 What is to be done is written into the journal before anything is done, and crossed out after all is. A server that
-starts, or whose graph comes back, first finishes what is left. Other servers hear of it by the graph's commits, and
-erase what they have. A graph that is restored from an older backup is told of the erasures that it has forgotten.
+starts, or whose graph comes back, first finishes what is left; what a graph that is there has refused is tried again.
+Other servers hear of it by the graph's commits, and erase what they have. A graph that is restored from an older backup
+is told of the erasures that it has forgotten.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from kg.store import Graph
 
 _log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Eraser:
         self._memory = memory
         self._snapshots = snapshots
         self._own: set[int] = set()  # commits of erasures that memory has heard of
+        self._later: dict[str, asyncio.Task[None]] = {}
         self.redacted = True
         """Whether the snapshots have no erased user, as far as is known."""
 
@@ -77,12 +82,35 @@ class Eraser:
         try:
             erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
         except (GraphError, OverloadedError) as error:
+            if user_id not in self._later:
+                self._later[user_id] = asyncio.create_task(self._try_again(user_id), name="erasure")
             raise ErasureWaitsError(
                 "the graph did not take the erasure",
-                "It is written down, and is finished when the graph is back, or when it is asked for again.",
+                "It is written down, and is tried again until it is done; asking for it again does no harm.",
             ) from error
         self._own.add(commit)
         return erased
+
+    async def stop(self) -> None:
+        """Leave what is not finished to the next start."""
+        for task in self._later.values():
+            task.cancel()
+        await asyncio.gather(*self._later.values(), return_exceptions=True)
+
+    async def _try_again(self, user_id: str) -> None:
+        """Finish an erasure that the graph refused, once it takes it; where the graph is away `reconcile` does that."""
+        wait_s = _FIRST_RETRY_S
+        try:
+            while True:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
+                if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
+                    return
+                with suppress(GraphError, OverloadedError, ErasureUnfinishedError):
+                    _, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
+                    self._own.add(commit)
+        finally:
+            del self._later[user_id]
 
     async def follow(self, changes: Sequence[Change]) -> None:
         """Erase here whom other servers have erased, or this one before it was started."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from kg.commits import Change, ChangeKind, CommittedEvent
+from kg.commits import FORGOTTEN_AT_ONCE, Change, ChangeKind, CommittedEvent
 from kg.errors import GraphDiskError, KgrankError
 from server.graph_link import GraphLink
 from server.journal_file import COMMIT, JournalFile
@@ -218,7 +218,8 @@ class Follower:
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
             with suppress(GraphDiskError):  # a full disk must not keep this server from what others wrote
-                graph.forget_old_changes()
+                if graph.forget_old_changes() >= FORGOTTEN_AT_ONCE:
+                    self._tidied -= _TIDY_S  # there are more: at the next look, so that none waits for all of them
         if last < after or (last == after and behind == after):
             return _Page(last, after, after, [], [], more=False)
         changes = graph.changes_since(after, _PAGE)
@@ -235,6 +236,18 @@ class Follower:
             }
             found = graph.events_of(sorted(others))
         return _Page(last, until, heard, changes, self._histories.unknown(found), more=full or heard < end)
+
+
+def advance_beyond(graph: "Graph", journal: JournalFile) -> None:
+    """Let the graph go on above every commit that this server has heard of.
+
+    One that was put back from a backup would else give numbers again that servers, snapshots and erasures have had.
+    """
+    known = max([journal.noted(COMMIT), *(each.commit for each in journal.erasures())])
+    last = graph.last_commit
+    if last < known:
+        _log.warning("commits_advanced", commit=last, known=known)
+        graph.advance_commits(known)
 
 
 async def _call(handler: Handler, changes: Sequence[Change]) -> None:

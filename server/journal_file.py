@@ -107,6 +107,8 @@ class JournalFile:
                     "INSERT INTO journal SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM journal)", (uuid.uuid4().hex,)
                 )
                 self.name: str = connection.execute("SELECT name FROM journal").fetchone()[0]
+            self.opened_at = self.last_offset
+            """The offset of the last event when the file was opened."""
         except (sqlite3.Error, OSError) as error:
             raise JournalError(
                 f"journal {path} can't be opened: {error}",

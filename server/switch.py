@@ -88,6 +88,7 @@ class Switch:
 
     async def _change(self, to: To) -> Lineup:
         async with self._one_at_a_time:
+            known = self._known_commit()
             try:
                 lineup = await self._serving.change_traffic(to, self._journal)
             except KgrankError as error:
@@ -95,7 +96,7 @@ class Switch:
                 raise
             self._latest = None  # what could not be followed before is not wanted any more
             await self._activated()
-            self._commit = await self._tell(lineup.traffic) or await self._known_commit()
+            self._commit = await self._tell(lineup.traffic) or known
             await self._note(lineup.traffic)
             return lineup
 
@@ -109,7 +110,7 @@ class Switch:
         """Follow a change; return whether there is nothing left to do."""
         async with self._one_at_a_time:
             told = read_traffic(change.key)
-            if told is None or change.commit <= await self._known_commit():
+            if told is None or change.commit <= self._known_commit():
                 return True
             try:
                 if told != self._serving.lineup.traffic:
@@ -147,12 +148,15 @@ class Switch:
             _log.error("traffic_not_told", active=traffic.active, reason=error.problem, remedy=remedy)
             return None
 
-    async def _known_commit(self) -> int:
-        """Return the last commit whose traffic this server has had."""
-        if self._commit is None:
-            noted = await asyncio.to_thread(lambda: self._models.traffic)
-            self._commit = 0 if noted is None else noted.commit
-        return self._commit
+    def _known_commit(self) -> int:
+        """Return the last commit whose traffic this server has had.
+
+        At first that is told by the traffic in service. The file where it was read has what others have noted since:
+        servers on one host share it.
+        """
+        if self._commit is None and self._serving.active is not None:
+            self._commit = self._serving.lineup.traffic.commit
+        return self._commit or 0
 
     async def _note(self, traffic: Traffic) -> None:
         try:

@@ -144,9 +144,9 @@ def _sentences(document: Document) -> list[str]:
         touched = document.get("test", {})
         others = touched.get("reports_of_other_cells_before", 0)
         told.append(
-            "Test data, touched for this report after everything was chosen on validation data. "
+            "Test data, touched for this report; what this run chose it chose on validation data. "
             + (
-                "No other configuration has been reported on these test data from this folder before."
+                "This folder's ledger knows of no other configuration that was reported on these test data before."
                 if not others
                 else f"Reports of other cells that have looked at these test data before, from this folder: {others}."
             )

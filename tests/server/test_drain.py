@@ -1,3 +1,4 @@
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -128,6 +129,30 @@ def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(t
     stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
     assert stored == [[5, 5]]
     journal.close()
+
+
+@pytest.mark.neo4j
+def test_a_journal_that_is_older_than_the_graph_is_known_as_such_after_more_events_than_it_lacks(
+    tmp_path: Path, graph: Graph
+) -> None:
+    graph.load(tables())
+    journal = drained(tmp_path, graph, 30)
+    journal.close()
+    older = tmp_path / "older.db"
+    shutil.copy2(journal.path, older)
+    journal = Journal(journal.path)
+    newer = [event("patient", "product-01", event_id=f"lost-{number}") for number in range(5)]
+    journal.append(written_events(newer, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    journal.close()
+    # It is put back as it was, and takes more while the graph is away than it lacks.
+    journal = Journal(older)
+    later = [event("patient", "product-02", event_id=f"later-{number}") for number in range(8)]
+    journal.append(written_events(later, "events[{}]", 2_000_000_000_000)).result(30)
+    drain_all(journal, graph)
+    journal.close()
+    stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
+    assert stored == [[30 + 5 + 8, 30 + 5 + 8]]
 
 
 def drained(folder: Path, graph: Graph, count: int) -> Journal:

@@ -172,6 +172,23 @@ def test_a_failing_journal_can_be_closed(tmp_path: Path) -> None:
     assert all(isinstance(future.exception(0), JournalError) for future in futures)
 
 
+def test_whoever_waits_for_an_erasure_hears_of_it_where_the_rest_can_t_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    journal = Journal(tmp_path / "journal.db", on_erase=lambda user_id, left: told.append((user_id, len(left))))
+    journal.append([written(1)]).result(10)
+
+    def fail() -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(journal, "_recount", fail)
+    assert len(journal.erase(written(1).user_id).result(10)) == 1
+    assert told == [(written(1).user_id, 0)]
+    monkeypatch.undo()
+    journal.close()
+
+
 def test_a_file_that_is_no_journal_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_text("this is not a database, and long enough to be seen as none at all" * 20)
     with pytest.raises(JournalError, match=r"journal\.db can't be opened"):

@@ -23,7 +23,7 @@ from kgrank.v1 import common_pb2
 from server.contract import written_events
 from server.follow import Follower
 from server.journal import Journal
-from server.journal_file import WrittenSearch
+from server.journal_file import COMMIT, WrittenSearch
 from server.journal_merge import merge
 from tests.server.running import running
 from tests.server.shop import Shop, tables
@@ -118,6 +118,17 @@ def test_a_server_serves_once_it_has_followed_what_others_did_before_its_start(
         told = values(server.server.metrics_port)
         assert told["kgrank_graph_up",] == 1
         assert 0 <= told["kgrank_follow_lag_seconds",] < 60
+
+
+@pytest.mark.neo4j
+def test_a_graph_that_was_put_back_while_no_server_ran_gives_no_number_twice(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = Journal(home / "journal.db")
+    journal.note(COMMIT, 70)
+    journal.close()
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        client.write_event(event("settler", "product-02", "purchase"))
+        until(lambda: graph.read("MATCH (:User {id: 'settler'})-[r]->() RETURN r.commit") == [[71]])
 
 
 @pytest.mark.neo4j

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -272,6 +272,25 @@ def test_no_call_fails_while_trials_come_and_go(home: Path, shop: Shop) -> None:
             thread.join()
     assert not failures
     assert set(answers) == set(shop.versions)
+
+
+@pytest.mark.neo4j
+def test_servers_that_share_a_folder_of_artifacts_hear_of_every_change(home: Path, shop: Shop, graph: Graph) -> None:
+    graph.load(tables())
+    beside = home.with_name("beside")
+    beside.mkdir()
+    for name in ("artifacts", "snapshots"):
+        (beside / name).symlink_to(home / name)
+    old, new = (f"models/{version}" for version in shop.versions)
+    with (
+        running(home, lambda: nullcontext(graph)) as first,
+        running(beside, lambda: nullcontext(graph)) as second,
+        Client(first.target, timeout_s=30) as one,
+        Client(second.target, timeout_s=30) as two,
+    ):
+        for model in (old, new, old):
+            one.activate_model(model)
+            until(lambda model=model: two.get_traffic().active == model)  # type: ignore[misc]  # of this round
 
 
 @pytest.mark.neo4j

@@ -1,6 +1,7 @@
 """UserService over a real socket and a real Neo4j: what is known of a user, all that is stored, and its erasure."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from kg.erasure import user_key
+from kg.erasure import erase_user, user_key
+from kg.errors import GraphBusyError
 from kg.redaction import redact_all
 from kg.snapshot import Snapshot
 from kg.store import Graph
@@ -171,6 +173,28 @@ def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Pa
     assert "user-04" not in properties(graph)
 
 
+def test_an_erasure_that_the_graph_refused_is_tried_again_until_it_takes_it(
+    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.2)
+    busy = threading.Event()
+    busy.set()
+
+    def refusing(*asked: Any) -> Any:
+        if busy.is_set():
+            raise GraphBusyError("others are in the way", "Try again.")
+        return erase_user(*asked)
+
+    monkeypatch.setattr("server.erasing.erase_user", refusing)
+    with shop_server(home, graph) as (_, client):
+        with pytest.raises(ServerUnavailableError):
+            client.erase_user("user-04")
+        busy.clear()
+        until(lambda: graph.read("MATCH (u:User {id: 'user-04'}) RETURN count(u)") == [[0]])
+        until(lambda: files_with(home, "user-04") == [])
+
+
 @pytest.mark.parametrize(
     "step", ["the first of the journal", "the graph", "the second of the journal", "the snapshots", "the crossing out"]
 )
@@ -243,7 +267,7 @@ def test_with_the_graph_away_an_erasure_waits_for_it(home: Path, graph: Graph) -
         yield graph
 
     with running(home, connect) as server, Client(server.target, timeout_s=30) as client:
-        with pytest.raises(ServerUnavailableError, match="finished when the graph is back"):
+        with pytest.raises(ServerUnavailableError, match="tried again until it is done"):
             client.erase_user("user-07")
         away = False
         until(lambda: graph.read("MATCH (u:User {id: 'user-07'}) RETURN count(u)") == [[0]])

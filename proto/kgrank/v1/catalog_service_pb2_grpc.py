@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class CatalogServiceStub(object):
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """
@@ -76,8 +76,8 @@ class CatalogServiceStub(object):
 
 
 class CatalogServiceServicer(object):
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """
@@ -178,8 +178,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService(object):
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """

@@ -18,8 +18,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class CatalogServiceStub:
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """
@@ -68,8 +68,8 @@ class CatalogServiceStub:
     """Removes facts. One that is not there is no error."""
 
 class CatalogServiceAsyncStub:
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """
@@ -117,8 +117,8 @@ class CatalogServiceAsyncStub:
     """Removes facts. One that is not there is no error."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
-    """The catalogue: products and facts. What is acknowledged is in the graph; two seconds later every server ranks, finds
-    and explains with it, without any training.
+    """The catalogue: products and facts. What is acknowledged is in the graph; where processors are free, every server ranks,
+    finds and explains with it two seconds later (with many products of one call somewhat later), without any training.
 
     UNAVAILABLE while the graph store is down: unlike events, these calls do not wait in the journal.
     """

@@ -117,8 +117,8 @@ class Context(google.protobuf.message.Message):
 
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ContextEvent]:
-        """Interactions that the server has not been told of, oldest first. They come after the stored history and before
-        the seeds.
+        """Interactions that the server has not been told of, oldest first. They take their places in time among the
+        stored history, before the seeds.
         """
 
     @property

@@ -203,7 +203,7 @@ class Traffic(google.protobuf.message.Message):
     active: builtins.str
     """The model in service: answers all users that no share takes. Output only."""
     shadow: builtins.str
-    """A model that scores Recommend and Rank along, unseen: how it differs is measured and logged. Empty: none."""
+    """A model that scores Recommend, Rank and Search along, unseen: how it differs is measured and logged. Empty: none."""
     @property
     def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrafficShare]:
         """Models on trial (A/B). A user stays with one model for as long as the shares stand."""

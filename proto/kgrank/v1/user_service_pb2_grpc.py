@@ -64,8 +64,8 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportUser(self, request, context):
-        """Returns all that is stored about a user, wherever it is stored, as JSON lines. A user of whom nothing is stored has
-        an empty export. UNAVAILABLE while the graph store is down: half an export is none.
+        """Returns all that the graph and this server store about a user, as JSON lines; what another server has acknowledged is
+        in it once that has passed it on to the graph. A user of whom nothing is stored has an empty export. UNAVAILABLE while the graph store is down: half an export is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,8 +31,8 @@ class UserServiceStub:
         kgrank.v1.user_service_pb2.ExportUserRequest,
         kgrank.v1.user_service_pb2.ExportUserResponse,
     ]
-    """Returns all that is stored about a user, wherever it is stored, as JSON lines. A user of whom nothing is stored has
-    an empty export. UNAVAILABLE while the graph store is down: half an export is none.
+    """Returns all that the graph and this server store about a user, as JSON lines; what another server has acknowledged is
+    in it once that has passed it on to the graph. A user of whom nothing is stored has an empty export. UNAVAILABLE while the graph store is down: half an export is none.
     """
 
     EraseUser: grpc.UnaryUnaryMultiCallable[
@@ -56,8 +56,8 @@ class UserServiceAsyncStub:
         kgrank.v1.user_service_pb2.ExportUserRequest,
         kgrank.v1.user_service_pb2.ExportUserResponse,
     ]
-    """Returns all that is stored about a user, wherever it is stored, as JSON lines. A user of whom nothing is stored has
-    an empty export. UNAVAILABLE while the graph store is down: half an export is none.
+    """Returns all that the graph and this server store about a user, as JSON lines; what another server has acknowledged is
+    in it once that has passed it on to the graph. A user of whom nothing is stored has an empty export. UNAVAILABLE while the graph store is down: half an export is none.
     """
 
     EraseUser: grpc.aio.UnaryUnaryMultiCallable[
@@ -85,8 +85,8 @@ class UserServiceServicer(metaclass=abc.ABCMeta):
         request: kgrank.v1.user_service_pb2.ExportUserRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[kgrank.v1.user_service_pb2.ExportUserResponse], collections.abc.AsyncIterator[kgrank.v1.user_service_pb2.ExportUserResponse]]:
-        """Returns all that is stored about a user, wherever it is stored, as JSON lines. A user of whom nothing is stored has
-        an empty export. UNAVAILABLE while the graph store is down: half an export is none.
+        """Returns all that the graph and this server store about a user, as JSON lines; what another server has acknowledged is
+        in it once that has passed it on to the graph. A user of whom nothing is stored has an empty export. UNAVAILABLE while the graph store is down: half an export is none.
         """
 
     @abc.abstractmethod
