@@ -59,10 +59,10 @@ class Published:
 
 
 def publications(graph: Graph) -> list[Publication]:
-    """Return what is published, newest first."""
+    """Return what is published, by when it was last made the active one, or else when it was begun; latest first."""
     rows = graph.read(
         "MATCH (m:ModelVersion) RETURN m.id, m.active, coalesce(m.complete, true), m.created_at "
-        "ORDER BY m.created_at DESC, m.id DESC"
+        "ORDER BY coalesce(m.active_at, m.created_at) DESC, m.created_at DESC, m.id DESC"
     )
     return [Publication(*row) for row in rows]
 
@@ -85,7 +85,7 @@ def publish(
         product_ids: `[P]` ids of the vectors.
         vectors: `[P, D]`, compared by cosine.
         recommendations: tables with `user_id`, `product_id`, `rank`, `score`; a user's rows stand together.
-        keep: how many publications stay, the active one included.
+        keep: how many publications stay, the active one included: those that were active last.
         progress: advances by one for each product and each recommendation.
 
     Raises:
@@ -216,10 +216,12 @@ def _switch(
     _write_as(
         graph,
         publication,
+        "SET own.active_at = $at WITH own "
         "MATCH (m:ModelVersion) SET m.active = (m.id = $model), m.complete = (m.complete OR m.id = $model) "
         "WITH count(*) AS versions WHERE versions > 0 "
         "MATCH (p:Product) WHERE p.embedding IS NOT NULL OR p.embedding_next IS NOT NULL "
         "SET p.embedding = p.embedding_next REMOVE p.embedding_next",
+        at=time.time_ns() // 1_000_000,
     )
     return count
 
@@ -247,10 +249,12 @@ def _stage_vectors(
     return written
 
 
-def _write_as(graph: Graph, publication: str, cypher: str, rows: Sequence[Any] | None = None) -> Result:
-    """Run a part of a publication, if that is still in the graph; `$model` is its id."""
+def _write_as(
+    graph: Graph, publication: str, cypher: str, rows: Sequence[Any] | None = None, **parameters: Any
+) -> Result:
+    """Run a part of a publication, if that is still in the graph; `own` is it, and `$model` its id."""
     own = "MATCH (own:ModelVersion {id: $model}) SET own.complete = own.complete WITH own "  # a lock
-    result = graph.write(own + cypher, rows, model=publication)
+    result = graph.write(own + cypher, rows, model=publication, **parameters)
     if not result.changes.get("properties_set"):
         raise GraphError("another `kgrank publish` removed this publication while it was written", "Run one at a time.")
     return result

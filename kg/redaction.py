@@ -23,12 +23,15 @@ from kg.snapshot import MANIFEST, Snapshot
 from kg.vocabulary import Vocabulary
 
 _ABANDONED = ".erasing-"
+_OLD = ".old"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     """Take erased users out of every snapshot of a folder; return in how many they were.
+
+    A snapshot that a killed process left without its place (see `redact`) is put back first.
 
     Args:
         snapshots: the folder; one process at a time works on it.
@@ -37,26 +40,31 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     Raises:
         SnapshotError: one can't be read or written; those before it are done.
     """
-    if not erasures or not snapshots.is_dir():
+    if not snapshots.is_dir() or not (erasures or any(snapshots.glob(f"{_ABANDONED}*/"))):
         return 0
-    folders = [path.parent for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}"))]
     try:
         lock = (snapshots / ".erasing.lock").open("w")
     except OSError as error:
-        if not any(_opened_with(folder, erasures)[1] for folder in folders):
+        if not any(_opened_with(folder, erasures)[1] for folder in _folders(snapshots)):
             return 0  # a folder that can only be read is none to worry about then
         raise _not_rewritten(snapshots, error) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in snapshots.glob(f"{_ABANDONED}*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        return sum(redact(folder, erasures) for folder in folders)
+        for left in snapshots.glob(f"{_ABANDONED}*/"):  # of a process that was killed
+            _clear(left)
+        return sum(redact(folder, erasures) for folder in _folders(snapshots))
+
+
+def _folders(snapshots: Path) -> list[Path]:
+    return [path.parent for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}"))]
 
 
 def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     """Take erased users out of one snapshot; return whether they were in it.
 
-    Whoever has it open goes on with what it has; whoever opens it sees the old one or the new one, whole.
+    Whoever has it open goes on with what it has. Where the file system can swap two folders in one step, whoever opens
+    it sees the old one or the new one, whole. Where it can't, as many a network file system, there is none for the
+    moment between two renames; a process that is killed just then leaves none, until `redact_all` is run again.
 
     Raises:
         SnapshotError: it can't be read or written.
@@ -69,17 +77,43 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     for user_index in found:
         ids[user_index] = f"erased-{uuid.uuid4().hex}"
     redacted = replace(snapshot, users=Vocabulary(ids), histories=snapshot.histories.where(keep))
-    new: Path | None = None
+    holder: Path | None = None
     try:
         holder = Path(tempfile.mkdtemp(prefix=_ABANDONED, dir=folder.parent))
-        new = holder / folder.name
-        redacted.save(new)
-        _exchange(new, folder)
+        redacted.save(holder / folder.name)
+        _exchange(holder / folder.name, folder)
     except OSError as error:
         raise _not_rewritten(folder, error) from error
     finally:
-        if new is not None:
-            shutil.rmtree(new.parent, ignore_errors=True)
+        if holder is not None:
+            _clear(holder)
+    return True
+
+
+def _clear(holder: Path) -> None:
+    """Remove what rewriting a snapshot left; one that has lost its place to it is put back first.
+
+    Raises:
+        SnapshotError: it can't be put back; nothing is removed.
+    """
+    for old in holder.glob(f"*{_OLD}"):
+        new = old.with_name(old.name.removesuffix(_OLD))
+        place = holder.parent / new.name
+        # Both are here only between the two renames of `_exchange`. Without the new one, the snapshot has been in its
+        # place since, and whoever took it away meant it.
+        if new.exists() and not place.exists():
+            try:
+                (new if _is_whole(new) else old).rename(place)
+            except OSError as error:
+                raise _not_rewritten(place, error) from error
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        Snapshot.open(folder)
+    except SnapshotError:
+        return False
     return True
 
 
@@ -112,6 +146,5 @@ def _exchange(one: Path, other: Path) -> None:
     with suppress(AttributeError):
         if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
             return
-    aside = one.with_name(f"{one.name}.old")
-    other.rename(aside)
+    other.rename(one.with_name(f"{one.name}{_OLD}"))
     one.rename(other)

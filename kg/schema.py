@@ -121,6 +121,7 @@ MODEL_VERSION = Node(
         Property("active", "BOOLEAN", "whether its recommendations are the ones to read"),
         Property("complete", "BOOLEAN", "false while `kgrank publish` runs, and after it was killed"),
         Property("created_at", "INTEGER", "when it was published, ms since the epoch"),
+        Property("active_at", "INTEGER", "when it was last made the active one, ms since the epoch; absent: never"),
     ),
     "a model whose results `kgrank publish` wrote",
 )

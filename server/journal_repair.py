@@ -3,6 +3,7 @@
 A torn end of the write-ahead log, which a power failure leaves, is none of this: SQLite leaves it out by its checksums.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,36 +23,55 @@ def mend(path: Path) -> None:
     """Check a journal's file, and replace it by what can be read of it where it is damaged.
 
     The new one has another name, so that everything in it goes to the graph once more; the graph knows each event by
-    its id.
+    its id. Where the process is killed on the way, the next one goes on from there: either the damaged file is in its
+    place, or the new one is beside it, whole.
 
     Raises:
         sqlite3.Error: the file is no journal, or the new one can't be written.
         OSError: the disk fails.
     """
+    began = time.monotonic()
+    mended_name = f".{path.name}.mended-"
+    for left in sorted(path.parent.glob(f"{mended_name}*")):
+        _put_in_place(left, path, left.name.removeprefix(mended_name), began)
     if not path.exists() or path.stat().st_size == 0 or _is_sound(path):
         return
-    began = time.monotonic()
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
-    new = path.with_name(f".{path.name}.mended")
-    new.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(new)) as mended:
+    at_ms = str(time.time_ns() // 1_000_000)
+    partial = path.with_name(f".{path.name}.mending")
+    for suffix in ("", "-journal"):  # of one that was killed while it wrote
+        partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as mended:
         script = _schema(old)
         mended.executescript(script)
-        events = 0
         for row in _rows(old, "event"):
             marks = ", ".join("?" * len(row))
             with suppress(sqlite3.IntegrityError):
                 mended.execute(f"INSERT INTO event VALUES ({marks})", row)  # noqa: S608  # only question marks
-                events += 1
         for table in (each for each in _TABLES if f"CREATE TABLE {each} " in script):
             for row in _rows(old, table):
                 marks = ", ".join("?" * len(row))
                 mended.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608  # names of ours
         mended.commit()
+    new = partial.rename(path.with_name(mended_name + at_ms))
+    _flush(path.parent)  # before anything of the damaged one leaves its place
+    _put_in_place(new, path, at_ms, began)
+
+
+def _put_in_place(new: Path, path: Path, at_ms: str, began: float) -> None:
+    """Put a whole new journal where the damaged one is, or what is still there of it; say so."""
+    aside = path.with_name(f"{path.name}.damaged-{at_ms}")
+    if aside.exists() and path.exists():
+        other = new.rename(aside.with_name(f"{aside.name}.mended"))
+        _log.warning("mended_journal_put_aside", aside=str(other), reason="another one has taken its place since")
+        return
+    with closing(sqlite3.connect(new)) as mended:
+        events = mended.execute("SELECT count(*) FROM event").fetchone()[0]
+    # Its log must not stay beside the new one: SQLite would read it into that.
     for suffix in _SUFFIXES:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     new.rename(path)
+    _flush(path.parent)
     _log.error(
         "journal_damaged",
         events_read=events,
@@ -59,6 +79,15 @@ def mend(path: Path) -> None:
         seconds=round(time.monotonic() - began, 2),
         remedy="Check the disk. What could not be read is in the graph if it was drained; see docs/durability.md.",
     )
+
+
+def _flush(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_sound(path: Path) -> bool:

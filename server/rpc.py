@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from server.access.audit import Audit
 from server.access.config import AccessSettings
-from server.access.gate import Caller, Gate
+from server.access.gate import Caller, Gate, Held
 from server.access.roles import need_of
 from server.admission import Admission, no_place
 from server.door import Door
@@ -174,12 +174,15 @@ class _Method:
         code, caller = _OK, None
         try:
             caller = self._gate.let_in(self._need, context)
+            held = self._gate.hold(self._need, context)
             if self._method.client_streaming:
-                asked: Any = self._decoded_stream(request, caller, context)
+                asked: Any = self._decoded_stream(request, caller, held, context)
             else:
                 asked = self._decoded(request)
             async with nullcontext() if self._audit is None else self._recorded(self._audit, caller, asked, context):
                 async for response in self._answer(asked, context):
+                    if not self._method.client_streaming:  # else its requests are what is looked at
+                        held.check()
                     yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             code = _cancelled(context)
@@ -201,9 +204,9 @@ class _Method:
             raise InvalidRequestError([Violation("", what)]) from None
 
     async def _decoded_stream(
-        self, requests: AsyncIterator[bytes], caller: Caller, context: Context
+        self, requests: AsyncIterator[bytes], caller: Caller, held: Held, context: Context
     ) -> AsyncIterator[Message]:
-        """Yield a stream's requests; a caller over its rate is slowed down instead of refused."""
+        """Yield a stream's requests, as long as its caller may; one over its rate is slowed down, not refused."""
         first = True
         async for serialised in requests:
             while not first:  # the call itself was counted for the first one
@@ -213,6 +216,7 @@ class _Method:
                 except RateLimitedError as error:
                     await asyncio.sleep(error.retry_after_s)
             first = False
+            held.check()
             if self._metrics is not None:
                 self._metrics.message()
             yield self._decoded(serialised)

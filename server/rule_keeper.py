@@ -1,9 +1,9 @@
 """The rule book kept as the graph has it, and a copy on disk: a server that starts while the graph is away blocks what
 was blocked.
 
-A server without a copy, a new replica, knows of no rule until it has read the graph once. It does not serve before:
-what the shop blocks must not be shown. How long it waits at most is a setting; when it goes on without, it says so
-loudly.
+A server that is run without a graph goes by the copy as well, if there is one. With a graph and without a copy, a new
+replica knows of no rule until it has read the graph once. It does not serve before: what the shop blocks must not be
+shown. How long it waits at most is a setting; when it goes on without, it says so loudly.
 """
 
 import asyncio
@@ -75,20 +75,26 @@ class RuleKeeper:
         self.known = True
 
     def recall(self) -> None:
-        """Take the rules of the copy: those that held when a server of this home read them last; else, await them."""
-        if not self._link.configured:
-            self._settled.set()
-            return
+        """Take the rules of the copy: those that held when a server of this home read them last; else, await them.
+
+        Without a graph there is nothing to await: no copy is no rules, and a damaged one is told of.
+        """
         try:
             self._book.replace(read_copy(self._file))
             self._settled.set()
             return
         except FileNotFoundError:
-            pass
+            self.known = not self._link.configured
         except (OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("rules_not_recalled", file=str(self._file), reason=type(error).__name__)
-        self.known, self._book.awaited = False, True
-        self._begin(self._go_on_without())
+            self.known = False
+        if self._link.configured:
+            self._book.awaited = True
+            self._begin(self._go_on_without())
+            return
+        self._settled.set()
+        if not self.known:
+            self._say_without(0)
 
     async def settled(self) -> None:
         """Wait until the rules are known, or are waited for no longer."""
@@ -140,9 +146,13 @@ class RuleKeeper:
             async with asyncio.timeout(self._wait_s):
                 await self._settled.wait()
         except TimeoutError:
-            remedy = "Mend the graph, or put the rules.json of another server beside this one's journal."
-            _log.error("serving_without_rules", waited_s=self._wait_s, file=str(self._file), remedy=remedy)
+            self._say_without(self._wait_s)
             self._settle()
+
+    def _say_without(self, waited_s: float) -> None:
+        graph = "Mend the graph, or put" if self._link.configured else "Put"
+        remedy = f"{graph} the rules.json of another server beside this one's journal."
+        _log.error("serving_without_rules", waited_s=waited_s, file=str(self._file), remedy=remedy)
 
     def _settle(self) -> None:
         if not self._settled.is_set():

@@ -6,10 +6,10 @@ trained at every position for what follows, against negatives drawn evenly from 
 
     loss = −log( exp(h_t·e_next) / (exp(h_t·e_next) + Σ_{j drawn, j ≠ next} exp(h_t·e_j)) )
 
-This is the recipe of eSASRec (Tikhonovich et al. 2025, arXiv:2508.06450), whose authors publish the settings that the
-default has: https://github.com/blondered/transformer_benchmark. `gated` takes their LiGR blocks,
-x + σ(W x) ⊙ f(norm x) with SwiGLU; without, the blocks are SASRec's. They draw negatives for each position; shared ones
-cost a fraction.
+This is the recipe of eSASRec (Tikhonovich et al. 2025, arXiv:2508.06450), whose authors publish theirs:
+https://github.com/blondered/transformer_benchmark. `gated` takes their LiGR blocks, x + σ(W x) ⊙ f(norm x) with SwiGLU;
+without, the blocks are SASRec's. They draw negatives for each position; shared ones cost a fraction. The default has
+another width, a shorter patience and more negatives than they have on Amazon Beauty.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A thin client of the service: deadlines on every call, retries only where that is safe, errors as exceptions.
+"""A thin client of the service: deadlines, retries only where that is safe, errors as exceptions.
 
     with Client() as client:
         for result in client.recommend("17", k=5).results:
@@ -49,7 +49,7 @@ class Client:
     Args:
         target: `host:port`; by default `KGRANK_TARGET`, else `localhost:50051`. Calls are spread over all servers that
             `dns:///host:port` stands for.
-        timeout_s: deadline of each call, retries included.
+        timeout_s: deadline of each call, retries included, unless its method has a `timeout_s` of its own.
         credentials: token and certificates; by default those that the environment names (`kgrank.channel`).
 
     Every method raises a `kgrank.errors.CallError`: `InvalidRequestError` names the refused fields,
@@ -247,7 +247,8 @@ class Client:
     ) -> Iterator[event_service_pb2.EventOutcome]:
         """Write events as they come; yields what became of each, in order, once it is on the server's disk.
 
-        Where the stream breaks off, write again those that were not yielded, under the same ids.
+        It has no deadline unless `timeout_s` gives it one. Where the stream breaks off, write again those that were not
+        yielded, under the same ids.
         """
         requests = (event_service_pb2.IngestEventsRequest(event=identified(each)) for each in written)
         try:

@@ -2,7 +2,7 @@
 
 A line names the caller, the call, and what it was about, but no person: user ids stand there as keyed hashes (HMAC with
 a key of its own beside the file), so that whoever holds the key can ask whether a given user was erased, and nobody can
-read ids out of it.
+read ids out of it. Requests are recorded before they are checked: a fact about a user is refused, but it was sent.
 """
 
 import hashlib
@@ -17,15 +17,18 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from kg import schema
 from kg.errors import ConfigError
+from kgrank.v1.catalog_service_pb2 import FactNode
 from server.errors import AuditError
 
 _MOST_IDS = 20
 _PERSONAL = "user_id"
 _TOLD = {
     *("name", "product_ids", "rule_id", "action", "product_id", "brand", "category", "strength", "position"),
-    *("model", "percent", "shadow"),
+    *("model", "percent", "shadow", "relation"),
 }
 """Fields of requests that stand in the record as they are, wherever they are: none of them is of a person."""
 
@@ -82,6 +85,10 @@ class Audit:
         for field, value in request.ListFields():
             if field.name == _PERSONAL:
                 told["user"] = self.pseudonym(value)
+            elif isinstance(value, FactNode):
+                told[field.name] = self._node(value)
+            elif isinstance(value, Timestamp):
+                told[field.name] = _moment(value)
             elif isinstance(value, Message):
                 told |= self.about(value)
             elif field.is_repeated:
@@ -97,6 +104,12 @@ class Audit:
     def pseudonym(self, user_id: str) -> str:
         """Return the name under which a user stands in the record."""
         return hmac.new(self._key, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+    def _node(self, node: FactNode) -> dict[str, str]:
+        """Return the end of a fact; whatever calls itself a user is one here."""
+        if node.kind.strip().casefold().removesuffix("s") == schema.USER.kind:
+            return {"kind": node.kind, "user": self.pseudonym(node.id)}
+        return {"kind": node.kind, "id": node.id}
 
     def _append(self, line: bytes) -> None:
         """Write a line whole, and not in one with what a full disk has left of the one before."""
@@ -115,6 +128,14 @@ def _name(kind: EnumDescriptor, number: int) -> str | int:
     """Return the name of an enum's value; of one that it does not have, the number that was sent."""
     known = kind.values_by_number.get(number)
     return number if known is None else known.name
+
+
+def _moment(at: Timestamp) -> str | int:
+    """Return a moment as RFC 3339 has it; one beyond its years, the seconds that were sent."""
+    try:
+        return str(at.ToJsonString())
+    except ValueError:
+        return at.seconds
 
 
 def _key(path: Path) -> bytes:

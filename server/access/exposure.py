@@ -28,6 +28,11 @@ def refuse_exposure(settings: "ServeSettings") -> None:
             "serve.access.certificate_roles is set without serve.tls.client_ca_file",
             "Name the certificates that callers' certificates must be signed by.",
         )
+    if settings.access.certificate_roles and not settings.access.required:
+        raise ConfigError(
+            "serve.access.certificate_roles is set without serve.access.required: every caller would have every role",
+            "Set serve.access.required = true, or leave serve.access.certificate_roles out.",
+        )
     if not settings.production:
         return
     if not encrypted and not settings.insecure_anywhere:

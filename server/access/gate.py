@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ AUTHORIZATION = "authorization"
 _BEARER = "bearer "
 _COMMON_NAME = "x509_common_name"
 _MOST_REMEMBERED = 10_000
+_HELD_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -53,8 +54,32 @@ ANYBODY = Caller("", frozenset(Role))
 """Every caller, where none has to say who it is."""
 
 
+class Held:
+    """A stream that was let in, and may go on for as long as a new call would be let in too.
+
+    Args:
+        check: raises an error where it would not.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._checked_s = time.monotonic()
+
+    def check(self) -> None:
+        """Look at the caller again, a second after the last time at the earliest.
+
+        Raises:
+            UnauthenticatedError: its credentials are not good any more.
+            DeniedError: it has lost the role.
+        """
+        now_s = time.monotonic()
+        if now_s - self._checked_s >= _HELD_S:
+            self._checked_s = now_s
+            self._check()
+
+
 class Gate:
-    """Lets callers in. `let_in` belongs to the event loop's thread.
+    """Lets callers in. `let_in` and what `hold` returns belong to the event loop's thread.
 
     Args:
         settings: who may call, and how often.
@@ -90,11 +115,17 @@ class Gate:
             return ANYBODY
         caller = self._caller(context) if self._settings.required else ANYBODY
         self.take(caller, context)
-        if need.role not in caller.roles and Role.ADMIN not in caller.roles:
-            if need.audited:
-                _log.warning("denied", caller=caller.name, role=need.role)
-            raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
+        _refuse_without_role(need, caller)
         return caller
+
+    def hold(self, need: Need, context: Context) -> Held:
+        """Return the stream of a caller who was let in: its credentials may be revoked, or end, while it goes on."""
+
+        def check() -> None:
+            if self._settings.required:
+                _refuse_without_role(need, self._caller(context))
+
+        return Held(check)
 
     def take(self, caller: Caller, context: Context) -> None:
         """Count one more call of a caller.
@@ -166,6 +197,13 @@ class Gate:
         if stamp is not None and path.stat().st_mode & 0o007:
             _log.warning("tokens_open_to_all", file=str(path), remedy="chmod 600 it")
         self._tokens, self._stamp = records, stamp
+
+
+def _refuse_without_role(need: Need, caller: Caller) -> None:
+    if need.role not in caller.roles and Role.ADMIN not in caller.roles:
+        if need.audited:
+            _log.warning("denied", caller=caller.name, role=need.role)
+        raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
 
 
 def _credential(context: Context) -> str | None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("finetune", epilog="Example: kgrank --config configs/beauty-finetuned.toml finetune")(finetune_encoder)
+    app.command(
+        "finetune", epilog="Example: KGRANK_FINETUNE__METHOD=last kgrank --config configs/beauty.toml finetune"
+    )(finetune_encoder)
 
 
 def finetune_encoder(

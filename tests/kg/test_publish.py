@@ -143,6 +143,26 @@ def test_older_publications_go_and_a_model_can_be_published_again(graph: Graph) 
     assert graph.read("MATCH ()-[r:RECOMMENDED]->() RETURN r.model ORDER BY r.model") == [["m1.2"], ["m2"]]
 
 
+def test_of_older_publications_the_one_that_was_active_last_stays(graph: Graph) -> None:
+    graph.load(SMALL)
+    publish(graph, "m1", PRODUCTS, vectors(1), [lists([0])])
+    publish(graph, "m2", PRODUCTS, vectors(2), [lists([1])])
+    activate(graph, "m1", PRODUCTS, vectors(1))
+    last = publish(graph, "m3", PRODUCTS, vectors(3), [lists([0])], keep=2)
+    assert list(last.removed) == ["m2"]
+    assert [each.id for each in publications(graph)] == ["m3", "m1"]
+    assert activate(graph, "m1", PRODUCTS, vectors(1)) == len(PRODUCTS)
+
+
+def test_what_was_never_active_and_what_an_older_version_published_go_by_when_they_were_begun(graph: Graph) -> None:
+    graph.load(SMALL)
+    publish(graph, "m1", PRODUCTS, vectors(1), [lists([0])])
+    publish(graph, "m2", PRODUCTS, vectors(2), [lists([1])])
+    graph.write("MATCH (m:ModelVersion) REMOVE m.active_at")
+    assert [each.id for each in publications(graph)] == ["m2", "m1"]
+    assert list(publish(graph, "m3", PRODUCTS, vectors(3), [lists([0])], keep=2).removed) == ["m1"]
+
+
 def test_an_older_publication_can_be_removed_but_not_the_active_one(graph: Graph) -> None:
     graph.load(SMALL)
     publish(graph, "m1", PRODUCTS, vectors(1), [lists([0])])

@@ -4,6 +4,8 @@ import gc
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +120,81 @@ def redacted_copy(saved: Path, folder: Path) -> Path:
     erasure = Erasure(user_key(snapshot.users.array[BUSY].as_py()), snapshot.commit + 1, 0)
     assert redaction.redact(folder, [erasure])
     return folder
+
+
+REDACT_AND_DIE = """
+import ctypes, os, sys
+from pathlib import Path
+
+from kg.erasure import Erasure
+from kg.redaction import redact_all
+
+folder, user_key, commit, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+failures = []
+
+def between_the_renames(event, arguments):
+    if event == "os.rename" and os.fspath(arguments[1]) == os.fspath(folder) and not folder.exists():
+        if how == "killed":
+            os._exit(9)
+        failures.append(event)
+        if how == "fails on" or len(failures) == 1:
+            raise OSError(5, "the disk fails")
+
+ctypes.CDLL = lambda *_, **__: object()  # a system without renameat2
+sys.addaudithook(between_the_renames)
+redact_all(folder.parent, [Erasure(user_key, commit, 0)])
+"""
+
+
+def redact_and_die(saved: Path, how: str) -> subprocess.CompletedProcess[str]:
+    """Take a user out of a snapshot, in a process that does not come to its end, and return how it went."""
+    snapshot = Snapshot.open(saved)
+    user = snapshot.users.array[BUSY].as_py()
+    asked = [str(saved), user_key(user), str(snapshot.commit + 1), how]
+    return subprocess.run(
+        [sys.executable, "-c", REDACT_AND_DIE, *asked], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the erasure is known", "the erasure is not known yet"])
+def test_a_snapshot_whose_rewriting_was_killed_between_two_renames_is_put_back(saved: Path, known: bool) -> None:
+    before = Snapshot.open(saved)
+    assert redact_and_die(saved, "killed").returncode == 9
+    assert not saved.exists()
+    erasure = Erasure(user_key(before.users.array[BUSY].as_py()), before.commit + 1, 0)
+    assert redaction.redact_all(saved.parent, [erasure] if known else []) == 0, "it is the redacted one"
+    after = Snapshot.open(saved)
+    assert (after.content_hash, after.users.array[BUSY].as_py()[:7]) == (before.content_hash, "erased-")
+    assert len(after.histories.at_ms) == len(before.histories.at_ms) - int(np.diff(before.histories.offsets)[BUSY])
+    assert sorted(path.name for path in saved.parent.iterdir()) == [".erasing.lock", "shop"]
+
+
+def test_where_the_redacted_one_is_damaged_the_old_one_is_put_back_and_redacted(saved: Path) -> None:
+    before = Snapshot.open(saved)
+    assert redact_and_die(saved, "killed").returncode == 9
+    (redacted,) = saved.parent.glob(".erasing-*/shop")
+    (redacted / "users.arrow").write_bytes(b"torn")
+    erasure = Erasure(user_key(before.users.array[BUSY].as_py()), before.commit + 1, 0)
+    assert redaction.redact_all(saved.parent, [erasure]) == 1
+    assert Snapshot.open(saved).users.array[BUSY].as_py().startswith("erased-")
+
+
+@pytest.mark.parametrize(("how", "there"), [("fails once", True), ("fails on", False)])
+def test_a_snapshot_whose_second_rename_fails_is_put_back(saved: Path, how: str, there: bool) -> None:
+    done = redact_and_die(saved, how)
+    assert "SnapshotError: snapshots can't be rewritten" in done.stderr
+    assert "the disk fails" in done.stderr
+    assert saved.exists() == there
+    redaction.redact_all(saved.parent, [])
+    assert Snapshot.open(saved).content_hash == freeze(SHOP).content_hash
+
+
+def test_a_snapshot_that_was_removed_after_its_rewriting_stays_removed(saved: Path) -> None:
+    holder = saved.parent / ".erasing-x"
+    holder.mkdir()
+    saved.rename(holder / "shop.old")  # both renames were done, and then the process was killed
+    assert redaction.redact_all(saved.parent, []) == 0
+    assert [path.name for path in saved.parent.iterdir()] == [".erasing.lock"]
 
 
 def test_a_missing_file_is_named(saved: Path) -> None:

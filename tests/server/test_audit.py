@@ -11,9 +11,10 @@ import pytest
 import structlog
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from kgrank.client import Client
-from kgrank.errors import CallError, DeniedError, decode
+from kgrank.client import Client, fact
+from kgrank.errors import CallError, DeniedError, InvalidRequestError, decode
 from kgrank.v1.model_service_pb2 import ActivateModelRequest, SetTrafficRequest, Traffic, TrafficShare
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
 from kgrank.v1.rule_service_pb2 import Rule, UpsertRuleRequest
@@ -60,6 +61,40 @@ def test_the_record_tells_what_traffic_and_rules_were_set(tmp_path: Path) -> Non
     rule = Rule.FromString(b"\x10\x63")  # an action that this server does not know
     assert audit.about(UpsertRuleRequest(rule=rule)) == {"action": 99}
     audit.close()
+
+
+def test_the_record_tells_when_a_rule_holds(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    rule = Rule(rule_id="r", start_time=Timestamp(seconds=1_900_000_000), end_time=Timestamp(seconds=1 << 60))
+    told = {"rule_id": "r", "start_time": "2030-03-17T17:46:40Z", "end_time": 1 << 60}  # the year 9999 is the last
+    assert audit.about(UpsertRuleRequest(rule=rule)) == told
+    audit.close()
+
+
+def test_the_record_tells_which_facts_are_deleted(guarded: Guarded) -> None:
+    facts = [fact("p-01", "PAIRS_WITH", "p-02"), fact("p-01", "MADE_IN", "Łódź", tail_kind="place")]
+    with guarded.client(Role.WRITE_CATALOGUE) as cataloguer, pytest.raises(CallError):  # there is no graph
+        cataloguer.delete_facts(facts)
+    begun, _ = lines(guarded.audit)[-2:]
+    head = {"kind": "product", "id": "p-01"}
+    assert begun["about"] == {
+        "count": 2,
+        "facts": [
+            {"head": head, "relation": "PAIRS_WITH", "tail": {"kind": "product", "id": "p-02"}},
+            {"head": head, "relation": "MADE_IN", "tail": {"kind": "place", "id": "Łódź"}},
+        ],
+    }
+
+
+@pytest.mark.parametrize("kind", ["user", "User", " users"])
+def test_a_fact_that_names_a_person_is_refused_and_recorded_without_the_name(guarded: Guarded, kind: str) -> None:
+    with guarded.client(Role.WRITE_CATALOGUE) as cataloguer, pytest.raises(InvalidRequestError):
+        cataloguer.delete_facts([fact(USER, "LIKES", "p-01", head_kind=kind)])
+    begun, ended = lines(guarded.audit)[-2:]
+    assert (ended["call_id"], ended["code"]) == (begun["call_id"], "INVALID_ARGUMENT")
+    head = begun["about"]["facts"][0]["head"]
+    assert (set(head), head["kind"]) == ({"kind", "user"}, kind)
+    assert USER not in guarded.audit.read_text()
 
 
 def test_a_line_that_a_full_disk_cut_short_does_not_spoil_the_next(

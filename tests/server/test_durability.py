@@ -1,6 +1,8 @@
 """What may happen to a journal: damaged pages, a torn end, a clock that goes back; and events that come as a stream."""
 
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -63,6 +65,77 @@ def test_of_a_journal_with_a_damaged_page_the_rest_is_recovered(tmp_path: Path, 
     )
     assert [each.event.event_id for each in journal.read(read[-1].offset, 9)] == ["new"]
     journal.close()
+
+
+OPEN_AND_DIE = """
+import os, sys
+from pathlib import Path
+
+from server.journal_file import JournalFile
+
+let_through = int(sys.argv[2])
+
+def after_some_renames(event, arguments):
+    global let_through
+    if event == "os.rename":
+        if let_through == 0:
+            os._exit(9)
+        let_through -= os.path.exists(arguments[0])
+
+sys.addaudithook(after_some_renames)
+JournalFile(Path(sys.argv[1]))
+"""
+
+
+def damaged_in_the_middle(path: Path) -> bytes:
+    """Make a journal of 4,000 events with one damaged page, and return its bytes."""
+    filled(path, 4000).close()
+    checkpoint(path)
+    content = bytearray(path.read_bytes())
+    page = len(content) // PAGE // 2
+    content[page * PAGE : (page + 1) * PAGE] = b"\xff" * PAGE
+    path.write_bytes(content)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "renames", [0, 1, 2], ids=["before it is whole", "before it is in place", "with none in place"]
+)
+def test_the_mending_of_a_journal_goes_on_where_it_was_killed(tmp_path: Path, renames: int) -> None:
+    path = tmp_path / "journal.db"
+    content = damaged_in_the_middle(path)
+    asked = [sys.executable, "-c", OPEN_AND_DIE, str(path), str(renames)]
+    assert subprocess.run(asked, check=False, timeout=60).returncode == 9
+    assert path.exists() == (renames < 2)
+    with capture_logs() as logged:
+        journal = Journal(path)
+    read = list(journal.all())
+    (told,) = [each for each in logged if each["event"] == "journal_damaged"]
+    assert told["events_read"] == len(read) > 3000
+    assert all(each.event.event_id == f"e{each.offset - 1:05}" for each in read)
+    assert Path(told["aside"]).read_bytes() == content
+    journal.close()
+    assert {each.name for each in tmp_path.iterdir()} <= {
+        *(f"{kept}{suffix}" for kept in (path.name, Path(told["aside"]).name) for suffix in ("", "-wal", "-shm")),
+        ".journal.db.lock",
+    }
+
+
+def test_a_journal_that_was_put_in_place_after_the_kill_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    damaged_in_the_middle(path)
+    asked = [sys.executable, "-c", OPEN_AND_DIE, str(path), "2"]
+    assert subprocess.run(asked, check=False, timeout=60).returncode == 9
+    (mended,) = tmp_path.glob(".journal.db.mended-*")
+    content = mended.read_bytes()
+    filled(tmp_path / "other" / "journal.db", 3).close()
+    checkpoint(tmp_path / "other" / "journal.db")
+    (tmp_path / "other" / "journal.db").rename(path)
+    journal = Journal(path)
+    assert len(list(journal.all())) == 3
+    journal.close()
+    (kept,) = tmp_path.glob("journal.db.damaged-*.mended")
+    assert kept.read_bytes() == content
 
 
 def test_a_torn_end_of_the_write_ahead_log_loses_only_what_was_not_acknowledged(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import grpc
@@ -128,9 +129,35 @@ def test_a_damaged_copy_counts_as_none(home: Path) -> None:
     assert {"rules_not_recalled", "serving_without_rules"} <= {each["event"] for each in lines}
 
 
-def test_without_a_graph_there_are_no_rules_to_wait_for(home: Path) -> None:
-    with running(home, None, rules_wait_s=300) as server, Client(server.target) as client:
+def test_a_server_without_a_graph_goes_by_the_copy(home: Path) -> None:
+    (home / "rules.json").write_text(json.dumps([asdict(NO_BOLT)]))
+    with running(home, None) as server, Client(server.target) as client:
+        assert shown_brands(client) == {"Acme", "Cora"}
+
+
+def test_a_server_without_a_graph_says_that_its_copy_is_damaged_and_waits_for_nothing(home: Path) -> None:
+    (home / "rules.json").write_text('[{"rule_id": "no-bolt"')
+    with (
+        structlog.testing.capture_logs() as lines,
+        running(home, None, rules_wait_s=300, watch={"metrics_port": 0}) as server,
+        Client(server.target) as client,
+    ):
+        port = server.server.metrics_port
+        assert port is not None
         assert "Bolt" in shown_brands(client)
+        assert (values(port)["kgrank_ready",], values(port)["kgrank_rules_known",]) == (1, 0)
+    assert [each["log_level"] for each in lines if each["event"] == "serving_without_rules"] == ["error"]
+
+
+def test_without_a_graph_there_are_no_rules_to_wait_for(home: Path) -> None:
+    with (
+        running(home, None, rules_wait_s=300, watch={"metrics_port": 0}) as server,
+        Client(server.target) as client,
+    ):
+        port = server.server.metrics_port
+        assert port is not None
+        assert "Bolt" in shown_brands(client)
+        assert values(port)["kgrank_rules_known",] == 1
 
 
 @pytest.mark.parametrize(

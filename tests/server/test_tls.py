@@ -121,6 +121,18 @@ def test_production_needs_tls_and_callers_who_say_who_they_are(home: Path, tmp_p
     refuse_exposure(ServeSettings(production=True, tls=files, access={"required": True}))  # type: ignore[arg-type]
 
 
+def test_roles_of_certificates_need_callers_who_say_who_they_are(home: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = tls(authority.issue("server"), authority.certificate)
+    access = {"certificate_roles": ["read"]}
+    with pytest.raises(ConfigError, match=r"certificate_roles is set without serve\.access\.required") as refused:
+        refuse_exposure(ServeSettings(tls=files, access=access))  # type: ignore[arg-type]
+    assert "serve.access.required = true" in refused.value.remedy
+    with pytest.raises(ConfigError, match="certificate_roles"), running(home, tls=files, access=access):
+        pass
+    refuse_exposure(ServeSettings(tls=files, access={**access, "required": True}))  # type: ignore[arg-type]
+
+
 def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
     with pytest.raises(ValueError, match="in the clear"):
         Client("shop.example:50051", credentials=Credentials(token="kgr_x_y"))
