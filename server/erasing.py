@@ -7,6 +7,7 @@ is told of the erasures that it has forgotten.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import structlog
 
 from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_since, user_key
-from kg.errors import GraphError, SnapshotError
+from kg.errors import GraphError, KgrankError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
 from server.errors import ErasureUnfinishedError, ErasureWaitsError, OverloadedError
@@ -104,11 +105,13 @@ class Eraser:
             while True:
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
-                if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
-                    return
-                with suppress(GraphError, OverloadedError, ErasureUnfinishedError):
+                try:
+                    if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
+                        return
                     _, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
                     self._own.add(commit)
+                except (KgrankError, sqlite3.Error) as error:
+                    _log.warning("erasure_waits", reason=type(error).__name__, next_attempt_s=wait_s)
         finally:
             del self._later[user_id]
 
