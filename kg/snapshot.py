@@ -249,13 +249,16 @@ class Snapshot:
         )
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return which folder a path is: another takes its place when a user is erased (see `kg.redaction`)."""
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """Return which folder a path is: another takes its place when a user is erased (see `kg.redaction`).
+
+    When it last changed is part of it: one that has gone away and come back meanwhile was moved, and that is a change.
+    """
     try:
         found = folder.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _read_manifest(folder: Path) -> SnapshotManifest:
