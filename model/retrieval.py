@@ -2,19 +2,19 @@
 
 A product's score is an inner product and a sparse part, which few products have. So the best are among the nearest by
 inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the largest
-inner product could not lift them up. How coarse the scan may be is not guessed: `ProductIndex.build` takes the cheapest
-plan whose recall on held-out users reaches `RECALL`.
+inner product could not lift them up. How coarse the scan may be is not guessed: an index takes the cheapest plan whose
+recall on held-out users reaches `RECALL`, when it is built and whenever its scan is made anew.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from model.scan import Scan, factorise
-from model.scoring import ScoringModel, UserVectors, full_scores
+from model.scan import Factors, Scan, factorise
+from model.scoring import ScoringModel, UserVectors
 
 RECALL = 0.995
 """Of the true best of held-out users; the budget is .99."""
@@ -29,7 +29,6 @@ MOST_FRESH = 0.01
 _LEAST_FRESH = 256
 _DIMENSIONS = (64, 96, 128, 192, 256)
 _OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4)
-_MARGIN = 1.5
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -44,26 +43,26 @@ class Plan:
     Args:
         dimensions: of the scan; None for an exact one.
         oversampling: by the length of lists (of `JUDGED_AT`), how many candidates it brings for each one kept.
-        margin: whether that is more than was judged to be enough.
     """
 
     dimensions: int | None
     oversampling: Mapping[int, float]
-    margin: bool = False
 
     def candidates(self, k: int, kept: int) -> int:
         """Return how many candidates are scored exactly to keep some of them for a list of k."""
         suits = min((each for each in self.oversampling if each >= k), default=max(self.oversampling))
         return int(kept * self.oversampling[suits])
 
-    def unjudged(self) -> "Plan":
-        """Return the plan for products on which nobody has judged it: with more candidates, if it is not exact."""
-        if self.dimensions is None or self.margin:
-            return self
-        return Plan(self.dimensions, {k: _MARGIN * each for k, each in self.oversampling.items()}, margin=True)
-
 
 EXACT = Plan(None, {max(JUDGED_AT): 1})
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Held-out users who judge how coarse a scan may be, and what it sees of the products."""
+
+    users: UserVectors
+    factors: Factors
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,16 @@ class ProductIndex:
         matrix: `[P, D]` float32, the products.
         scan: over the same products, or over those that were there when it was made.
         plan: how the scan was made.
+        jury: who judged that plan; None where the scan is exact.
         fresh: products that are not in the scan, or otherwise; they are scored exactly.
     """
 
-    def __init__(self, matrix: Float32s, scan: Scan, plan: Plan, fresh: Int64s | None = None) -> None:
+    def __init__(
+        self, matrix: Float32s, scan: Scan, plan: Plan, jury: Jury | None = None, fresh: Int64s | None = None
+    ) -> None:
         self.matrix = matrix
         self.plan = plan
-        self._scan = scan
+        self._scan, self._jury = scan, jury
         self._fresh = np.empty(0, np.int64) if fresh is None else fresh
         self._stale = np.zeros(len(matrix), np.bool_)
         self._stale[self._fresh] = True
@@ -104,20 +106,29 @@ class ProductIndex:
             sample: vectors of users like those to come; half shape the scan, half judge it.
         """
         matrix = np.ascontiguousarray(model.matrix.numpy())
-        if len(matrix) >= EXACT_BELOW:
-            half, width = len(sample) // 2, matrix.shape[1]
-            judged = sample.take(np.arange(half, len(sample)))
-            truth = full_scores(model, judged).topk(max(JUDGED_AT), dim=1).indices.numpy()
-            factors = factorise(matrix, sample.vectors.numpy()[:half])
-            for dimensions in [*(each for each in _DIMENSIONS if each < 0.8 * width), width]:
-                scan = Scan(matrix, factors, dimensions)
-                enough = {}
-                for k, oversampling in product(JUDGED_AT, _OVERSAMPLING):
+        if len(matrix) < EXACT_BELOW:
+            return cls(matrix, Scan(matrix), EXACT)
+        half = len(sample) // 2
+        factors = factorise(matrix, sample.vectors.numpy()[:half])
+        return cls._judged(matrix, Jury(sample.take(np.arange(half, len(sample))), factors), Plan(0, {}))
+
+    @classmethod
+    def _judged(cls, matrix: Float32s, jury: Jury, least: Plan) -> "ProductIndex":
+        """Return an index by the cheapest plan that the jury finds good enough, of those not cheaper than `least`."""
+        width, truth = matrix.shape[1], _true_best(matrix, jury.users, max(JUDGED_AT))
+        for dimensions in [*(each for each in _DIMENSIONS if each < 0.8 * width), width]:
+            if dimensions < (least.dimensions or 0):
+                continue
+            scan, enough = Scan(matrix, jury.factors, dimensions), {}
+            for k in JUDGED_AT:
+                cheapest = least.oversampling[k] if dimensions == least.dimensions else 0
+                for oversampling in (each for each in _OVERSAMPLING if each >= cheapest):
                     tried = cls(matrix, scan, Plan(dimensions, {k: oversampling}))
-                    if k not in enough and _recall(truth[:, :k], tried.search(judged, [], k)) >= RECALL:
+                    if _recall(truth[:, :k], tried.search(jury.users, [], k)) >= RECALL:
                         enough[k] = oversampling
-                if len(enough) == len(JUDGED_AT):
-                    return cls(matrix, scan, Plan(dimensions, enough))
+                        break
+            if len(enough) == len(JUDGED_AT):
+                return cls(matrix, scan, Plan(dimensions, enough), jury)
         return cls(matrix, Scan(matrix), EXACT)
 
     def search(self, users: UserVectors, excluded: Sequence[Int64s], k: int, allowed: Bools | None = None) -> Found:
@@ -153,9 +164,11 @@ class ProductIndex:
             other: products that are new or have another vector, ascending.
         """
         fresh = np.union1d(self._fresh, other)
-        if self.plan is EXACT or len(fresh) > max(_LEAST_FRESH, MOST_FRESH * len(matrix)):
-            return ProductIndex(matrix, self._scan.of(matrix), self.plan.unjudged())
-        return ProductIndex(matrix, self._scan, self.plan, fresh)
+        if self._jury is None:
+            return ProductIndex(matrix, Scan(matrix), EXACT)
+        if len(fresh) > max(_LEAST_FRESH, MOST_FRESH * len(matrix)):
+            return self._judged(matrix, self._jury, self.plan)
+        return ProductIndex(matrix, self._scan, self.plan, self._jury, fresh)
 
     def nearest(self, vectors: Float32s, k: int, depth: int) -> tuple[Int64s, Float32s, Float32s]:
         """Return the products of largest inner product with each vector, and that inner product.
@@ -281,6 +294,14 @@ def _best(product_index: Int64s, score: Float32s, k: int) -> tuple[Int64s, Float
     order = np.argsort(-score, axis=1)[:, :k]
     row = np.arange(len(order))[:, None]
     return product_index[row, order], score[row, order]
+
+
+def _true_best(matrix: Float32s, users: UserVectors, k: int) -> Int64s:
+    """Return the k best products of each user `[B, k]`, best first, by their exact scores."""
+    scores = users.vectors.numpy() @ matrix.T
+    row = np.repeat(np.arange(len(users)), np.diff(users.added_offsets))
+    np.add.at(scores, (row, users.added_product_index), users.added_score)
+    return torch.from_numpy(scores).topk(k, dim=1).indices.numpy()
 
 
 def _recall(truth: Int64s, found: Found) -> float:

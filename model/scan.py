@@ -64,7 +64,6 @@ class Scan:
         # Making it takes a second; more threads would wait for each other at thousands of small steps.
         faiss.omp_set_num_threads(1)
         self._refine: Any = None
-        self._factors, self._dimensions = factors, dimensions
         if factors is None:
             self._index: Any = faiss.IndexFlatIP(matrix.shape[1])
             self._index.add(matrix)
@@ -73,10 +72,6 @@ class Scan:
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
-
-    def of(self, matrix: Float32s) -> "Scan":
-        """Return a scan over other products, made alike."""
-        return Scan(matrix, self._factors, self._dimensions)
 
     def nearest(self, users: Float32s, k: int, candidates: int) -> tuple[Int64s, Float32s]:
         """Return the k products of largest inner product with each user, best first, and that inner product.

@@ -197,6 +197,7 @@ class Server:
         await asyncio.to_thread(self._drain.close, self._settings.drain_s)
         await asyncio.to_thread(self._link.close)
         await asyncio.to_thread(self._close_front)
+        self._readiness.end()
         _log.info("stopped")
 
     def _make(self) -> grpc.aio.Server:

@@ -94,9 +94,12 @@ class Readiness:
     async def leave(self) -> None:
         """Say that no more calls may come."""
         self._leaving = True
+        await self.health.enter_graceful_shutdown()
+
+    def end(self) -> None:
+        """Have no more to say: the server has left. It may drain for minutes, and is alive while it does."""
         if self._beating is not None:
             self._beating.cancel()
-        await self.health.enter_graceful_shutdown()
 
     async def _beat(self) -> None:
         while True:

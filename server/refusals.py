@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -15,10 +16,12 @@ class RefusalLog:
 
     Args:
         lines_per_s: lines a second at most.
+        clock: tells seconds.
     """
 
-    def __init__(self, lines_per_s: int = _LINES_PER_S) -> None:
+    def __init__(self, lines_per_s: int = _LINES_PER_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines_per_s = lines_per_s
+        self._clock = clock
         self._lock = threading.Lock()
         self._second = 0
         self._lines = 0
@@ -44,7 +47,7 @@ class RefusalLog:
             return True
 
     def _has_room(self) -> bool:
-        second = int(time.monotonic())
+        second = int(self._clock())
         if second != self._second:
             self._second, self._lines = second, 0
         return self._lines < self._lines_per_s

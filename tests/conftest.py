@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kg.config import GraphSettings
 from kg.embedded_jars import locked_jars
@@ -14,7 +15,11 @@ from kg.store import Graph
 # Tests run many queries once each: the JVM's quick compiler alone starts and plans in two thirds of the time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-GRAPH_SETTINGS = GraphSettings(heap_mib=512, page_cache_mib=64)
+# Tests assert no speed: that a machine stands still for a moment refutes nothing.
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
+
+GRAPH_SETTINGS = GraphSettings(heap_mib=512, page_cache_mib=64, start_timeout_s=600)
 
 
 @pytest.fixture(scope="session")

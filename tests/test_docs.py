@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from kgrank.client import Client
-from kgrank.errors import ServerUnavailableError
+from kgrank.errors import DeadlineError, ServerUnavailableError
 
 ROOT = Path(__file__).parent.parent
 SHOP = ROOT / "examples" / "shop"
@@ -79,7 +79,7 @@ def serving(environment: dict[str, str], log: Path) -> Iterator[None]:
                 try:
                     client.recommend(k=1)
                     break
-                except ServerUnavailableError:
+                except (ServerUnavailableError, DeadlineError):
                     continue  # each try waits for its retries; the test's own time limit ends this
         assert process.poll() is None, log.read_text()
         yield

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
+def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
     """Wait until something holds; fail if it never does."""
     deadline = time.monotonic() + timeout_s
     while not holds():

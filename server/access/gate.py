@@ -1,11 +1,11 @@
 """The gate: who calls, may they, and not too often. Every call of the contract passes it before any work."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic, time
 from typing import Any, Protocol
 
 import structlog
@@ -63,7 +63,7 @@ class Held:
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
-        self._checked_s = time.monotonic()
+        self._checked_s = monotonic()
 
     def check(self) -> None:
         """Look at the caller again, a second after the last time at the earliest.
@@ -72,7 +72,7 @@ class Held:
             UnauthenticatedError: its credentials are not good any more.
             DeniedError: it has lost the role.
         """
-        now_s = time.monotonic()
+        now_s = monotonic()
         if now_s - self._checked_s >= _HELD_S:
             self._checked_s = now_s
             self._check()
@@ -178,7 +178,7 @@ class Gate:
         assert self._web is not None  # for mypy
         name = sha256(credential.encode("utf-8", "replace")).digest()
         known = self._web_callers.get(name)
-        if known is not None and time.time() < known.expires_s:
+        if known is not None and time() < known.expires_s:
             return known
         self._web_callers.pop(name, None)
         checked = self._web.check(credential)

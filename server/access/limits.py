@@ -1,7 +1,7 @@
 """Rate limits of callers: a token bucket each (Turner, 1986)."""
 
-import time
 from collections import OrderedDict
+from time import monotonic
 
 _MOST_CALLERS = 100_000
 
@@ -20,11 +20,11 @@ class Rate:
         self._per_s = per_s
         self._burst = max(1.0, burst)
         self._left = self._burst
-        self._seen_s = time.monotonic()
+        self._seen_s = monotonic()
 
     def take(self) -> float:
         """Take one call; return 0, or the seconds until there is one to take."""
-        now_s = time.monotonic()
+        now_s = monotonic()
         self._left = min(self._burst, self._left + (now_s - self._seen_s) * self._per_s)
         self._seen_s = now_s
         if self._left >= 1:

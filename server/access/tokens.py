@@ -64,7 +64,7 @@ def create(
         roles=tuple(sorted(set(roles))),
         salt=salt,
         sha256=_hash(salt, secret),
-        created_ms=time.time_ns() // 1_000_000,
+        created_ms=_now_ms(),
         expires_ms=expires_ms,
         calls_per_s=calls_per_s,
     )
@@ -124,9 +124,13 @@ def check(records: dict[str, TokenRecord], token: str) -> TokenRecord | None:
     same = hmac.compare_digest(_hash(salt, secret), expected)
     if record is None or not same or not token.startswith(PREFIX + "_"):
         return None
-    if record.expires_ms is not None and time.time_ns() // 1_000_000 >= record.expires_ms:
+    if record.expires_ms is not None and _now_ms() >= record.expires_ms:
         return None
     return record
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _hash(salt: str, secret: str) -> str:

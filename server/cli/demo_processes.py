@@ -84,14 +84,14 @@ def served(environment: dict[str, str]) -> Iterator[str]:
 
 
 def _wait_until_it_answers(client: "Client", process: "subprocess.Popen[bytes]", log: Path) -> None:
-    from kgrank.errors import ServerUnavailableError
+    from kgrank.errors import DeadlineError, ServerUnavailableError
 
     deadline = time.monotonic() + SERVER_START_S
     with client:
         while True:
             try:
                 client.recommend(k=1)
-            except ServerUnavailableError as error:
+            except (ServerUnavailableError, DeadlineError) as error:  # it loads its model, or is busy with it
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise KgrankError("the server did not start", f"Its log says why: {log}") from error
                 time.sleep(0.2)

@@ -131,7 +131,7 @@ def test_a_jar_that_another_process_is_fetching_is_waited_for(tmp_path: Path, ne
             assert other.poll() is None
         fetched.unlink()
         fetched.symlink_to(neo4j_jars[0])
-    told, _ = other.communicate(timeout=60)
+    told, _ = other.communicate(timeout=240)
     assert told.startswith("used")
 
 

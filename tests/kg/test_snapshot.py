@@ -154,7 +154,7 @@ def redact_and_die(saved: Path, how: str) -> subprocess.CompletedProcess[str]:
     user = snapshot.users.array[BUSY].as_py()
     asked = [str(saved), user_key(user), str(snapshot.commit + 1), how]
     return subprocess.run(
-        [sys.executable, "-c", REDACT_AND_DIE, *asked], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", REDACT_AND_DIE, *asked], check=False, capture_output=True, text=True, timeout=240
     )
 
 

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kg.erasure import erase_user, stored_of
 from kg.store import Graph
 from kg.whole_rows import whole_rows
 from tests.kg.small_tables import SMALL, event, tables
+from tests.waiting import until
 
 PRODUCT = catalogue.Product("lamp-1", "Lamp", "It shines.", "Bright", ("Home",), 9.5, True, (("colour", "red"),))
 A_PRODUCT = SMALL.products["product_id"][0].as_py()
@@ -102,18 +104,32 @@ def test_what_is_changed_is_read_as_it_was_or_as_it_is(
 ) -> None:
     write(graph, one)
     leaving = threading.Event()
+    calls, ended = 200, [0] * 4
 
     def change() -> None:
-        while not leaving.is_set():
-            write(graph, other)
-            write(graph, one)
+        for value in itertools.cycle((other, one)):
+            if leaving.is_set():
+                return
+            write(graph, value)
+            # No call meets more changes than one or two: under changes without a pause it may give up.
+            until(partial(all_went_on, list(ended)))
+
+    def all_went_on(then: list[int]) -> bool:
+        return leaving.is_set() or all(now > was or now == calls for now, was in zip(ended, then, strict=True))
+
+    def reader(place: int) -> set[Any]:
+        seen: set[Any] = set()
+        for _ in range(calls):
+            seen |= set(read(graph))
+            ended[place] += 1
+        return seen
 
     changing = threading.Thread(target=change)
     changing.start()
     try:
         with ThreadPoolExecutor(4) as readers:
-            seen = {each for rows in readers.map(lambda _: read(graph), range(800)) for each in rows}
-            exports = [graph.export() for _ in range(5)]
+            seen = set[Any]().union(*readers.map(reader, range(4)))
+        exports = [graph.export() for _ in range(5)]
     finally:
         leaving.set()
         changing.join()

@@ -136,10 +136,10 @@ def test_products_that_come_or_change_are_found_without_a_new_scan(
     generator = np.random.default_rng(seed)
     fresh = np.empty(0, np.int64)
     for step in range(steps):
-        come = products(new, matrix.shape[1], seed + step)
+        come = products(new, matrix.shape[1], 1_000 + seed + step)  # none is a copy of one that was there
         other = generator.choice(len(matrix), changed, replace=False)
         matrix = np.concatenate([matrix, come])
-        matrix[other] = 3 * products(changed, matrix.shape[1], seed + 10 + step)
+        matrix[other] = 3 * products(changed, matrix.shape[1], 3_000 + seed + step)
         other = np.union1d(other, np.arange(len(matrix) - new, len(matrix)))
         fresh, index = np.union1d(fresh, other), index.with_products(matrix, other)
     asked = users(32, matrix.shape[1], len(matrix), seed)

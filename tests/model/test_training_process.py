@@ -15,12 +15,13 @@ from tests.model.training_process import CONFIG, PLAIN, run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "tests.model.training_process"
+pytestmark = pytest.mark.timeout(3600)
 
 
 def start(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *(torchrun if processes > 1 else []), SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -46,7 +47,6 @@ def test_a_run_killed_by_sigkill_resumes_to_the_artifact_of_an_unbroken_one(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_kills_in_a_second_member_and_in_a_refit_change_nothing(tmp_path: Path) -> None:
     settings = json.dumps({"epochs": 2, "members": 2, "refit": "known"})  # four steps in an epoch: 8 for each training
     killed, whole = tmp_path / "killed", tmp_path / "whole"

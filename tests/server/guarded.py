@@ -34,7 +34,7 @@ class Guarded:
     def taken_up(self, token: str) -> None:
         """Wait until the server knows a token."""
         with grpc.insecure_channel(self.server.target) as channel:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while status(channel, "kgrank.v1.RankingService/Rank", token) == grpc.StatusCode.UNAUTHENTICATED:
                 assert time.monotonic() < deadline
 

@@ -43,11 +43,11 @@ def running(home: Path, connect: Connect | None = None, *, ready: bool = True, *
         return server, port
 
     try:
-        server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+        server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(240)
         try:
             yield Running(f"127.0.0.1:{port}", server, loop)
         finally:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(120)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -196,7 +196,7 @@ def test_a_web_token_names_its_caller_and_roles(provider: Provider) -> None:
         {"aud": None},
         {"exp": time.time() - 3600},
         {"exp": None},
-        {"nbf": time.time() + 3600},
+        {"nbf": 4_102_444_800},
         {"sub": None},
     ],
 )
@@ -269,7 +269,7 @@ def test_shared_secrets_and_half_settings_are_refused(tmp_path: Path) -> None:
 
 def test_a_bucket_gives_its_burst_and_then_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("server.access.limits.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("server.access.limits.monotonic", lambda: now_s)
     rate = Rate(per_s=10, burst=3)
     assert [rate.take() for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
     now_s += 0.25

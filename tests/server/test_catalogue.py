@@ -27,7 +27,7 @@ CREATED, UPDATED, UNCHANGED = (
 )
 
 
-def soon(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+def soon(holds: Callable[[], bool], timeout_s: float = 60) -> None:
     """Wait until something holds; two seconds are promised, on a quiet machine."""
     deadline = time.monotonic() + timeout_s
     while not holds():

@@ -22,7 +22,7 @@ def run_demo(home: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_the_demo_shows_everything_and_keeps_it(tmp_path: Path) -> None:
     first = run_demo(tmp_path / "home")
     assert "frequency" in first.stdout  # a baseline beside the model

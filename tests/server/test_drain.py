@@ -77,7 +77,7 @@ def test_a_graph_that_can_t_be_opened_is_logged_with_what_to_do(tmp_path: Path) 
         assert attempted.wait(30)
         drain.close(30)
     journal.close()
-    assert [(each["event"], each["remedy"]) for each in logged] == [("drain_waits", "Install it.")]
+    assert {each["remedy"] for each in logged if each["event"] == "drain_waits"} == {"Install it."}
 
 
 @pytest.mark.neo4j

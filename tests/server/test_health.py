@@ -27,9 +27,10 @@ def test_a_ready_server_is_serving_all_its_services(served: str) -> None:
 
 
 def test_without_a_model_calls_are_unavailable_until_one_is_activated(shop: Shop, tmp_path: Path) -> None:
-    shutil.copytree(shop.home / "snapshots", tmp_path / "snapshots")
+    for name in ("snapshots", "cache"):
+        shutil.copytree(shop.home / name, tmp_path / name)
     with running(tmp_path) as server, grpc.insecure_channel(server.target) as channel:
-        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=300)
         assert next(watched).status == NOT_SERVING
         with Client(server.target) as client:
             with pytest.raises(ServerUnavailableError) as refused:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 def serving(home: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run `kgrank serve` in a process of its own; yield it and its address once it is ready."""
     command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--json", *arguments]
-    environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT), "KGRANK_SERVE__DRAIN_S": "60"}
     with (
         (home / "serve.log").open("w") as log,
         subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True) as process,
@@ -69,7 +69,7 @@ def test_an_acknowledged_event_survives_kill_9_and_reaches_the_graph_once(
         again = client.write_event(survivor)
         client.write_event(event("survivor", "product-05", "view", event_id="survivor-2"))
         process.send_signal(signal.SIGTERM)  # drains: what is journalled is in the graph when the process has left
-        assert process.wait(60) == 0
+        assert process.wait(150) == 0
     assert answer.user_state == common_pb2.USER_STATE_FEW_EVENTS
     assert "product-02" not in {result.product_id for result in answer.results}
     assert again.status == EventOutcome.STATUS_DUPLICATE
@@ -104,15 +104,19 @@ def test_sigterm_leaves_in_order_and_a_taken_port_is_one_sentence(home: Path) ->
             cwd=home,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,
             check=False,
         )
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(150) == 0
     assert second.returncode == 1
     assert f"can't listen on {target}" in second.stderr
     assert "Traceback" not in second.stderr
     assert len(second.stderr.strip().splitlines()) == 2
+
+
+LEFT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+"""What a call ends in that a leaving server did not take; the second where it arrived in that very instant."""
 
 
 def test_a_server_that_leaves_finishes_the_running_call_and_takes_no_new_one(
@@ -141,7 +145,7 @@ def test_a_server_that_leaves_finishes_the_running_call_and_takes_no_new_one(
             for way_in in (channel, later):
                 with pytest.raises(grpc.RpcError) as new:
                     RankingServiceStub(way_in).Recommend(RecommendRequest(user_id="user-02", k=3), timeout=10)
-                assert new.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert new.value.code() in LEFT
             assert not inside.done()
             assert not leaving.done()
         assert len(inside.result().results) == 3
@@ -151,7 +155,7 @@ def test_a_server_that_leaves_finishes_the_running_call_and_takes_no_new_one(
 
 def test_a_full_disk_refuses_events_and_ranking_goes_on(home: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "512k") as disk:
-        for name in ("snapshots", "artifacts"):
+        for name in ("snapshots", "artifacts", "cache"):
             (disk / name).symlink_to(home / name)
         with running(disk) as server, Client(server.target) as client:
             acknowledged = 0
@@ -191,7 +195,11 @@ def test_a_port_of_somebody_else_is_refused(home: Path) -> None:
             pass
 
 
-def test_beside_others_a_server_listens_once_it_serves(home: Path, tmp_path: Path) -> None:
+def test_beside_others_a_server_listens_once_it_serves(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.listening._ANSWERS_WITHIN_S", 60)
+
     def answered(target: str) -> None:
         for _ in range(20):  # new connections, which the kernel shares out
             with Client(target) as client:

@@ -180,7 +180,7 @@ def test_searches_reach_other_servers_and_later_ones_until_the_user_is_erased(ho
     graph.load(tables())
     other_home = home.with_name("other-home")
     other_home.mkdir()
-    for part in ("artifacts", "snapshots"):
+    for part in ("artifacts", "snapshots", "cache"):
         (other_home / part).symlink_to(home / part)
 
     def counts(client: Client) -> bool:

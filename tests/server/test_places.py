@@ -41,7 +41,7 @@ def stopped(server: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
 
 
 def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -37,8 +37,8 @@ ROOT = Path(__file__).parents[2]
 def two_servers(shop: Shop, folder: Path, graph: Graph) -> Iterator[tuple[Client, Client]]:
     homes = [Path(shutil.copytree(shop.home, folder / name)) for name in ("one", "two")]
     with (
-        running(homes[0], lambda: nullcontext(graph)) as one,
-        running(homes[1], lambda: nullcontext(graph)) as two,
+        running(homes[0], lambda: nullcontext(graph), drain_s=60) as one,
+        running(homes[1], lambda: nullcontext(graph), drain_s=60) as two,
         Client(one.target) as first,
         Client(two.target) as second,
     ):
@@ -108,6 +108,7 @@ def test_a_server_serves_once_it_has_followed_what_others_did_before_its_start(
         return read(self, *asked)
 
     monkeypatch.setattr(Follower, "_read", slowly)
+    monkeypatch.setattr("server.readiness._FOLLOWS_WITHIN_S", 120.0)
     with (
         running(home, lambda: nullcontext(graph), watch={"metrics_port": 0}) as server,
         Client(server.target) as client,

@@ -55,7 +55,7 @@ def test_a_killed_run_goes_on_to_the_same_result(kgrank: CommandLine, shop: Shop
     # As many threads as here: the order of a sum is not the same on one thread as on two.
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "KGRANK_HOME": str(shop.home), "OMP_NUM_THREADS": threads}
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=280, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [
         "part-00000.parquet",

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
+import queue
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from kg.config import GraphSettings
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import InvalidRequestError, ServerUnavailableError
-from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.question import Ranking, UserState
 from server.watch.answers import Coverage, stability_index
@@ -180,18 +180,44 @@ def test_probes_tell_alive_from_ready(home: Path, tmp_path: Path) -> None:
         assert [fetch(port, path)[0] for path in ("/livez", "/readyz")] == [200, 503]
 
 
+@contextmanager
+def standing_still(server: Running) -> Iterator[None]:
+    """Keep a server's event loop from turning until the block ends."""
+    goes_on = threading.Event()
+    server.loop.call_soon_threadsafe(goes_on.wait, 60)
+    try:
+        yield
+    finally:
+        goes_on.set()
+
+
 def test_a_server_that_leaves_or_whose_loop_stands_still_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.readiness.LONGEST_STALL_S", 1.5)
-    with watched(home, metrics_host="127.0.0.1") as (server, port):
-        server.loop.call_soon_threadsafe(time.sleep, 3)
-        until(lambda: fetch(port, "/livez")[0] == 503)
-        until(lambda: fetch(port, "/livez")[0] == 200)
-        held = RankingServiceStub(grpc.insecure_channel(server.target)).BatchRecommend(iter(threading.Event().wait, 0))
-        stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
-        until(lambda: fetch(port, "/readyz")[0] == 503)
-        assert fetch(port, "/livez")[0] == 200
-        held.cancel()
-        stopping.result(20)
+    asked: queue.SimpleQueue[BatchRecommendRequest | None] = queue.SimpleQueue()
+    with (
+        running(home, drain_s=60, watch={"metrics_port": 0}) as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        port = server.server.metrics_port
+        assert port is not None
+
+        def dies_and_lives_again() -> None:
+            with standing_still(server):
+                until(lambda: fetch(port, "/livez")[0] == 503)
+            until(lambda: fetch(port, "/livez")[0] == 200)
+
+        dies_and_lives_again()
+        held = RankingServiceStub(channel).BatchRecommend(iter(asked.get, None), timeout=240)
+        try:
+            asked.put(BatchRecommendRequest(sequence=1, request=RecommendRequest(k=1)))
+            next(held)  # it is inside, and has the server drain until it ends
+            stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
+            until(lambda: fetch(port, "/readyz")[0] == 503)
+            dies_and_lives_again()
+            assert not stopping.done()
+        finally:
+            asked.put(None)
+        stopping.result(60)
 
 
 def test_events_are_counted_by_the_model_that_led_to_them(home: Path) -> None:
@@ -244,7 +270,10 @@ def collector() -> Iterator[tuple[Collector, str]]:
     server.stop(0).wait()
 
 
-def test_a_call_is_a_span_of_its_caller_s_trace(home: Path, collector: tuple[Collector, str]) -> None:
+def test_a_call_is_a_span_of_its_caller_s_trace(
+    home: Path, collector: tuple[Collector, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watch.traces._EXPORT_TIMEOUT_S", 60)
     taken, where = collector
     trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     metadata = [("traceparent", f"00-{trace}-{parent}-01")]
