@@ -27,6 +27,7 @@ from model.compare.sections import Entry, Place, Section, Skipped, Watcher
 from model.compare.variants import Variant, variants
 from model.config import TextConfig
 from model.errors import ModelError
+from model.finetune.provenance import check_tuned_here
 from model.settings import RunSettings
 from model.splits import make_split
 from model.text import encoder_digest
@@ -120,7 +121,7 @@ class _Run:
         )
 
     def wanted(self, section: Section, variant: Variant) -> bool:
-        name = f"{section.data}/{section.protocol}/{variant.name}"
+        name = _name(section, variant)
         return not self.only or any(fnmatch(name, pattern) for pattern in self.only)
 
     def variants(self, section: Section, tried: dict[str, int] | None) -> Iterator[Variant]:
@@ -128,7 +129,9 @@ class _Run:
 
         def choose(variant: Variant) -> RunSettings:
             first = variant.settings.with_overrides(variant.search[0])
-            return first if tried is None else self._chosen(section, variant, tried) or first
+            if tried is None or _name(section, variant) in self._problems:
+                return first
+            return self._chosen(section, variant, tried) or first
 
         relations = tuple(section.snapshot.facts)
         yield from variants(self.config, self.place.config_folder, section.data, section.protocol, relations, choose)
@@ -153,8 +156,20 @@ class _Run:
                 section = Section(data, source.title or data, protocol, snapshot, split)
                 planned = [variant for variant in self.variants(section, None) if self.wanted(section, variant)]
                 if planned:
-                    self.plan(section, planned)
+                    self.plan(section, [variant for variant in planned if self._may_be_asked(section, variant)])
                     yield section, [variant.name for variant in planned]
+
+    def _may_be_asked(self, section: Section, variant: Variant) -> bool:
+        try:
+            check_tuned_here(variant.settings.model.text, section.snapshot.content_hash, section.split.config)
+        except ModelError as error:
+            self._has_problem(section, variant, error.problem)
+            return False
+        return True
+
+    def _has_problem(self, section: Section, variant: Variant, problem: str) -> None:
+        self._problems[_name(section, variant)] = problem
+        self.watcher.on_problem(_name(section, variant), problem)
 
     def plan(self, section: Section, planned: Sequence[Variant]) -> None:
         """Count the cells of a section, and learn from those that are there how long each takes."""
@@ -180,7 +195,7 @@ class _Run:
             if variant.baseline is None and not variant.search:
                 scored.setdefault(self._training_key(section, variant), []).append(variant)
         for variant in resolved:
-            name = f"{section.data}/{section.protocol}/{variant.name}"
+            name = _name(section, variant)
             try:
                 if name in self._problems:
                     entries.append(Entry(variant, problem=self._problems[name]))
@@ -192,8 +207,7 @@ class _Run:
                         together = [variant, *together]
                     entries.append(self._ours(section, variant, together, tried.get(variant.name, 1)))
             except KgrankError as error:
-                self._problems[name] = error.problem
-                self.watcher.on_problem(name, error.problem)
+                self._has_problem(section, variant, error.problem)
                 entries.append(Entry(variant, problem=error.problem))
         return None if self._left_to_others else entries
 
@@ -347,6 +361,10 @@ class _Run:
         self._told.add(which)
         self.forecast.done(cell, seconds, there=there)
         self.watcher.on_cell(cell, there, seconds, self.forecast.left_s())
+
+
+def _name(section: Section, variant: Variant) -> str:
+    return f"{section.data}/{section.protocol}/{variant.name}"
 
 
 def _same_lists(one: Outcome, other: Outcome) -> bool:

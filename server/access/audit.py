@@ -8,6 +8,7 @@ read ids out of it. Requests are recorded before they are checked: a fact about 
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 import threading
@@ -98,7 +99,7 @@ class Audit:
                 elif field.name in _TOLD:
                     told[field.name] = list(value[:_MOST_IDS])
             elif field.name in _TOLD:
-                told[field.name] = value if field.enum_type is None else _name(field.enum_type, value)
+                told[field.name] = _plain(value) if field.enum_type is None else _name(field.enum_type, value)
         return told
 
     def pseudonym(self, user_id: str) -> str:
@@ -128,6 +129,13 @@ def _name(kind: EnumDescriptor, number: int) -> str | int:
     """Return the name of an enum's value; of one that it does not have, the number that was sent."""
     known = kind.values_by_number.get(number)
     return number if known is None else known.name
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can have it: of what is no number, the name that protobuf's JSON gives it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _moment(at: Timestamp) -> str | int:

@@ -13,11 +13,8 @@ from server.cli import console
 from server.cli.app import Json, settings_of
 
 if TYPE_CHECKING:
-    from kg.snapshot import Snapshot
-    from model.config import TextConfig
     from model.evaluate import CaseReport
     from model.metrics import Estimate
-    from model.splits import SplitConfig
 
 _ACCURACY = ("recall@10", "hr@10", "mrr@10")
 _BEYOND = ("coverage@10", "novelty@10", "diversity@10")
@@ -69,6 +66,7 @@ def evaluate_model(
         from model.artifact import load_artifact, read_manifest
         from model.baselines import fit_data
         from model.evaluate import check_untrained, evaluate, fit_baseline, tuned_settings
+        from model.finetune.provenance import check_tuned_here
         from model.ranker import ModelRanker, Ranker
         from model.splits import SplitConfig, make_split
         from server.cli.stored import newest_artifact, open_snapshot, write_atomically
@@ -94,7 +92,7 @@ def evaluate_model(
     scorer = load_artifact(folder).scorer if folder else None
     # The network's settings name the artifact's encoder by where it is; the manifest does not.
     model_config = scorer.network.config if scorer else settings.model
-    _check_encoder_untuned(model_config.text, data, config)
+    check_tuned_here(model_config.text, data.content_hash, config)
     split = make_split(data, config)
     generator = np.random.default_rng(seed)
     names = [name.strip() for name in baselines.split(",") if name.strip()]
@@ -132,41 +130,6 @@ def evaluate_model(
     for report, told in zip(reports, document["cases"], strict=True):
         _show(report, told["against_best_baseline"], manifest.model_version if manifest else "")
     console.say(f"All metrics at 5, 10 and 20: {path}")
-
-
-def _check_encoder_untuned(text: "TextConfig", snapshot: "Snapshot", config: "SplitConfig") -> None:
-    """Make sure that neither a text encoder nor what it was made of was fine-tuned on what is about to be asked.
-
-    Raises:
-        ModelError: it was fine-tuned on another snapshot or another split, so it may have learned the answers; or it is
-            damaged.
-    """
-    from model.errors import ModelError
-    from model.finetune.store import MANIFEST, read_encoder
-    from model.splits import SplitConfig
-    from model.text import own_folder
-
-    remedy = "Make one on this snapshot and split, kgrank finetune, or evaluate on those that it learned from."
-    asked = config.trained_by()
-    looked_at: set[Path] = set()  # where fine-tuning did not help, an encoder is made of itself
-    while (folder := own_folder(text)) and (folder / MANIFEST).is_file() and folder not in looked_at:
-        looked_at.add(folder)
-        made_of = read_encoder(folder).made_of
-        if made_of["snapshot"] != snapshot.content_hash:
-            raise ModelError(
-                f"encoder {folder} was fine-tuned on snapshot {made_of['snapshot'][:12]}, not on "
-                f"{snapshot.content_hash[:12]}: it may have learned the answers",
-                remedy,
-            )
-        tuned = SplitConfig.model_validate(made_of["split"]).trained_by()
-        for name in asked:
-            if asked[name] != tuned.get(name):
-                raise ModelError(
-                    f"encoder {folder} was fine-tuned with split.{name} = {tuned.get(name)!r}, not {asked[name]!r}: "
-                    "it may have learned the answers",
-                    remedy,
-                )
-        text = text.model_copy(update={"encoder": made_of["encoder"]})
 
 
 def _report_path(home: Path, protocol: str, document: dict[str, Any]) -> Path:

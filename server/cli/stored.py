@@ -7,6 +7,7 @@ from kg.errors import SnapshotError
 from kg.snapshot import Snapshot
 from model.artifact import Artifact
 from model.errors import ArtifactError
+from model.finetune.provenance import TunedElsewhereError, check_tuned_here
 from model.refresh import refresh
 from model.scoring import ScoringModel
 from server.cli import console
@@ -67,6 +68,20 @@ def open_snapshot(settings: Settings, name: str | None, content_hash: str | None
     if not (folder / LATEST).is_file():
         raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
     return Snapshot.open(folder / (folder / LATEST).read_text(encoding="utf-8").strip())
+
+
+def tell_if_tuned_elsewhere(settings: Settings, snapshot: Snapshot) -> None:
+    """Say so where the text encoder was fine-tuned on another snapshot or split: what is measured with it flatters.
+
+    A model of today's snapshot with the encoder of last month's is none the worse for it, so that this is no error.
+
+    Raises:
+        ModelError: the encoder is damaged.
+    """
+    try:
+        check_tuned_here(settings.model.text, snapshot.content_hash, settings.split)
+    except TunedElsewhereError as error:
+        console.say(f"{error.problem}; validation NDCG@10 will flatter, and kgrank evaluate refuses the model")
 
 
 def model_on(artifact: Artifact, snapshot: Snapshot, settings: Settings) -> ScoringModel:

@@ -48,6 +48,7 @@ def train_model(
         from model.pipeline import Listener, fit_model
         from model.tracking import Tracking
         from model.workers import joined_workers
+        from server.cli.stored import tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training needs the package {error.name}", "pip install 'kgrank[train]'") from error
     from kg.snapshot import Snapshot
@@ -59,6 +60,7 @@ def train_model(
             raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
         snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
     data = Snapshot.open(folder / snapshot)
+    tell_if_tuned_elsewhere(settings, data)
     split = make_split(data, settings.split)
     with ExitStack() as shown, joined_workers(settings.train) as workers:
         trained = fit_model(

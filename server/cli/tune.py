@@ -58,7 +58,7 @@ def tune(
             start_of,
             widened,
         )
-        from server.cli.stored import open_snapshot
+        from server.cli.stored import open_snapshot, tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"tuning needs the package {error.name}", "pip install 'kgrank[tune]'") from error
 
@@ -74,6 +74,7 @@ def tune(
     if network:
         check_space(varied, run)
     data = open_snapshot(settings, snapshot)
+    tell_if_tuned_elsewhere(settings, data)
     split = make_split(data, settings.split)
     if network:
         measure = measures.network_measure(data, split, run, settings.cache_folder)

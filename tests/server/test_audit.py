@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def test_the_record_tells_what_traffic_and_rules_were_set(tmp_path: Path) -> Non
     rule = Rule(rule_id="r", action=Rule.ACTION_BURY, brand="Acme", strength=2)
     told = {"rule_id": "r", "action": "ACTION_BURY", "brand": "Acme", "strength": 2}
     assert audit.about(UpsertRuleRequest(rule=rule)) == told
+    for strength, said in ((math.nan, "NaN"), (-math.inf, "-Infinity")):  # refused, but they were sent
+        assert audit.about(UpsertRuleRequest(rule=Rule(rule_id="r", strength=strength)))["strength"] == said
     rule = Rule.FromString(b"\x10\x63")  # an action that this server does not know
     assert audit.about(UpsertRuleRequest(rule=rule)) == {"action": 99}
     audit.close()

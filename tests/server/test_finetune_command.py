@@ -90,7 +90,17 @@ def test_an_encoder_that_may_have_learned_the_answers_is_not_measured(home: Path
     (folder / "manifest.json").write_text(json.dumps(described), encoding="utf-8")
     other_snapshot = kgrank(home, "--config", str(home / "twice.toml"), *asked)
     assert other_snapshot.code == 1
-    assert re.search(r"was fine-tuned on snapshot \w{12}, not on 000000000000", " ".join(other_snapshot.err.split()))
+    told = re.compile(r"was fine-tuned on snapshot \w{12}, not on 000000000000")
+    assert told.search(" ".join(other_snapshot.err.split()))
+
+    # A model may be trained with it all the same: what it knows of the past is none the worse.
+    untuned = re.sub(r"(?s)\[finetune\].*(?=\[train\])", "", (home / "twice.toml").read_text(encoding="utf-8"))
+    (home / "untuned.toml").write_text(untuned, encoding="utf-8")
+    trained = kgrank(home, "--config", str(home / "untuned.toml"), "train")
+    assert trained.code == 0, trained.err
+    said = " ".join(trained.err.split())
+    assert told.search(said)
+    assert "kgrank evaluate refuses the model" in said
 
 
 def test_fine_tuning_that_is_not_asked_for_is_one_sentence(tmp_path: Path, kgrank: CommandLine) -> None:

@@ -18,9 +18,15 @@ from model.compare.report import build
 from model.compare.running import help_out, run
 from model.compare.sections import Place, Section, Skipped, Watcher
 from model.compare.variants import variants
+from model.config import TextConfig
+from model.finetune.store import save_encoder
 from model.settings import RunSettings
 from tests.model.compare.small_comparison import SHOP, Compared, Heard, section
 from tests.waiting import until
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
 
 
 def test_every_cell_is_computed_and_missing_data_is_told(compared: Compared) -> None:
@@ -149,6 +155,20 @@ def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, 
         run_ = running._Run(compared.config, compared.place, Heard().watcher(), (), compute=False)
         keys.add(run_.cell(part, replace(ours, settings=settings), 1, None).key)
     assert len(keys) == 2
+
+
+def test_an_encoder_that_was_fine_tuned_elsewhere_is_not_compared(compared: Compared, tmp_path: Path) -> None:
+    made_of = {"encoder": TextConfig().encoder, "snapshot": "0" * 32, "split": {}}
+    tuned = save_encoder(tmp_path, lambda folder: write(folder / "config.json", "{}"), "a-run", {}, made_of)
+    ours = compared.config.models["ours"].model_copy(update={"overrides": {"model.text.encoder": str(tuned.folder)}})
+    config = compared.config.model_copy(update={"models": {"ours": ours}})
+    heard = Heard()
+    (part,) = [part for part in run(config, compared.place, heard.watcher()) if isinstance(part, Section)]
+    (entry,) = part.entries
+    assert "was fine-tuned on snapshot 000000000000" in entry.problem
+    assert not entry.cells
+    assert not heard.computed
+    assert sum("shop/next/ours" in problem for problem in heard.problems) == 1
 
 
 def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_path: Path) -> None:
