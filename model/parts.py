@@ -72,9 +72,9 @@ def write_parts(
             else:
                 _write_part(folder, part, make(job.rows(part)))
             advance(len(job.rows(part)))
-        for left in folder.glob(".part-*"):
+        for left in [*folder.glob(".part-*"), *folder.glob(f".{JOB}.*")]:
             left.unlink()
-        (folder / JOB).write_text(json.dumps(asdict(job) | {_FINISHED: True}, indent=2), encoding="utf-8")
+        _write_job(folder, job, finished=True)
     except OSError as error:
         raise ModelError(
             f"results can't be written to {folder}: {error.strerror or error}",
@@ -113,12 +113,10 @@ def _claim(folder: Path, job: Job) -> None:
     """Note what the folder is for, or check that it is for this."""
     path = folder / JOB
     if not path.exists():
-        if any(folder.iterdir()):
+        left = set(folder.glob(f".{JOB}.*"))  # by a run that was killed as it began
+        if any(each not in left for each in folder.iterdir()):
             raise ModelError(f"folder {folder} is not empty, and not a result of kgrank", "Choose another with --out.")
-        partial = folder / f".{JOB}.{os.getpid()}"
-        partial.write_text(json.dumps(asdict(job) | {_FINISHED: False}, indent=2), encoding="utf-8")
-        _flush(partial)
-        partial.replace(path)
+        _write_job(folder, job, finished=False)
         return
     try:
         there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -134,6 +132,13 @@ def _claim(folder: Path, job: Job) -> None:
             f"folder {folder} holds results of another run: {', '.join(different)} differ",
             "Choose another with --out, or remove it.",
         )
+
+
+def _write_job(folder: Path, job: Job, *, finished: bool) -> None:
+    partial = folder / f".{JOB}.{os.getpid()}"
+    partial.write_text(json.dumps(asdict(job) | {_FINISHED: finished}, indent=2), encoding="utf-8")
+    _flush(partial)
+    partial.replace(folder / JOB)
 
 
 def _write_part(folder: Path, part: int, table: pa.Table) -> None:

@@ -138,7 +138,7 @@ def train(
     workers = current_workers()
     sampler = negative_sampler(split.train, product_count, config)
     parameters = list(network.parameters())
-    run_key = _run_key(snapshot, split, model_config, config, workers, epochs_before)
+    run_key = _run_key(snapshot, split, text, model_config, config, workers, epochs_before)
     last_epoch = config.epochs if earlier is None else config.refit_epochs or earlier.best_epoch
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
@@ -304,6 +304,7 @@ def _dotted(section: str, config: BaseModel) -> dict[str, Any]:
 def _run_key(
     snapshot: Snapshot,
     split: Split,
+    text: npt.NDArray[np.float32],
     model_config: ModelConfig,
     config: TrainConfig,
     workers: Workers,
@@ -318,6 +319,7 @@ def _run_key(
     described = [
         snapshot.content_hash,
         split.config.model_dump(mode="json"),
+        hashlib.blake2b(np.ascontiguousarray(text).data, digest_size=16).hexdigest(),  # a folder's encoder may change
         model_config.model_dump(mode="json"),
         config.model_dump(mode="json", exclude=later),
         workers.count,

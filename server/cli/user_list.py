@@ -13,7 +13,7 @@ def read_users(file: Path) -> list[str]:
         DataError: it can't be read, or a line is not an id.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start})", "Give a text file, one id a line.") from error
     except OSError as error:

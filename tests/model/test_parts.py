@@ -1,6 +1,7 @@
 """Resumable parts: whole or not there, one job a folder, any stop is made good."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,6 +61,28 @@ def test_a_half_written_part_of_a_killed_run_is_cleared_away(tmp_path: Path) -> 
     part_path(folder, 1).rename(folder / ".part-00001.parquet.99")
     write_parts(folder, JOB_OF_TEN, squares)
     assert sorted(path.name for path in folder.iterdir()) == [JOB, *(f"part-0000{part}.parquet" for part in range(3))]
+
+
+def test_a_run_that_was_killed_as_it_began_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / f".{JOB}.99").write_text('{"items": 1')
+    write_parts(folder, JOB_OF_TEN, squares)
+    assert items_in(folder) == list(range(10))
+    assert not list(folder.glob(".*"))
+
+
+def test_a_stop_at_the_very_end_leaves_what_the_folder_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    write_parts(folder, JOB_OF_TEN, squares)
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk, pytest.raises(ModelError, match="No space left"):
+        disk.setattr(os, "fsync", full)
+        write_parts(folder, JOB_OF_TEN, squares)
+    assert write_parts(folder, JOB_OF_TEN, squares) == 3
 
 
 def test_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:

@@ -137,6 +137,16 @@ def test_a_checkpoint_of_other_settings_is_not_resumed_from(prepared: Prepared, 
     assert epochs == [1]
 
 
+def test_a_checkpoint_of_other_texts_is_not_resumed_from(prepared: Prepared, tmp_path: Path) -> None:
+    snapshot, split, graph, text = prepared
+    once = TRAIN.model_copy(update={"epochs": 1})
+    run(prepared, config=once, checkpoint_folder=tmp_path)
+    epochs: list[int] = []
+    other = (snapshot, split, graph, text[::-1].copy())  # what an encoder's folder gives after its files were replaced
+    run(other, config=once, checkpoint_folder=tmp_path, resume=True, on_epoch=lambda r: epochs.append(r.epoch))
+    assert epochs == [1]
+
+
 def test_a_damaged_checkpoint_is_one_clear_error(prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
     with pytest.raises(ModelError, match="is damaged"):

@@ -97,7 +97,7 @@ def test_reasons_lead_from_the_user_to_the_product(kgrank: CommandLine, shop: Sh
 
 
 def test_a_list_of_users_has_a_cold_answer_for_a_stranger(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
-    (tmp_path / "users.txt").write_text("user-03\nstranger\nuser-03\nuser-01\n")
+    (tmp_path / "users.txt").write_text("user-03\nstranger\nuser-03\nuser-01\n", encoding="utf-8-sig")  # as Excel does
     score(
         kgrank, shop.home, "--k", "4", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "some.parquet")
     )
