@@ -49,14 +49,17 @@ class SplitConfig(BaseModel):
     )
 
     def trained_by(self) -> dict[str, Any]:
-        """Return the fields that decide what is trained on; who may be asked for what does not."""
+        """Return what decides what is trained on, by field; who may be asked for what does not."""
         names = ["protocol", "min_history", "target_types"]
         if self.protocol in _COLD:
             names += ["base", "cold_share", "cold_seed"]
         if "temporal" in (self.protocol, self.base if self.protocol in _COLD else None):
             names += ["validation_days", "test_days", "test_from_ms", "validation_from_ms"]
         described = self.model_dump(mode="json")
-        return {name: described[name] for name in names}
+        decided = {name: described[name] for name in names}
+        if self.protocol == "cold-users":  # held out are some of those who had more than this
+            decided["max(cold_events)"] = max(self.cold_events)
+        return decided
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from model.baselines.space import draw
 from model.errors import ModelError
 from model.likeness import graph_features
 from model.metrics import CUTOFFS, Estimate, bootstrap, coverage, intra_list_diversity, novelty, per_user
+from model.pipeline import refit_of
 from model.ranker import Advance, Ranked, Ranker, rank
 from model.settings import read_toml, validated
 from model.splits import Case, SplitConfig
@@ -77,7 +78,9 @@ def check_untrained(
             training may hold the answers.
     """
     version = manifest.model_version
-    refit = manifest.config.get("train", {}).get("refit", "none")
+    # Fields that came after the artifact was written have their default.
+    split = SplitConfig.model_validate(manifest.split)
+    refit = refit_of(manifest.config.get("train", {}).get("refit", "none"), split.protocol)
     if refit == "all" or (refit == "known" and on_validation):
         raise ModelError(
             f"model {version} was trained again with train.refit = {refit!r}: its training holds the answers",
@@ -89,8 +92,7 @@ def check_untrained(
             f"{snapshot.content_hash[:12]}: what it learned from may hold the answers",
             "Evaluate on the snapshot it was trained on (--snapshot), or train on this one.",
         )
-    # Fields that came after the artifact was written have their default.
-    trained = SplitConfig.model_validate(manifest.split).trained_by()
+    trained = split.trained_by()
     asked = config.trained_by()
     different = [name for name in asked if asked[name] != trained.get(name)]
     if different:

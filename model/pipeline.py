@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from kg.snapshot import Snapshot
 from model.blend import fit_blend
 from model.checkpoint import EpochRecord
@@ -130,9 +132,10 @@ def fit_model(
     hears.on_chosen(trained)
     if asked.held_out is not None:
         return trained
-    if train_config.refit == "none" or split.config.protocol not in REFITTED:
+    refit = refit_of(train_config.refit, split.config.protocol)
+    if refit == "none":
         return trained
-    later = _later(split, snapshot, train_config.refit)
+    later = _later(split, snapshot, refit)
     again = _together(members.fit(later, chosen), members.neighbours(later))
     # What validation said is told of the result: a refit has no validation of its own.
     return replace(
@@ -141,6 +144,11 @@ def fit_model(
         records=trained.records,
         validation_ndcg=trained.validation_ndcg,
     )
+
+
+def refit_of(refit: str, protocol: str) -> str:
+    """Return what a model of a protocol is trained again on: as `train.refit` says, if at all."""
+    return refit if protocol in REFITTED else "none"
 
 
 @dataclass(frozen=True)
@@ -204,5 +212,7 @@ def _together(members: list[Trained], neighbours: AnyNeighbours | None) -> Train
 
 def _later(split: Split, snapshot: Snapshot, refit: str) -> Split:
     """Return a split that trains on what the test case knows, or on everything; its cases only tell the time."""
-    train = split.test.known if refit == "known" else snapshot.histories
-    return replace(split, train=train, validation=split.test)
+    if refit == "known":
+        return replace(split, train=split.test.known, validation=split.test)
+    now = replace(split.test, now_ms=np.full_like(split.test.now_ms, snapshot.as_of_ms))  # the moment of `refresh`
+    return replace(split, train=snapshot.histories, validation=now)

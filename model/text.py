@@ -3,9 +3,9 @@
     t = normalise(mean over tokens of BERT(text))            Reimers and Gurevych 2019, arXiv:1908.10084
 
 Texts are encoded longest first in batches of about equal work, so that little of a batch is padding, and in bf16 where
-the processor computes in it. A feature depends on the text, the encoder's files and its settings, but for the last bit of
-its rounding: that depends on the texts beside it, too. The cache is one file for each encoder and can be removed at any
-time.
+the processor computes in it. A feature depends on the text, the encoder's files and its settings, but for the last bit
+of its rounding: that depends on the texts beside it, too. The cache is one file for each encoder and can be removed at
+any time.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ overrides = { "model.layers" = 0 }
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,27 @@ from model.settings import read_toml, validated
 
 MODELS = "models"
 """The group of what stands beside each other; other groups are variants of one model."""
+
+
+Accuracy = Literal[
+    "ndcg@5",
+    "ndcg@10",
+    "ndcg@20",
+    "hr@5",
+    "hr@10",
+    "hr@20",
+    "recall@10",
+    "recall@20",
+    "recall_capped@10",
+    "mrr@10",
+]
+"""What tells how good a list is."""
+
+Metric = Literal[Accuracy, "novelty@10", "diversity@10"]
+"""What every user has a value of."""
+
+METRICS: tuple[str, ...] = get_args(Metric)
+"""What a table has of every model, with intervals; coverage@10, which is of all lists together, has none."""
 
 
 class ModelSpec(BaseModel):
@@ -90,7 +111,7 @@ class Goal(BaseModel):
     protocol: str
     question: str = Field("", description="which question of the protocol; the first by default")
     model: str = Field("", description="the reference by default")
-    metric: str = "ndcg@10"
+    metric: Literal[Metric, "coverage@10"] = "ndcg@10"
     at_least: float | None = Field(None, description="the value to reach")
     share: float | None = Field(None, gt=0, description="share of the same model's figure in the question `of`")
     of: str = Field("", description="the question that `share` is a share of")
@@ -123,7 +144,7 @@ class CompareConfig(BaseModel):
         None, ge=1, description="configurations tried for each baseline, by draws from its space; its grid when unset"
     )
     threads: int = Field(0, ge=0, le=1024, description="processor threads of baselines; 0: the library's choice")
-    metric: str = Field("ndcg@10", description="what plots and comparisons look at")
+    metric: Accuracy = Field("ndcg@10", description="what plots and comparisons look at")
     resamples: int = Field(5000, ge=100, le=1_000_000, description="bootstrap draws")
     goals: tuple[Goal, ...] = ()
 

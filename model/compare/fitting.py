@@ -24,7 +24,7 @@ from model.compare.noise import NoiseConfig, noisy_question, noisy_snapshot, noi
 from model.compare.variants import Variant
 from model.errors import ModelError
 from model.evaluate import choose_baseline
-from model.pipeline import Listener, fit_model
+from model.pipeline import Listener, fit_model, refit_of
 from model.ranker import ModelRanker, Ranker, rank
 from model.refresh import extend
 from model.settings import RunSettings
@@ -72,7 +72,7 @@ def fit_ours(
     learned = variant.snapshot(snapshot)
     learned_split = noisy_training(split, variant.learned_noise) if variant.learned_noise else split
     settings = variant.settings.with_overrides({"train.seed": seed})
-    if settings.train.refit == "all":
+    if refit_of(settings.train.refit, split.config.protocol) == "all":
         raise ModelError(
             f"model {variant.name} has train.refit = 'all': it would learn the answers",
             "Set train.refit to known or none.",

@@ -26,31 +26,15 @@ from scipy import sparse
 from model.case import Case
 from model.cold_splits import WHOLE
 from model.compare.cells import Outcome, Stage
-from model.compare.config import MODELS, CompareConfig
-from model.compare.goals import judged
+from model.compare.config import METRICS, MODELS, CompareConfig
+from model.compare.goals import Figures, judged
 from model.compare.sections import Entry, Section, Skipped
 from model.compare.slices import Slice, by_age, by_history, by_popularity, found_pairs
-from model.compare.statistics import differences, estimates, resampled_means
+from model.compare.statistics import Sample, differences, estimates, resampled_means
 from model.likeness import graph_features
 from model.metrics import coverage, intra_list_diversity, novelty, per_user
 
 Floats = npt.NDArray[np.float64]
-
-METRICS = (
-    "ndcg@5",
-    "ndcg@10",
-    "ndcg@20",
-    "hr@5",
-    "hr@10",
-    "hr@20",
-    "recall@10",
-    "recall@20",
-    "recall_capped@10",
-    "mrr@10",
-    "novelty@10",
-    "diversity@10",
-)
-"""What a table has of every model, with intervals; coverage@10, which is of all lists together, has none."""
 
 _CUTOFF = 10
 _PAIRS_CUTOFF = 20
@@ -71,6 +55,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
     tuning: list[dict[str, Any]] = []
     missing: list[tuple[str, str, str]] = []
     cells: list[str] = []
+    figures: Figures = {}
     data: dict[str, dict[str, Any]] = {}
     for part in parts:
         if isinstance(part, Skipped):
@@ -93,7 +78,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
             skipped.append({"what": f"{part.data}/{part.protocol}/{variant.name}", "why": "not asked for"})
             if variant.baseline:
                 missing.append((part.data, part.protocol, variant.title))
-        tables += _tables(config, part, stage, seed)
+        tables += _tables(config, part, stage, seed, figures)
     return {
         "title": config.title,
         "name": config.name,
@@ -106,7 +91,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
         "comparisons": sum("lead" in model for table in tables for model in table["models"]),
         "data": data,
         "tables": tables,
-        "goals": judged(config, tables, missing),
+        "goals": judged(config, tables, figures, missing, seed),
         "tuning": tuning,
         "skipped": skipped,
         "cells": cells,
@@ -115,20 +100,25 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
     }
 
 
-def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int) -> list[dict[str, Any]]:
-    """Return a table for each question of a section."""
+def _tables(config: CompareConfig, section: Section, stage: Stage, seed: int, figures: Figures) -> list[dict[str, Any]]:
+    """Return a table for each question of a section; put what its goals are judged by into `figures`."""
     entries = [entry for entry in section.entries if entry.cells]
     if not entries:
         return []
     features = graph_features(section.snapshot)
     names = [question.name for question in section.split.questions]
+    here = (section.data, section.protocol)
+    wanted = {goal.metric for goal in config.goals if (goal.data, goal.protocol) == here}.intersection(METRICS)
     sliced = names.index(WHOLE) if WHOLE in names else 0
     tables = []
     for index, question in enumerate(section.split.questions):
         case = question.validation if stage == "validation" else question.test
         if not len(case):
             continue
-        models, oracle = _models(config, entries, index, stage, case, features, seed)
+        models, oracle, whole = _models(config, entries, index, stage, case, features, seed)
+        for metric in wanted:
+            for model, values in zip(models, whole[:, METRICS.index(metric) :: len(METRICS)].T, strict=True):
+                figures[(*here, question.name, model["name"], metric)] = Sample(case.user_index, values.copy())
         table = {
             "data": section.data,
             "title": section.title,
@@ -154,8 +144,11 @@ def _models(
     case: Case,
     features: sparse.csr_matrix,
     seed: int,
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Return what a table says of each model, and of the oracle, None where nothing stands beside another."""
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None, Floats]:
+    """Return what a table says of each model, of the oracle, None where nothing stands beside another, and the values.
+
+    The values are those of every user, `[B, models * METRICS]`.
+    """
     users_of_product = np.bincount(_pairs(case) % len(case.candidates), minlength=len(case.candidates))
     per_model: list[Floats] = []
     models: list[dict[str, Any]] = []
@@ -191,10 +184,10 @@ def _models(
                 model["lead"] = asdict(lead.estimate) | {"p": lead.p, "p_holm": lead.p_holm}
     beside = whole[:, column][:, [model["group"] == MODELS for model in models]]
     if beside.shape[1] < 2:
-        return models, None
+        return models, None, whole
     best = beside.max(axis=1, keepdims=True)
     (oracle,) = estimates(best, resampled_means(best, np.random.default_rng(seed), config.resamples))
-    return models, asdict(oracle)
+    return models, asdict(oracle), whole
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -21,6 +21,14 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What some users came to: `user_index [B]`, `values [B]`."""
+
+    user_index: npt.NDArray[np.int64]
+    values: Floats
+
+
+@dataclass(frozen=True)
 class Difference:
     """A paired difference of means, with its interval, p-value, and the p-value after Holm's correction."""
 
@@ -71,6 +79,33 @@ def differences(values: Floats, means: Floats, reference: int) -> list[Differenc
     corrected[others] = holm(p[others])
     p[reference] = 1
     return [Difference(*row) for row in zip(found, p.tolist(), corrected.tolist(), strict=True)]
+
+
+def margin(one: Sample, other: Sample, share: float, generator: np.random.Generator, resamples: int) -> Estimate:
+    """Return how far the mean of one sample lies above a share of the other's, with its interval.
+
+    Drawn are all who are in either, so that who is in both counts in both: with the same users it is a paired
+    difference.
+
+    Args:
+        one: what is to lie above.
+        other: what it is held against.
+        share: of the other's mean.
+        generator: where the draws come from.
+        resamples: their number.
+    """
+    users = np.unique(np.concatenate([one.user_index, other.user_index]))
+    columns = np.empty((len(users), 4))  # of each sample, a user's values and how many they are
+    for at, part in ((0, one), (2, other)):
+        place = np.searchsorted(users, part.user_index)
+        columns[:, at] = np.bincount(place, part.values, len(users))
+        columns[:, at + 1] = np.bincount(place, minlength=len(users))
+    sums = resampled_means(columns, generator, resamples)
+    sums = sums[(sums[:, [1, 3]] > 0).all(axis=1)]  # a draw may have nobody of a small sample
+    apart = sums[:, 0] / sums[:, 1] - share * sums[:, 2] / sums[:, 3]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(apart, [tail, 1 - tail])
+    return Estimate(float(one.values.mean() - share * other.values.mean()), float(low), float(high))
 
 
 def holm(p: Floats) -> Floats:

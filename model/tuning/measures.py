@@ -12,6 +12,7 @@ from model.pipeline import Listener, fit_model
 from model.ranker import rank
 from model.settings import RunSettings
 from model.splits import Split
+from model.tuning.space import overridden
 
 Report = Callable[[int, float], None]
 """Called with the epoch and the value so far; raises where the trial is not worth going on with."""
@@ -62,8 +63,7 @@ def peer_measure(
     default = baseline.grid[0]
 
     def measure(changed: Mapping[str, Any], report: Report) -> float:
-        config = type(default).model_validate(default.model_dump() | dict(changed))
-        ranked = rank(baseline.fit(data, config), case, 10)
+        ranked = rank(baseline.fit(data, overridden(default, changed)), case, 10)
         return float(per_user(ranked, case.truth_offsets, case.truth_product_index, (10,))["ndcg@10"].mean())
 
     return measure

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kg.errors import MissingExtraError
-from model.baselines.space import Choice, Whole
+from kg.errors import ConfigError, MissingExtraError
+from model.baselines.space import Axis, Choice, Whole
 from model.errors import ModelError
 from model.tuning.measures import Measure
 from model.tuning.space import Space
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _STUDY = "kgrank"
 _REFUSED = "refused"
+_BESIDE = "beside the ranges"
 _TRIALS_BEFORE_PRUNING, _EPOCHS_BEFORE_PRUNING = 4, 1
 _TRIALS_BEFORE_IMPORTANCE = 8
 
@@ -76,7 +77,7 @@ def search(
     Args:
         file: SQLite file of the search, new or left by a run of the same search.
         space: what is varied.
-        start: the settings of the first trial, for keys of the space.
+        start: the settings of the first trial, for keys of the space; they may lie beside its ranges (None, say).
         measure: what a trial is.
         budget: when it ends.
         seed: of the draws.
@@ -100,13 +101,16 @@ def search(
         pruner=optuna.pruners.MedianPruner(_TRIALS_BEFORE_PRUNING, _EPOCHS_BEFORE_PRUNING),
     )
     if not study.trials:
-        study.enqueue_trial(dict(start))
+        beside = {key: value for key, value in start.items() if not _within(space[key], value)}
+        within = {key: value for key, value in start.items() if key not in beside}
+        _enqueue(study, within, beside)
     _do_again_what_was_cut_off(study)
     ends = None if budget.minutes is None else time.monotonic() + budget.minutes * 60
     while _counted(study) < budget.trials and not (_has_value(study) and _past(ends)):
         study.sampler = optuna.samplers.TPESampler(seed=seed + _counted(study))
         trial = study.ask()
-        changed = {key: _draw(trial, key, axis) for key, axis in space.items()}
+        beside = trial.user_attrs.get(_BESIDE, {})
+        changed = {key: beside[key] if key in beside else _draw(trial, key, axis) for key, axis in space.items()}
 
         def report(epoch: int, value: float, trial: "Trial" = trial) -> None:
             trial.report(value, epoch)
@@ -119,7 +123,7 @@ def search(
             study.tell(trial, measure(changed, report))
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except ModelError as error:
+        except (ModelError, ConfigError) as error:  # values that are allowed one by one may not go together
             _log.warning("a trial failed", trial=trial.number, problem=error.problem)
             trial.set_user_attr(_REFUSED, error.problem)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -133,7 +137,7 @@ def search(
             f"none of {len(trials)} trials gave a value", "See the warnings above; narrow the space with --space."
         )
     best = max(values, key=lambda tried: (tried.value or 0.0, -tried.number))
-    return Found(best, trials, _importance(study, seed))
+    return Found(best, trials, _importance(study, list(space), seed))
 
 
 class _OutOfTimeError(Exception):
@@ -163,11 +167,23 @@ def _do_again_what_was_cut_off(study: "Study") -> None:
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
+        beside = trial.user_attrs.get(_BESIDE, {})
+        if trial.params or beside:
+            _enqueue(study, trial.params, beside)
 
 
-def _draw(trial: "Trial", key: str, axis: Any) -> Any:
+def _enqueue(study: "Study", within: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+    """Let the next trial be of these settings; a range can't be asked for those beside it."""
+    study.enqueue_trial(dict(within), user_attrs={_BESIDE: dict(beside)} if beside else None)
+
+
+def _within(axis: Axis, value: Any) -> bool:
+    if isinstance(axis, Choice):
+        return value in axis.values
+    return value is not None and bool(axis.low <= value <= axis.high)
+
+
+def _draw(trial: "Trial", key: str, axis: Axis) -> Any:
     if isinstance(axis, Choice):
         return trial.suggest_categorical(key, axis.values)
     if isinstance(axis, Whole):
@@ -177,16 +193,17 @@ def _draw(trial: "Trial", key: str, axis: Any) -> Any:
 
 def _tried(trial: "FrozenTrial") -> Tried:
     complete = trial.state.name == "COMPLETE"
-    return Tried(trial.number, trial.params, trial.value if complete else None, trial.state.name.lower())
+    changed = trial.params | trial.user_attrs.get(_BESIDE, {})
+    return Tried(trial.number, changed, trial.value if complete else None, trial.state.name.lower())
 
 
-def _importance(study: "Study", seed: int) -> dict[str, float]:
+def _importance(study: "Study", keys: list[str], seed: int) -> dict[str, float]:
     """Return the share of each setting in the variance of the value, by fANOVA (Hutter et al. 2014)."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     if sum(trial.state.name == "COMPLETE" for trial in study.trials) < _TRIALS_BEFORE_IMPORTANCE:
         return {}
     try:
-        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed), params=keys)
     except (ValueError, RuntimeError):  # all values are the same
         return {}

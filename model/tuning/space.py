@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from kg.errors import ConfigError
 from model.baselines import BASELINES
 from model.baselines.space import Axis, Choice, Real, Whole
-from model.settings import RunSettings
+from model.settings import RunSettings, validated
 
 NETWORK = "kgrank"
 """The name of our own model among those that can be tuned."""
@@ -71,7 +71,7 @@ def parse_space(table: Mapping[str, Any], settings: BaseModel) -> Space:
     return space
 
 
-def check_space(space: Space, settings: RunSettings) -> None:
+def check_space(space: Space, settings: BaseModel) -> None:
     """Make sure that every end of every range is a value that the setting allows.
 
     Raises:
@@ -79,7 +79,18 @@ def check_space(space: Space, settings: RunSettings) -> None:
     """
     for key, axis in space.items():
         for value in axis.values if isinstance(axis, Choice) else (axis.low, axis.high):
-            settings.with_overrides({key: value})
+            overridden(settings, {key: value})
+
+
+def overridden(settings: BaseModel, values: Mapping[str, Any]) -> BaseModel:
+    """Return settings with some changed: of a run by dotted keys, of a peer by its fields.
+
+    Raises:
+        ConfigError: there is no such setting, or a value is out of range.
+    """
+    if isinstance(settings, RunSettings):
+        return settings.with_overrides(values)
+    return validated(type(settings), settings.model_dump() | dict(values))
 
 
 def start_of(space: Space, settings: BaseModel) -> dict[str, Any]:
@@ -95,12 +106,14 @@ def start_of(space: Space, settings: BaseModel) -> dict[str, Any]:
 
 
 def widened(space: Space, start: Mapping[str, Any]) -> Space:
-    """Return the space with room for where a search starts."""
+    """Return the space with room for where a search starts; a range that can't have room for it stays as it is."""
     wide: dict[str, Axis] = {}
     for key, axis in space.items():
         value = start[key]
         if isinstance(axis, Choice):
             wide[key] = axis if value in axis.values else Choice((*axis.values, value))
+        elif value is None or (axis.log and value <= 0):
+            wide[key] = axis
         else:
             wide[key] = replace(axis, low=min(axis.low, value), high=max(axis.high, value))
     return wide

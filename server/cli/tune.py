@@ -54,13 +54,16 @@ def tune(
             check_space,
             default_space,
             describe,
+            overridden,
             parse_space,
             start_of,
             widened,
         )
         from server.cli.stored import open_snapshot, tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"tuning needs the package {error.name}", "pip install 'kgrank[tune]'") from error
+        raise MissingExtraError(
+            f"tuning needs the package {error.name}", "pip install '.[tune]' in kgrank's clone"
+        ) from error
 
     sections = {name: getattr(settings, name) for name in RunSettings.model_fields}
     run = RunSettings.model_validate(sections)
@@ -71,8 +74,7 @@ def tune(
         varied = parse_space(read_toml(space).get("space", {}), tuned)
     start = start_of(varied, tuned)
     varied = widened(varied, start)
-    if network:
-        check_space(varied, run)
+    check_space(varied, tuned)
     data = open_snapshot(settings, snapshot)
     tell_if_tuned_elsewhere(settings, data)
     split = make_split(data, settings.split)
@@ -90,15 +92,12 @@ def tune(
         console.say(f"trial {tried.number}: {tried.state}{reached}  {_short(tried.changed)}")
 
     found = search(folder / "study.db", varied, start, measure, budget, run.train.seed, show)
-    if network:
-        best: dict[str, Any] = run.with_overrides(found.best.changed).model_dump(mode="json")
-    else:
-        best = {model: tuned.model_dump(mode="json") | dict(found.best.changed)}
+    best = overridden(tuned, found.best.changed).model_dump(mode="json")
     told = (
         f"Found by kgrank tune --model {model} on snapshot {data.content_hash[:12]}: "
         f"validation NDCG@10 {found.best.value:.4f}, trial {found.best.number} of {len(found.trials)}"
     )
-    files = write_outcome(folder, found, best, told, out or folder / "best.toml")
+    files = write_outcome(folder, found, best if network else {model: best}, told, out or folder / "best.toml")
     if json:
         console.emit_json(
             {

@@ -128,3 +128,21 @@ def test_a_model_is_refused_on_what_it_may_have_seen() -> None:
         check_untrained(again, data, config, on_validation=True)
     with pytest.raises(ModelError, match=r"train\.refit = 'all'"):
         check_untrained(dataclasses.replace(trained, config={"train": {"refit": "all"}}), data, config)
+
+
+@pytest.mark.parametrize("protocol", ["cold-users", "cold-products"])
+@pytest.mark.parametrize("refit", ["none", "known", "all"])
+@pytest.mark.parametrize("on_validation", [True, False])
+def test_a_refit_that_its_protocol_left_out_is_no_reason_to_refuse(
+    protocol: str, refit: str, on_validation: bool
+) -> None:
+    data, config = snapshot(), SplitConfig.model_validate({"protocol": protocol})
+    trained = dataclasses.replace(manifest(data, config), config={"train": {"refit": refit}})
+    check_untrained(trained, data, config, on_validation=on_validation)
+
+
+def test_a_model_is_refused_where_others_would_have_been_held_out() -> None:
+    data, config = snapshot(), SplitConfig(protocol="cold-users")
+    check_untrained(manifest(data, config), data, config.model_copy(update={"cold_events": (5,)}))
+    with pytest.raises(ModelError, match=r"split\.max\(cold_events\) = 5, not 2"):
+        check_untrained(manifest(data, config), data, config.model_copy(update={"cold_events": (0, 2)}))

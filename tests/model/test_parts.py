@@ -79,9 +79,10 @@ def test_a_stop_at_the_very_end_leaves_what_the_folder_is_for(tmp_path: Path, mo
     def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as disk, pytest.raises(ModelError, match="No space left"):
+    with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", full)
-        write_parts(folder, JOB_OF_TEN, squares)
+        with pytest.raises(ModelError, match="No space left"):
+            write_parts(folder, JOB_OF_TEN, squares)
     assert write_parts(folder, JOB_OF_TEN, squares) == 3
 
 

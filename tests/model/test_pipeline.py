@@ -12,7 +12,7 @@ from model.checkpoint import EpochRecord
 from model.cold_splits import COLD
 from model.config import NeighbourConfig
 from model.hold_out import without_products
-from model.pipeline import Listener, fit_model
+from model.pipeline import Listener, _later, fit_model
 from model.ranker import ModelRanker, rank
 from model.refresh import refresh
 from model.splits import SplitConfig, make_split
@@ -103,6 +103,22 @@ def test_a_refit_learns_from_what_chose_its_epochs(cache: Path) -> None:
     assert not torch.equal(again.model.matrix, once.model.matrix)
     # It knew more of each product than the first run did.
     assert (again.model.statistics.popularity > once.model.statistics.popularity).any()
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
+def test_a_refit_on_everything_is_of_the_snapshots_moment(protocol: str, cache: Path, tmp_path: Path) -> None:
+    snapshot = small_shop()
+    windows = {"validation_days": 6, "test_days": 6}
+    split = make_split(snapshot, SplitConfig.model_validate({"protocol": protocol} | windows))
+    later = _later(split, snapshot, "all")
+    assert len(later.train.at_ms) == len(snapshot.histories.at_ms)
+    assert later.train.at_ms.max() <= later.validation.now_ms.min()
+    train = TRAIN.model_copy(update={"epochs": 1, "refit": "all"})
+    trained = fit_model(snapshot, split, MODEL, train, cache)
+    artifact = load_artifact(save_artifact(tmp_path, snapshot, split, trained, train))
+    refreshed = refresh(artifact, snapshot, cache).statistics
+    for name in ("popularity", "rebuy", "newcomer"):
+        np.testing.assert_array_equal(getattr(refreshed, name), getattr(trained.model.statistics, name))
 
 
 def test_a_refit_can_go_on_from_the_chosen_network(cache: Path, tmp_path: Path) -> None:

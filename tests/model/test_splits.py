@@ -217,6 +217,33 @@ def test_what_was_trained_on_follows_from_few_fields() -> None:
     assert plain.trained_by() == SplitConfig(repeats=True, cold_share=0.2, test_days=3).trained_by()
     assert plain.trained_by() != SplitConfig(protocol="temporal").trained_by()
     cold = SplitConfig(protocol="cold-users")
-    assert cold.trained_by() == SplitConfig(protocol="cold-users", cold_events=(2,)).trained_by()
+    assert cold.trained_by() == SplitConfig(protocol="cold-users", cold_events=(5, 2)).trained_by()
+    assert cold.trained_by() != SplitConfig(protocol="cold-users", cold_events=(2,)).trained_by()
     assert cold.trained_by() != SplitConfig(protocol="cold-users", cold_seed=8).trained_by()
     assert cold.trained_by() != SplitConfig(protocol="cold-users", base="temporal").trained_by()
+
+
+@every_base
+@given(seed=st.integers(0, 1000))
+def test_whoever_was_trained_on_alike_has_not_seen_the_users_asked_about(base: str, seed: int) -> None:
+    histories = random_shop(seed, users=200)
+    make = leave_one_out if base == "leave-one-out" else temporal
+    configs = [
+        SplitConfig.model_validate(
+            {"protocol": "cold-users", "base": base, "repeats": repeats, "test_days": 3, "validation_days": 3}
+            | {"cold_events": given_events, "min_product_interactions": least}
+        )
+        for given_events in ((0, 1, 3, 5), (2,), (5,))
+        for repeats, least in ((True, 0), (False, 5))
+    ]
+    splits = [hold_out_users(make(histories, 30, config), histories) for config in configs]
+    leaks = 0
+    for trained in splits:
+        rows = np.diff(trained.train.offsets)
+        for asked in splits:
+            cases = [case for question in asked.questions for case in (question.validation, question.test)]
+            seen = sum(int((rows[case.user_index] > 0).sum()) for case in cases)
+            leaks += seen
+            if trained.config.trained_by() == asked.config.trained_by():
+                assert not seen
+    assert leaks  # those that are trained on otherwise have seen some

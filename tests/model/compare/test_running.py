@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from kg.errors import ConfigError
+from model.case import SplitConfig
 from model.compare import fitting, running
 from model.compare.cells import CellStore
 from model.compare.config import CompareConfig, read_comparison
@@ -112,6 +113,10 @@ def test_what_is_trained_again_for_the_test_does_not_answer_validation(compared:
     )
     made = next(part for part in run(learned, place) if isinstance(part, Section))
     assert "it would learn the answers" in made.entries[0].problem
+    held_out = {"cold": SplitConfig(protocol="cold-users", cold_events=(0, 1), repeats=True, cold_share=0.3)}
+    cold = learned.model_copy(update={"protocols": held_out, "resamples": 100})
+    made = next(part for part in run(cold, place) if isinstance(part, Section))  # where `refit` is left out
+    assert not made.entries[0].problem
 
 
 def test_a_peer_trained_by_steps_tells_its_learning_curve(compared: Compared, tmp_path: Path) -> None:
@@ -241,6 +246,12 @@ def test_each_relation_is_left_out_in_turn(compared: Compared) -> None:
         ({"models": {"m": {"baseline": "ease", "overrides": {"a": 1}}}}, "a baseline has no overrides"),
         ({"goals": [{"data": "shop", "protocol": "next", "share": 0.5}]}, "share needs the question"),
         ({"goals": [{"data": "shop", "protocol": "never", "above": 0}]}, "protocol 'never' is not one of next"),
+        (
+            {"goals": [{"data": "shop", "protocol": "next", "metric": "nonsense", "above": 0}]},
+            r"goals\.0\.metric: .*'ndcg@5', .* or 'coverage@10' \(got 'nonsense'\)",
+        ),
+        ({"metric": "precision@10"}, r"metric: .*'ndcg@5', .* or 'mrr@10' \(got 'precision@10'\)"),
+        ({"metric": "novelty@10"}, r"metric: .*\(got 'novelty@10'\)"),
     ],
 )
 def test_a_wrong_comparison_is_one_clear_error(change: dict[str, Any], said: str, compared: Compared) -> None:

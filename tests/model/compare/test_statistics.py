@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.compare.statistics import differences, estimates, holm, resampled_means
+from model.compare.statistics import Sample, differences, estimates, holm, margin, resampled_means
 from model.metrics import bootstrap
 
 
@@ -37,6 +37,32 @@ def test_a_difference_is_judged_on_the_same_users() -> None:
     assert better.p_holm == pytest.approx(2 * better.p)
     assert same.p == 1
     assert not same.clear
+
+
+def test_a_margin_is_the_paired_difference_where_the_users_are_the_same() -> None:
+    values = np.random.default_rng(6).random((300, 2))
+    values[:, 1] += values[:, 0]
+    means = resampled_means(values, np.random.default_rng(7), 500)
+    plain = differences(values, means, 0)[1].estimate
+    users = np.arange(300)
+    one, other = (Sample(users, column) for column in values.T)
+    found = margin(one, other, 1.0, np.random.default_rng(7), 500)
+    for end in ("mean", "low", "high"):
+        assert getattr(found, end) == pytest.approx(getattr(plain, end))
+    scaled = margin(one, Sample(users, 2 * one.values), 0.25, np.random.default_rng(7), 500)
+    assert scaled.low == pytest.approx(0.5 * estimates(values, means)[0].low)
+
+
+def test_a_margin_over_other_users_has_the_spread_of_both() -> None:
+    generator = np.random.default_rng(8)
+    one = Sample(np.arange(4000), generator.normal(1, 1, 4000))
+    other = Sample(np.arange(4000, 5000), generator.normal(1, 1, 1000))
+    found = margin(one, other, 1.0, np.random.default_rng(9), 1000)
+    spread = (one.values.var() / 4000 + other.values.var() / 1000) ** 0.5
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    assert (found.high + found.low) / 2 == pytest.approx(found.mean, abs=0.2 * spread)
+    lone = margin(Sample(np.array([0]), np.ones(1)), Sample(np.array([1]), np.ones(1)), 1.0, generator, 100)
+    assert (lone.low, lone.high) == (0, 0)
 
 
 def test_under_the_null_few_differences_are_found() -> None:

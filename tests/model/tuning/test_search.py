@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kg.errors import ConfigError
 from model.baselines.space import Choice, Real, Whole
 from model.case import Case, SplitConfig
 from model.config import ModelConfig
@@ -15,7 +16,7 @@ from model.splits import make_split
 from model.tuning.measures import Report, network_measure, peer_measure
 from model.tuning.outcome import write_outcome
 from model.tuning.search import Budget, search
-from model.tuning.space import start_of
+from model.tuning.space import Space, start_of
 from tests.model.small_shop import MODEL, TRAIN, small_shop
 
 pytest.importorskip("optuna", reason="needs the extra tune")
@@ -58,6 +59,38 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) 
     assert resumed.best.value == whole.best.value
 
 
+BESIDE = {"half": Real(1.0, 9.0, log=True), **SPACE}
+
+
+def faded(changed: Mapping[str, Any], report: Report) -> float:
+    return hill(changed, report) - (0.3 if changed["half"] is None else 0.1 * changed["half"])
+
+
+@pytest.mark.parametrize("space", [BESIDE, {"half": BESIDE["half"]}])
+def test_a_start_beside_a_range_is_the_first_trial_all_the_same(space: Space, tmp_path: Path) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def killed(changed: Mapping[str, Any], report: Report) -> float:
+        raise KilledError
+
+    def measure(changed: Mapping[str, Any], report: Report) -> float:
+        return faded(START | changed, report)
+
+    start = {key: value for key, value in (START | {"half": None}).items() if key in space}
+    with pytest.raises(KilledError):
+        search(tmp_path / "killed.db", space, start, killed, Budget(12), seed=1)
+    resumed, whole = (
+        search(tmp_path / name, space, start, measure, Budget(12), seed=1) for name in ("killed.db", "whole.db")
+    )
+    assert [tried.changed for tried in resumed.trials] == [tried.changed for tried in whole.trials]
+    first, *others = whole.trials
+    assert first.changed == start
+    assert first.value == pytest.approx(faded(START | {"half": None}, lambda epoch, value: None))
+    assert all(1 <= tried.changed["half"] <= 9 for tried in others)
+    assert set(whole.importance) == set(space)
+
+
 def test_a_finished_search_is_only_read(tmp_path: Path) -> None:
     first = search(tmp_path / "study.db", SPACE, START, hill, Budget(5), seed=1)
 
@@ -83,10 +116,11 @@ def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
     assert len(epochs) < 30
 
 
-def test_settings_that_cannot_be_trained_count_as_tried(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", [ModelError("the loss is nan", ""), ConfigError("they don't go together", "")])
+def test_settings_that_cannot_be_trained_count_as_tried(problem: Exception, tmp_path: Path) -> None:
     def fails(changed: Mapping[str, Any], report: Report) -> float:
         if changed != START:
-            raise ModelError("the loss is nan", "")
+            raise problem
         return 0.5
 
     found = search(tmp_path / "study.db", SPACE, START, fails, Budget(3), seed=1)

@@ -55,12 +55,47 @@ def test_the_networks_own_space_is_within_the_settings_ranges() -> None:
     check_space(NETWORK_SPACE, SETTINGS)
 
 
+def test_a_peers_range_that_leaves_its_settings_own_is_refused() -> None:
+    default = BASELINES["tifuknn"].grid[0]
+    with pytest.raises(ConfigError, match=r"own: Input should be less than or equal to 1 \(got 1\.5\)"):
+        check_space({"own": Real(0.1, 1.5)}, default)
+    with pytest.raises(ConfigError, match=r"own: .*got 'much'"):
+        check_space({"own": Choice((0.5, "much"))}, default)
+
+
 def test_every_peer_with_a_space_can_be_tuned_and_others_say_so() -> None:
     for name, baseline in BASELINES.items():
         if baseline.space:
             assert set(start_of(default_space(name), baseline.grid[0])) == set(baseline.space)
     with pytest.raises(ConfigError, match="no model 'eaze'"):
         default_space("eaze")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_peers_own_space_has_room_for_its_default_or_stays_as_it_is(name: str) -> None:
+    default, space = BASELINES[name].grid[0], default_space(name)
+    wide = widened(space, start_of(space, default))
+    check_space(wide, default)
+    for key, axis in wide.items():
+        if isinstance(axis, Choice):
+            assert getattr(default, key) in axis.values
+        elif (start := getattr(default, key)) is None:
+            assert axis == space[key]
+        else:
+            assert axis.low <= start <= axis.high
+            assert axis.low > 0 or not axis.log
+
+
+def test_where_a_range_cannot_have_room_it_stays_as_it_is() -> None:
+    settings = SETTINGS.with_overrides({"train.weight_decay": 0})
+    table = {
+        "model.neighbours.half_life_days": {"low": 3, "high": 700},
+        "train.weight_decay": {"low": 0.001, "high": 0.1, "log": True},
+    }
+    space = parse_space(table, settings)
+    start = start_of(space, settings)
+    assert start == {"model.neighbours.half_life_days": None, "train.weight_decay": 0}
+    assert widened(space, start) == space
 
 
 def test_a_space_makes_room_for_where_the_search_starts() -> None:
