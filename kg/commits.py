@@ -152,15 +152,21 @@ def last_number(run: _Run) -> int:
 
 def changes_since(graph: "Graph", after: int, limit: int = _CHANGES_AT_ONCE) -> list[Change]:
     """Return the changes of commits above `after`, in order: at least `limit` if there are so many, whole commits."""
-    rows = graph.read(
-        f"{KEPT_PLAN}MATCH (c:Change) WHERE c.commit > $after WITH c.commit AS number ORDER BY number LIMIT $limit "
-        "WITH max(number) AS last MATCH (c:Change) WHERE c.commit > $after AND c.commit <= last "
-        "RETURN c.commit, c.kind, c.key, c.at ORDER BY c.commit",
-        after=after,
-        limit=limit,
-    )
-    # A newer version may write kinds that this one knows nothing of, and keeps nothing of.
-    return [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows if kind in _KINDS]
+    changes: list[Change] = []
+    while True:
+        rows = graph.read(
+            f"{KEPT_PLAN}MATCH (c:Change) WHERE c.commit > $after WITH c.commit AS number ORDER BY number LIMIT $limit "
+            "WITH max(number) AS last MATCH (c:Change) WHERE c.commit > $after AND c.commit <= last "
+            "RETURN c.commit, c.kind, c.key, c.at ORDER BY c.commit",
+            after=after,
+            limit=limit,
+        )
+        # A newer version may write kinds that this one knows nothing of, and keeps nothing of. They count for none of
+        # `limit`: a page that they fill is not the last.
+        changes += [Change(commit, ChangeKind(kind), key, at) for commit, kind, key, at in rows if kind in _KINDS]
+        if len(rows) < limit or len(changes) >= limit:
+            return changes
+        after = rows[-1][0]
 
 
 def forgotten_until(graph: "Graph") -> int:

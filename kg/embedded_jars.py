@@ -84,7 +84,7 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtraError:
     """Return the error for a package of the graph extra that is not installed."""
     return MissingExtraError(
         f"the package {error.name!r} is not installed; the embedded Neo4j needs it",
-        "Install it: pip install 'kgrank[graph]', or set KGRANK_NEO4J_URI to use a Neo4j server.",
+        "Install it: pip install '.[graph]' in kgrank's clone, or set KGRANK_NEO4J_URI to use a Neo4j server.",
     )
 
 

@@ -38,6 +38,10 @@ class SnapshotError(KgrankError):
     """A snapshot is damaged, of another schema version, or not there."""
 
 
+class BackupError(KgrankError):
+    """A backup can't be taken or restored."""
+
+
 class GraphError(KgrankError):
     """The graph store refused or failed a request."""
 

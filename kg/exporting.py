@@ -2,9 +2,12 @@
 
 Read in blocks of nodes, each block's columns gathered by `collect()` into one record: several times faster than a
 record per row.
+
+What a person added to the graph beside the schema is no part of it: relationships to nodes of other labels, of types
+that are no fact's name, or without what every event or fact has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -126,13 +129,16 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
     if not types:
         return INTERACTIONS.empty_table()
     pattern, hint = _by_key("u", schema.USER)
-    until = "" if as_of_ms is None else "WHERE r.at <= $as_of "
-    cypher = (
-        f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} {until}"
-        # collect() leaves nulls out: NaN stands for an absent value on the way
-        "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
-        "collect(r.position), collect(r.event_id)"
-    )
+    until = "true" if as_of_ms is None else "r.at <= $as_of"
+
+    def cypher(which: str) -> str:
+        return (
+            f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} WHERE {until} AND {which} "
+            # collect() leaves nulls out: NaN stands for an absent value on the way
+            "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
+            "collect(r.position), collect(r.event_id)"
+        )
+
     users = _keys(graph, schema.USER)
     size = max(1, min(_NODES_AT_ONCE, _ROWS_AT_ONCE * len(users) // sum(counts.values())))
     pieces = [INTERACTIONS.empty_table()]
@@ -144,24 +150,36 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _columns(graph: "Graph", cypher: str, **parameters: Any) -> list[list[Any]]:
+def _columns(graph: "Graph", cypher: Callable[[str], str], whole: str, **parameters: Any) -> list[list[Any]]:
     """Return the one row of a query, columns of one length: read again where something was removed meanwhile.
 
-    `collect` leaves out what a relationship that is just removed does not have any more (see `kg.whole_rows`).
+    `collect` leaves out what a relationship that is just removed does not have any more (see `kg.whole_rows`). One that
+    never had it is left out in the end.
+
+    Args:
+        graph: an open graph.
+        cypher: makes the query, for relationships that meet a condition.
+        whole: the condition that all of a relationship is there.
+        parameters: of the query.
 
     Raises:
         GraphBusyError: something was removed each time.
     """
-    for _ in range(_TIMES):
-        columns: list[list[Any]] = graph.read(cypher, **parameters)[0]
+    for condition in [*["true"] * _TIMES, *[whole] * _TIMES]:
+        columns: list[list[Any]] = graph.read(cypher(condition), **parameters)[0]
         if len({len(column) for column in columns}) == 1:
             return columns
     raise GraphBusyError("the graph was changed under its reader again and again", "Try again at a calmer time.")
 
 
-def _read_events(graph: "Graph", cypher: str, as_of_ms: int | None, keys: list[list[str]]) -> pa.Table:
+_WHOLE_EVENT = (
+    "p:Product AND p.id IS NOT NULL AND r.at IS NOT NULL AND r.position IS NOT NULL AND r.event_id IS NOT NULL"
+)
+
+
+def _read_events(graph: "Graph", cypher: Callable[[str], str], as_of_ms: int | None, keys: list[list[str]]) -> pa.Table:
     user, product, type_, at_ms, value, position, event_id = _columns(
-        graph, cypher, keys=keys, as_of=as_of_ms, nan=float("nan")
+        graph, cypher, _WHOLE_EVENT, keys=keys, as_of=as_of_ms, nan=float("nan")
     )
     kinds = [_KIND_OF_TYPE[name] for name in type_]
     values = pa.array(value, pa.float32(), from_pandas=True)
@@ -169,20 +187,29 @@ def _read_events(graph: "Graph", cypher: str, as_of_ms: int | None, keys: list[l
     return pa.table(dict(zip(INTERACTIONS.names, columns, strict=True)), schema=INTERACTIONS)
 
 
+_END_LABELS = "|".join(node.label for node in (*schema.NODE_OF_KIND.values(), schema.ENTITY))
+
+
 def _kind_of(name: str) -> str:
     cases = " ".join(f"WHEN {name}:{node.label} THEN '{kind}'" for kind, node in schema.NODE_OF_KIND.items())
-    return f"CASE {cases} ELSE {name}.kind END"
+    return f"CASE {cases} WHEN {name}:{schema.ENTITY.label} THEN {name}.kind END"
 
 
 def _id_of(name: str) -> str:
-    cases = " ".join(f"WHEN {name}:{node.label} THEN {name}.{node.key[0]}" for node in schema.NODE_OF_KIND.values())
-    return f"CASE {cases} ELSE {name}.id END"
+    nodes = (*schema.NODE_OF_KIND.values(), schema.ENTITY)
+    cases = " ".join(f"WHEN {name}:{node.label} THEN {name}.{node.key[0]}" for node in nodes)
+    return f"CASE {cases} END"
+
+
+def _may_end_a_fact(name: str) -> str:
+    """Return the Cypher condition that a node has a label which facts know; one that is just removed has none."""
+    return f"({name}:{_END_LABELS} OR size(labels({name})) = 0)"
 
 
 def fact_relations(graph: "Graph") -> list[str]:
-    """Return the relationship types that may hold facts, sorted."""
+    """Return the relationship types that may hold facts, sorted; each is a name (`schema.relation_name`)."""
     types = [row[0] for row in graph.read("CALL db.relationshipTypes() YIELD relationshipType RETURN relationshipType")]
-    return sorted(name for name in types if name not in schema.RESERVED_RELATIONS)
+    return sorted(filter(schema.is_relation_name, types))
 
 
 def facts_of(graph: "Graph", product_ids: Sequence[str]) -> pa.Table:
@@ -190,12 +217,13 @@ def facts_of(graph: "Graph", product_ids: Sequence[str]) -> pa.Table:
     relations = fact_relations(graph)
     if not relations or not product_ids:
         return FACTS.empty_table()
-    types = "|".join(schema.relation_name(name) for name in relations)
+    types = "|".join(relations)
     pattern, hint = _by_key("p", schema.PRODUCT)
     query = (
         f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]-() {hint} "
         "WHERE coalesce(r.from_catalogue, false) = false "
         "WITH DISTINCT r WITH r, startNode(r) AS h, endNode(r) AS t "
+        f"WHERE {_may_end_a_fact('h')} AND {_may_end_a_fact('t')} "
         f"RETURN {_id_of('h')}, type(r), {_id_of('t')}, {_kind_of('h')}, {_kind_of('t')}"
     )
     keys = [[product_id] for product_id in product_ids]
@@ -208,17 +236,21 @@ def _facts(graph: "Graph", progress: Progress) -> pa.Table:
     pieces = [FACTS.empty_table()]
     if not relations:
         return pieces[0]
-    types = "|".join(schema.relation_name(name) for name in relations)
+    whole = f"{_id_of('t')} IS NOT NULL AND {_kind_of('t')} IS NOT NULL"
     for node in (*schema.NODE_OF_KIND.values(), schema.ENTITY):
-        pattern, hint = _by_key("h", node)
-        cypher = (
-            f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]->(t) {hint} "
-            "WHERE coalesce(r.from_catalogue, false) = false "
-            f"RETURN collect(key[0]), collect(type(r)), collect({_id_of('t')}), "
-            f"collect({_kind_of('h')}), collect({_kind_of('t')})"
-        )
+        cypher = partial(_cypher_of_facts, node, "|".join(relations))
         for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
-            columns = _columns(graph, cypher, keys=block)
+            columns = _columns(graph, cypher, whole, keys=block)
             pieces.append(pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=FACTS))
             progress.advance(len(columns[0]), "facts")
     return pa.concat_tables(pieces).combine_chunks()
+
+
+def _cypher_of_facts(node: schema.Node, types: str, which: str) -> str:
+    pattern, hint = _by_key("h", node)
+    return (
+        f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]->(t) {hint} "
+        f"WHERE coalesce(r.from_catalogue, false) = false AND {_may_end_a_fact('t')} AND {which} "
+        f"RETURN collect(key[0]), collect(type(r)), collect({_id_of('t')}), "
+        f"collect({_kind_of('h')}), collect({_kind_of('t')})"
+    )

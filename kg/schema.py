@@ -1,6 +1,7 @@
 """The graph's schema, declared once: constraints, loaders, exports and the documentation are derived from it.
 
-Labels and relationship types reach Cypher only from here, or through `relation_name`; values always go as parameters.
+Labels and relationship types reach Cypher only from here, or through `relation_name` or `quoted`; values always go as
+parameters.
 """
 
 import re
@@ -266,6 +267,17 @@ RESERVED_RELATIONS = frozenset(each.type for each in (*INTERACTIONS, SEARCHED, R
 _RELATION = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
 
 VECTOR_INDEX = "product_embedding"
+
+
+def is_relation_name(name: str) -> bool:
+    """Return whether a relationship type may be a fact's relation."""
+    return bool(_RELATION.fullmatch(name)) and name not in RESERVED_RELATIONS
+
+
+def quoted(name: str) -> str:
+    """Return any label or relationship type as Cypher writes it, whatever is in it."""
+    # Cypher reads \uXXXX as that letter before anything else, so that a backslash could spell the closing backtick.
+    return "`" + name.replace("\\", "\\u005C").replace("`", "``") + "`"
 
 
 def relation_name(name: str) -> str:

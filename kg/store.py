@@ -47,7 +47,8 @@ try:
     from kg.store_errors import our_errors
 except ModuleNotFoundError as missing:
     raise MissingExtraError(
-        f"the package {missing.name!r} is not installed; the graph needs it", "Install it: pip install 'kgrank[graph]'"
+        f"the package {missing.name!r} is not installed; the graph needs it",
+        "Install it: pip install '.[graph]' in kgrank's clone",
     ) from missing
 
 T = TypeVar("T")

@@ -51,8 +51,17 @@ def our_errors(place: str) -> Iterator[None]:
         ) from None
     except neo4j.exceptions.Neo4jError as error:
         raise _refusal(error, place) from error
-    except (neo4j.exceptions.DriverError, OSError, ValueError) as error:
+    except (neo4j.exceptions.DriverError, OSError) as error:
         raise GraphUnavailableError(f"the graph at {place} can't be used: {error}", "Check graph.uri.") from error
+    except ValueError as error:
+        raise _unsendable(error, place) from error
+
+
+def _unsendable(error: ValueError, place: str) -> GraphError:
+    """Return what it means that something could not be sent to the store, which is there as before."""
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        return GraphQueryError(f"a text can't be sent to the graph: {error}", "Take the half of a character out of it.")
+    return GraphError(f"the graph at {place} can't be asked: {error}", "Check graph.uri, and what was asked.")
 
 
 def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:

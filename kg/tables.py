@@ -41,6 +41,12 @@ CODES: dict[InteractionType, int] = {kind: code for code, kind in enumerate(Inte
 """The int8 code of each interaction type in a snapshot. Append only: stored snapshots use these."""
 
 MAX_ID_BYTES = 256
+MAX_VALUE_BYTES = 1024
+"""Of an attribute's value; its key is at most as long as an id. Neo4j can't index a text of more than 8 kB."""
+MAX_LEVELS = 16
+"""Of a category path."""
+MAX_PATH_BYTES = 2048
+"""Of a category path with its separators."""
 
 CATEGORY_SEPARATOR = " > "
 """Joins a category path to the id of its node; the quality check takes it out of a category's own name."""

@@ -22,25 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 from kg import backup as graph_backup
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
-from kg.errors import KgrankError
+from kg.errors import BackupError
 from kg.progress import SILENT, Progress
 from server.drain import tell_of_trimmed
 from server.journal import Journal
 from server.journal_file import COMMIT
 from server.journal_merge import take_in
+from server.remembered import forget, keep, recall, under_way
 
 if TYPE_CHECKING:
     from kg.store import Graph
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
+_READ = (1, FORMAT)
+"""1 had no values but those of JSON."""
 _FOLDERS = ("snapshots", "artifacts", "encoders")
 _FILES = ("tokens.json",)
-
-
-class BackupError(KgrankError):
-    """A backup can't be taken or restored."""
+_OF_THE_DISK = "lost+found"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
     """Take a backup into a new folder; it has its name once it is whole.
 
     Raises:
-        BackupError: the folder is there already, or can't be written.
+        BackupError: the folder is there already, or can't be written, or the graph has a value that can't.
         GraphError: the store failed.
     """
     if folder.exists():
@@ -97,9 +97,9 @@ def read_backup(folder: Path) -> BackupManifest:
     """
     try:
         raw: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
+        if raw["format"] not in _READ:
             raise BackupError(
-                f"backup {folder} has format {raw['format']}; this kgrank reads {FORMAT}", "Use its kgrank."
+                f"backup {folder} has format {raw['format']}; this kgrank reads up to {FORMAT}", "Use its kgrank."
             )
         manifest = BackupManifest(**raw)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -117,6 +117,7 @@ def restore(
     folder: Path,
     *,
     replace: bool,
+    graph_of_others: bool = False,
     drop_newer: bool = False,
     progress: Progress = SILENT,
 ) -> BackupManifest:
@@ -124,18 +125,21 @@ def restore(
 
     What was written since the backup, and the journals of this home still have, stays in them: the graph is given it
     by the next server. Users who were erased since are not brought back, as far as this home or this graph remembers
-    them; nor are tokens that were revoked since: this home's tokens stay, if it has any.
+    them; nor are tokens that were revoked since: this home's tokens stay, if it has any. One that was stopped may be
+    run again from the same home.
 
     Args:
         home: where journals and artifacts go.
         graph: where the graph goes.
         folder: the backup.
         replace: put the backup in place of what is there; without it, anything there is an error.
+        graph_of_others: replace also a graph that no journal of this home has written to, and others have.
         drop_newer: go back to the moment of the backup: what the journals have beyond it is dropped.
         progress: advances by one for each node and relationship.
 
     Raises:
-        BackupError: the backup is damaged, or something is there already and `replace` is not set.
+        BackupError: the backup is damaged, or something is there already and `replace` is not set, or the graph is one
+            of others, or what it remembers can't be written down.
         JournalError: a server runs on this home.
         GraphError: the store failed.
         DataError: the graph's part of the backup can't be read.
@@ -144,32 +148,37 @@ def restore(
     there = [name for name in (*manifest.journals, *_FOLDERS) if (home / name).exists()]
     if there and not replace:
         raise BackupError(f"{home / there[0]} is there already", "Restore to an empty home, or replace: --replace")
-    erasures = {each.user_key: each for each in erasures_since(graph, 0)}
-    reached = graph.last_commit
+    remembered = recall(home).merged(erasures_since(graph, 0), graph.last_commit)
+    journals: set[str] = set()
     with ExitStack() as stack:
         # Each journal is held, so that no server runs or starts here meanwhile.
         for path in sorted({*home.glob("journal*.db"), home / "journal.db"}):
             journal = Journal(path)
             stack.callback(journal.close)
-            erasures |= {each.user_key: each for each in journal.erasures()}
-            reached = max(reached, journal.noted(COMMIT))
+            journals.add(journal.name)
+            remembered = remembered.merged(journal.erasures(), journal.noted(COMMIT))
             if journal.pending_erasures():
                 raise BackupError(
                     "the erasure of a user is not finished yet", "Start a server here, and let it finish."
                 )
         if replace:
+            if not (graph_of_others or under_way(home)):
+                _refuse_graph_of_others(graph, journals)
+            graph_backup.verify(folder / "graph")
+            keep(home, remembered)
             graph_backup.clear(graph)
         graph_backup.restore(graph, folder / "graph", progress)
         # No number is given twice: snapshots and other servers' journals tell before and after by it.
-        graph.advance_commits(max([reached, *(each.commit for each in erasures.values())]))
+        graph.advance_commits(remembered.reached)
         known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
-        erase_again(graph, [each for key, each in erasures.items() if known.get(key, 0) < each.commit])
+        erase_again(graph, [each for key, each in remembered.erasures.items() if known.get(key, 0) < each.commit])
     if drop_newer:
         for old in home.glob("journal*.db*"):
             old.unlink()
     _replace_files(home, folder / "home")
     for path in sorted(home.glob("journal*.db")):
-        _settle(path, graph, erasures.values())
+        _settle(path, graph, remembered.erasures.values())
+    forget(home)
     return manifest
 
 
@@ -195,14 +204,42 @@ def _replace_files(home: Path, kept: Path) -> None:
     for path in sorted(kept.iterdir()):
         target = home / path.name
         if path.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(path, target)
+            _replace_folder(target, path)
         elif path.suffix == ".db" and target.exists():
             arrived = home / f".restored-{path.name}"
             shutil.copy2(path, arrived)
             take_in(target, arrived)
         elif path.name not in _FILES or not target.exists():
             shutil.copy2(path, target)
+
+
+def _replace_folder(target: Path, kept: Path) -> None:
+    """Put what a folder holds in place of what another does; that one stays, as it may be a mount or a link."""
+    target.mkdir(exist_ok=True)
+    arrived = target / ".restored"
+    shutil.rmtree(arrived, ignore_errors=True)
+    shutil.copytree(kept, arrived)
+    for old in target.iterdir():
+        if old.name in (arrived.name, _OF_THE_DISK):
+            continue
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    for new in arrived.iterdir():
+        new.rename(target / new.name)
+    arrived.rmdir()
+
+
+def _refuse_graph_of_others(graph: "Graph", own: Collection[str]) -> None:
+    """Raise where servers of other homes have written to a graph, and none of this one."""
+    writers = {name for (name,) in graph.read("MATCH (j:Journal) RETURN j.name")}
+    if writers and not writers.intersection(own):
+        raise BackupError(
+            f"the graph has events of {len(writers)} journals, none of them of this home: it may be another shop's, or "
+            "the one in service",
+            "See that graph.uri and KGRANK_NEO4J_URI name the right one; to replace it all the same: --graph-of-others",
+        )
 
 
 def _copy_journal(path: Path, folder: Path) -> str:

@@ -9,7 +9,7 @@ from kg import schema
 from kg.catalogue import MASKABLE, Product, StoredProduct
 from kg.errors import DataError
 from kg.facts import DERIVED, Fact
-from kg.tables import CATEGORY_SEPARATOR, MAX_ID_BYTES
+from kg.tables import CATEGORY_SEPARATOR, MAX_LEVELS, MAX_PATH_BYTES, MAX_VALUE_BYTES
 from kgrank.v1 import catalog_service_pb2
 from server.contract import Checker
 from server.contract_selection import has_control
@@ -21,9 +21,7 @@ DEFAULT_PAGE = 100
 
 _TITLE_BYTES = 1024
 _DESCRIPTION_BYTES = 16_384
-_LEVELS = 16
 _ATTRIBUTES = 128
-_VALUE_BYTES = 1024
 _LARGEST_PRICE = 1e9
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _BREAKS = str.maketrans("\n\r\t", "   ")
@@ -125,14 +123,14 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
     price = given.price if given.HasField("price") else None
     if price is not None and not (math.isfinite(price) and 0 <= price <= _LARGEST_PRICE):
         check.refuse(f"{field}.price", f"is {price}; it must be from 0 to {_LARGEST_PRICE:,.0f}")
-    if len(given.category) > _LEVELS:
-        check.refuse(f"{field}.category", f"has {len(given.category)} levels; at most {_LEVELS} are allowed")
+    if len(given.category) > MAX_LEVELS:
+        check.refuse(f"{field}.category", f"has {len(given.category)} levels; at most {MAX_LEVELS} are allowed")
     for level, name in enumerate(given.category):
         _name(check, f"{field}.category[{level}]", name)
         if CATEGORY_SEPARATOR in name:
             check.refuse(f"{field}.category[{level}]", f"has {CATEGORY_SEPARATOR!r} in it, which joins the levels")
-    if len(CATEGORY_SEPARATOR.join(given.category).encode()) > _LEVELS * MAX_ID_BYTES // 2:
-        check.refuse(f"{field}.category", f"has over {_LEVELS * MAX_ID_BYTES // 2} bytes in all")
+    if len(CATEGORY_SEPARATOR.join(given.category).encode()) > MAX_PATH_BYTES:
+        check.refuse(f"{field}.category", f"has over {MAX_PATH_BYTES} bytes in all")
     if given.brand:
         _name(check, f"{field}.brand", given.brand)
     return Product(
@@ -158,7 +156,7 @@ def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tupl
             check.refuse(f"{field}[{place}].key", "has '=' in it, which joins key and value")
         if not value:
             check.refuse(f"{field}[{place}].value", "is empty")
-        _text(check, f"{field}[{place}].value", value, _VALUE_BYTES)
+        _text(check, f"{field}[{place}].value", value, MAX_VALUE_BYTES)
     return tuple(sorted(given.items()))
 
 

@@ -3,11 +3,23 @@
 import pyarrow as pa
 
 from kg.casting.arrays import Cast, Mask, plain
-from kg.casting.nested import as_text, to_attributes, to_path
+from kg.casting.nested import as_text, attribute_texts, is_missing, to_attributes, to_path
 from kg.casting.scalars import is_text, to_bool, to_float, to_int, to_string
 from kg.casting.times import TimeUnit, carries_unit, to_time_ms
 
-__all__ = ["Cast", "Mask", "TimeUnit", "as_text", "carries_unit", "cast", "is_text", "texts", "to_time_ms"]
+__all__ = [
+    "Cast",
+    "Mask",
+    "TimeUnit",
+    "as_text",
+    "attribute_texts",
+    "carries_unit",
+    "cast",
+    "is_missing",
+    "is_text",
+    "texts",
+    "to_time_ms",
+]
 
 
 def cast(column: pa.ChunkedArray | pa.Array, target: pa.DataType) -> Cast:

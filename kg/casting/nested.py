@@ -1,15 +1,17 @@
 """Category paths and attributes."""
 
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting.arrays import Cast, nowhere, plain, true
+from kg.casting.arrays import Cast, nowhere, plain, true, valid
 from kg.casting.scalars import blank_is_null, is_text, to_string
 from kg.tables import ATTRIBUTES
 
@@ -57,17 +59,65 @@ def _spelled_paths(text: Cast) -> Cast:
 
 
 def to_attributes(array: pa.Array) -> Cast:
-    """Cast key-value pairs: a map, a struct, or text with a JSON object; empty values are left out."""
+    """Cast key-value pairs: a map, a struct, or text with a JSON object; empty values are left out.
+
+    A map may have several values of a key.
+    """
     kind = array.type
     if pa.types.is_null(kind):
         return Cast(pa.array([[]] * len(array), ATTRIBUTES), nowhere(array))
-    if pa.types.is_map(kind) or pa.types.is_struct(kind):
-        return _pairs(array, dict)
+    if pa.types.is_map(kind):
+        return _pairs(array, list)
     if not is_text(kind):
-        return _pairs(array, _not_an_object)
+        return _pairs(array, _pairs_of)
     text = to_string(array)
-    parsed = _pairs(blank_is_null(text.values), json.loads)
+    parsed = _pairs(blank_is_null(text.values), lambda value: _pairs_of(json.loads(value)))
     return Cast(parsed.values, parsed.bad | text.bad, text.rule if text.bad.any() else parsed.rule)
+
+
+def attribute_texts(column: pa.ChunkedArray | pa.Array) -> list[list[str]]:
+    """Return each row's values of an attribute as texts `[N]`: of a list one for each value, else one or none.
+
+    Text may be a JSON list. Floating numbers are written with their point, as a text file would have them; NaN and
+    empty values are left out.
+    """
+    array = plain(column)
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        array = array.cast(pa.list_(kind.value_type))
+        parts, offsets, there = attribute_texts(array.values), array.offsets.to_pylist(), valid(array)
+        return [
+            [text for part in parts[first:last] for text in part] if there[row] else []
+            for row, (first, last) in enumerate(pairwise(offsets))
+        ]
+    if pa.types.is_floating(kind):
+        # Of its own width, so that a float32 of .1 is not written as a float64.
+        numbers = array.to_numpy(zero_copy_only=False)
+        return [[] if np.isnan(number) else [str(number)] for number in numbers]
+    if pa.types.is_map(kind):
+        return [[as_text(dict(value))] if value else [] for value in array.to_pylist()]
+    if pa.types.is_nested(kind):
+        return [_spelled(value) for value in array.to_pylist()]
+    text = array.cast(pa.string()) if pa.types.is_decimal(kind) else to_string(array).values
+    return [_listed(value) if value else [] for value in text.to_pylist()]
+
+
+def _listed(text: str) -> list[str]:
+    """Return the values of a text that is a JSON list, else the text."""
+    if text.startswith("["):
+        try:
+            found = json.loads(text)
+            values = _spelled(found) if isinstance(found, list) else [text]
+        except (ValueError, RecursionError):
+            return [text]
+        return values if all(map(_is_text, values)) else [text]
+    return [text]
+
+
+def _spelled(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [text for each in value for text in _spelled(each)]
+    return [] if is_missing(value) or value in ("", {}) else [as_text(value)]
 
 
 def as_text(value: Any) -> str:
@@ -75,20 +125,23 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a parsed value is null or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _is_text(value: Any) -> bool:
     """Return whether a parsed value is text; half a surrogate pair, which JSON can spell, is none."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _pairs(array: pa.Array, parse: Callable[[Any], Any]) -> Cast:
+def _pairs(array: pa.Array, parse: Callable[[Any], Iterable[tuple[str, Any]]]) -> Cast:
     pairs: list[list[tuple[str, str]] | None] = []
     bad = nowhere(array)
     for row, value in enumerate(array.to_pylist()):
         try:
-            found = {} if value is None else parse(value)
-            if not isinstance(found, dict):
-                raise ValueError("not an object")
-            pairs.append(sorted((key, as_text(item)) for key, item in found.items() if item not in (None, "", [])))
+            found = () if value is None else parse(value)
+            pairs.append(sorted({(key, as_text(item)) for key, item in found if item not in (None, "", [])}))
         except (ValueError, RecursionError):
             bad[row] = True
             pairs.append(None)
@@ -105,5 +158,7 @@ def _as_map(pairs: list[list[tuple[str, str]] | None], bad: Any) -> Cast:
         return Cast(pa.array(pairs, ATTRIBUTES), bad, "encoding")
 
 
-def _not_an_object(value: Any) -> Any:
-    raise ValueError(f"{type(value).__name__} is not an object")
+def _pairs_of(value: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} is not an object")
+    return value.items()

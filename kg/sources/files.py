@@ -1,5 +1,6 @@
 """A file by its suffix."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,13 +12,16 @@ from kg.sources.opening import reading, require_content
 from kg.sources.raw import REFUSALS, FileRows, with_origin
 
 
-def read_file(path: Path, table: str, *, delimiter: str | None = None) -> FileRows:
+def read_file(
+    path: Path, table: str, *, delimiter: str | None = None, spelled: Collection[str] = frozenset()
+) -> FileRows:
     """Read a .csv, .tsv, .jsonl, .ndjson, .json or .parquet file; text may be gzipped (.gz).
 
     Args:
         path: the file.
         table: the canonical table it is for, named in errors and refusals.
         delimiter: of a .csv file; a comma unless given.
+        spelled: columns whose values come as the file spells them, where it is text.
 
     Raises:
         DataError: the file is not there, empty, truncated, or not what its suffix says.
@@ -28,7 +32,7 @@ def read_file(path: Path, table: str, *, delimiter: str | None = None) -> FileRo
     if suffix in ("csv", "tsv"):
         return read_delimited(path, table, delimiter=delimiter or ("\t" if suffix == "tsv" else ","))
     if suffix in ("json", "jsonl", "ndjson"):
-        return read_json_lines(path, table)
+        return read_json_lines(path, table, spelled=spelled)
     raise DataError(
         f"{table}: {path} has no suffix that tells its format",
         "Name it .csv, .tsv, .jsonl or .parquet; gzipped text with .gz after it.",

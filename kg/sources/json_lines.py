@@ -1,13 +1,14 @@
 """JSON lines: one object a line, columns by the names that occur."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kg.casting import is_missing
 from kg.errors import DataError
 from kg.sources.opening import text_lines
 from kg.sources.raw import FileRows, encoded, refusals, with_origin
@@ -24,6 +25,7 @@ def read_json_lines(
     *,
     row_of: Callable[[Row], Row] | None = None,
     parse: Callable[[str], Any] = json.loads,
+    spelled: Collection[str] = frozenset(),
 ) -> FileRows:
     """Read a file of JSON lines, gzipped or not.
 
@@ -32,6 +34,7 @@ def read_json_lines(
         table: the canonical table it is for, named in refusals.
         row_of: makes the row of a line's object; the object itself unless given.
         parse: reads a line; ValueError if it can't.
+        spelled: columns that come as bytes, each value by itself as JSON spells it: 1 beside 2.5 stays 1.
 
     Raises:
         DataError: the file is not there, empty, truncated, or no line of it is an object.
@@ -42,7 +45,7 @@ def read_json_lines(
     broken: list[tuple[int, str]] = []
 
     def finish_block() -> None:
-        blocks.append(with_origin(_table(rows), path.name, np.array(lines, np.int64)))
+        blocks.append(with_origin(_table(rows, spelled), path.name, np.array(lines, np.int64)))
         rows.clear()
         lines.clear()
 
@@ -67,14 +70,16 @@ def read_json_lines(
     return FileRows(_concatenated(blocks), refusals(table, path, "json", broken))
 
 
-def _table(rows: list[Row]) -> pa.Table:
+def _table(rows: list[Row], spelled: Collection[str]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    columns = {name: _column([row.get(name) for row in rows], spelled=name in spelled) for name in names}
     return pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))})
 
 
-def _column(values: list[Any]) -> pa.Array:
+def _column(values: list[Any], *, spelled: bool = False) -> pa.Array:
     """Return an array; where types are mixed, or text is none, as bytes that the quality check judges one by one."""
+    if spelled:
+        return pa.array([None if is_missing(value) else _as_bytes(value) for value in values], pa.binary())
     if any(isinstance(value, dict) for value in values):
         # As a struct, the column would get a field for every key that any row has.
         return pa.array([None if value is None else _as_bytes(value) for value in values], pa.binary())

@@ -32,7 +32,7 @@ class ColumnRule:
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Rules by table and canonical column; `attributes.NAME` adds a file's column to the attributes."""
+    """Rules by table and canonical column; `attributes.NAME` takes a file's column as an attribute, as it is."""
 
     rules: Mapping[str, Mapping[str, ColumnRule]] = field(default_factory=dict)
 
@@ -44,7 +44,7 @@ class ColumnMapping:
         """Return the mapping with one column's rule changed.
 
         Raises:
-            DataError: there is no such table or column.
+            DataError: there is no such table or column, or it does not take what is given.
         """
         if table not in SCHEMAS:
             raise DataError(f"mapping: there is no table {table!r}", f"Use one of {', '.join(SCHEMAS)}.")
@@ -53,6 +53,12 @@ class ColumnMapping:
         if column not in names and not extra:
             choice = ", ".join(names) + (", attributes.NAME" if "attributes" in names else "")
             raise DataError(f"mapping: {table} has no column {column!r}", f"Use one of {choice}.")
+        refused = [key for key in ("split", "unit") if extra and changes.get(key) is not None]
+        if refused:
+            raise DataError(
+                f"mapping: {table}.{column} has {refused[0]} {str(changes[refused[0]])!r}; attributes take none",
+                "Leave it out. Several values of one attribute are a list in the file, or a text with a JSON list.",
+            )
         rules = {name: dict(columns) for name, columns in self.rules.items()}
         of_table = rules.setdefault(table, {})
         of_table[column] = replace(of_table.get(column, ColumnRule()), **changes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting import as_text, texts
+from kg.casting import attribute_texts, texts
 from kg.errors import DataError
 from kg.sources.files import read_file
 from kg.sources.mapping import ColumnMapping, ColumnRule
@@ -42,8 +42,9 @@ def read_tables(files: TableFiles, mapping: ColumnMapping | None = None) -> Raw:
             continue
         rows: list[pa.Table] = []
         for path in paths:
-            found = read_file(path, name, delimiter=files.delimiter)
-            rows.append(_renamed(found.rows, name, mapping.of(name), path))
+            rules = mapping.of(name)
+            found = read_file(path, name, delimiter=files.delimiter, spelled=_attribute_columns(rules))
+            rows.append(_renamed(found.rows, name, rules, path))
             refused.append(found.refused)
         at = mapping.of(name).get("at_ms")
         tables[name] = RawTable(stacked(rows), time_unit=at.unit if at else None)
@@ -68,8 +69,7 @@ def _renamed(rows: pa.Table, table: str, rules: Mapping[str, ColumnRule], path: 
         columns[name] = _split(rows[source], rule.split) if rule.split else rows[source]
     if table == "facts" and "relation" in columns:
         columns["relation"] = relation_names(columns["relation"])
-    extra = {name.partition(".")[2]: rule for name, rule in rules.items() if name.startswith("attributes.")}
-    if extra:
+    if extra := _attribute_rules(rules):
         columns["attributes"] = _attributes(rows, extra, table, path)
     return pa.table(columns | {name: rows[name] for name in ORIGIN})
 
@@ -86,19 +86,27 @@ def _split(column: pa.ChunkedArray, separator: str) -> pa.Array:
     return pc.split_pattern(texts(column), separator)
 
 
+def _attribute_rules(rules: Mapping[str, ColumnRule]) -> dict[str, ColumnRule]:
+    """Return the rules of columns that become attributes, by the attribute's name."""
+    return {name.partition(".")[2]: rule for name, rule in rules.items() if name.startswith("attributes.")}
+
+
+def _attribute_columns(rules: Mapping[str, ColumnRule]) -> frozenset[str]:
+    return frozenset(rule.column or name for name, rule in _attribute_rules(rules).items())
+
+
 def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, path: Path) -> pa.Array:
-    values = {}
+    values: dict[str, list[list[str]]] = {}
     for name, rule in rules.items():
         if rule.constant is not None:
-            values[name] = [rule.constant] * len(rows)
+            values[name] = [[rule.constant]] * len(rows)
         elif (rule.column or name) in rows.column_names:
-            found = texts(rows[rule.column or name])
-            values[name] = found.to_pylist()
+            values[name] = attribute_texts(rows[rule.column or name])
         else:
             raise _no_column(path, table, f"attributes.{name}", rule.column or name, rows)
     names = sorted(values)
     pairs = [
-        [(name, as_text(value)) for name, value in zip(names, row, strict=True) if value not in (None, "")]
+        [(name, value) for name, several in zip(names, row, strict=True) for value in several]
         for row in zip(*(values[name] for name in names), strict=True)
     ]
     return pa.array(pairs, ATTRIBUTES)

@@ -30,6 +30,8 @@ def take(context: typer.Context, folder: Folder, json: Json = False) -> None:
         console.meter("reading the graph", row_count(graph)) as meter,
     ):
         manifest = backup(settings.home, graph, folder, meter)
+    if not manifest.graph["nodes"]:
+        console.say("the graph has no node: is it the right one? See graph.uri and KGRANK_NEO4J_URI")
     if json:
         console.emit_json({"folder": str(folder), **asdict(manifest)})
         return
@@ -49,6 +51,10 @@ def put_back(
     replace: Annotated[
         bool, typer.Option("--replace", help="Put it in place of what is there now: graph and files.")
     ] = False,
+    graph_of_others: Annotated[
+        bool,
+        typer.Option("--graph-of-others", help="Replace the graph even if only servers of other homes wrote to it."),
+    ] = False,
     drop_newer: Annotated[
         bool, typer.Option("--drop-newer", help="Drop what the journals here have beyond the backup.")
     ] = False,
@@ -65,7 +71,15 @@ def put_back(
         console.meter("filling the graph", counts["nodes"] + counts["relationships"]) as meter,
     ):
         graph.ensure_schema()
-        manifest = restore(settings.home, graph, folder, replace=replace, drop_newer=drop_newer, progress=meter)
+        manifest = restore(
+            settings.home,
+            graph,
+            folder,
+            replace=replace,
+            graph_of_others=graph_of_others or settings.graph.uri is None,  # the embedded one is this home's
+            drop_newer=drop_newer,
+            progress=meter,
+        )
     if json:
         console.emit_json({"home": str(settings.home), **asdict(manifest)})
         return

@@ -38,6 +38,20 @@ def test_commits_are_numbered_and_tell_what_they_changed(graph: Graph) -> None:
     assert [each.key for each in graph.changes_since(0, limit=1)] == ["a"]
 
 
+def test_a_page_of_changes_that_only_a_newer_version_knows_is_not_the_last(graph: Graph) -> None:
+    def of_tomorrow(commit: Commit) -> None:
+        commit.run("CREATE (:Change {commit: $number, kind: 'of tomorrow', key: 'x', at: 0})", number=commit.number)
+
+    put(graph, "a")
+    for _ in range(5):
+        graph.commit(of_tomorrow)
+    put(graph, "b")
+    assert [each.key for each in graph.changes_since(0, limit=1)] == ["a"]
+    assert [each.key for each in graph.changes_since(0, limit=2)] == ["a", "b"]
+    assert [each.key for each in graph.changes_since(1, limit=2)] == ["b"]
+    assert graph.changes_since(7) == []
+
+
 def test_a_commit_that_fails_leaves_nothing_and_no_number(graph: Graph) -> None:
     def work(commit: Commit) -> None:
         commit.run("CREATE (:Product {id: 'half'})")

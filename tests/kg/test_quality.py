@@ -162,6 +162,43 @@ def test_texts_are_mended_and_counted_not_refused() -> None:
     assert {rule.action for rule in result.report.rules} == {Action.MENDED}
 
 
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ({"notes": "x" * 1025, "roast": "dark"}, [("roast", "dark")]),
+        ({"notes": "é" * 513}, []),
+        ({"k" * 257: "x", "k" * 256: "é" * 512}, [("k" * 256, "é" * 512)]),
+    ],
+)
+@pytest.mark.parametrize("table", ["products", "users"])
+def test_an_attribute_that_is_too_long_is_left_out_and_counted(
+    table: str, attributes: dict[str, str], kept: list[tuple[str, str]]
+) -> None:
+    key = {"products": "product_id", "users": "user_id"}[table]
+    rows = [{key: "a", "attributes": b'{"b": "1"}'}, {key: "b", "attributes": json.dumps(attributes).encode()}]
+    result = checked(**{table: [*rows, {key: "c", "attributes": None}]})
+    assert rules_of(result) == [(table, "attributes", "attribute_too_long", 1)]
+    assert result.report.rules[0].action is Action.MENDED
+    assert getattr(result.tables, table)["attributes"].to_pylist() == [[("b", "1")], kept, []]
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        (["a", "b" * 257, "c"], ["a"]),
+        (["é" * 129], []),
+        ([str(level) for level in range(17)], [str(level) for level in range(16)]),
+        (["x" * 256] * 9, ["x" * 256] * 7),  # 7 of them have 1,810 bytes, 8 have 2,069
+    ],
+)
+def test_a_category_path_that_is_too_long_is_cut_and_counted(path: list[str], kept: list[str]) -> None:
+    longest = ["x" * 253, *["y" * 253] * 7]  # 2,045 bytes
+    rows = [{"product_id": str(place), "category": each} for place, each in enumerate([longest, path, []])]
+    result = checked(products=rows)
+    assert rules_of(result) == [("products", "category", "category_too_long", 1)]
+    assert result.tables.products["category"].to_pylist() == [longest, kept, []]
+
+
 def test_missing_optional_columns_take_their_defaults() -> None:
     result = checked(interactions=[{k: v for k, v in EVENT.items() if k != "value"}], products=[{"product_id": "p1"}])
     assert result.tables.products.to_pylist() == [

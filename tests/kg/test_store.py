@@ -1,7 +1,9 @@
 """The graph store against a real Neo4j: what is loaded comes back, once, whatever happens on the way."""
 
+import json
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,10 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kg import schema
+from kg.catalogue import take_out
 from kg.erasure import Erasure, erase_again, erase_user, erasures_since, user_key
 from kg.errors import DataError, GraphError
 from kg.exporting import row_count
+from kg.facts import facts_about
 from kg.freeze import freeze
+from kg.quality import clean
+from kg.sources.tables import TableFiles, read_tables
 from kg.store import Graph
 from kg.tables import InteractionType, Tables
 from tests.conftest import empty
@@ -58,6 +64,44 @@ def test_a_product_given_again_takes_its_new_columns(graph: Graph) -> None:
         "RETURN p.title, p.price, coalesce(x.name, x.id) ORDER BY type(r)"
     )
     assert rows == [["Beans", None, "Kestrel"], ["Beans", None, "Coffee"]]
+
+
+def test_what_is_too_long_to_be_a_node_does_not_end_a_load_and_what_is_just_not_fits(
+    graph: Graph, tmp_path: Path
+) -> None:
+    rows = [
+        {"product_id": "a", "attributes": {"notes": "x " * 5_000}, "category": ["y" * 9_000], "brand": "z" * 9_000},
+        {
+            "product_id": "b" * 256,
+            "attributes": {"k" * 256: "é" * 512},
+            "category": ["x" * 253] * 8,
+            "brand": "z" * 256,
+        },
+    ]
+    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = clean(read_tables(TableFiles(products=(tmp_path / "products.jsonl",))))
+    assert {rule.rule for rule in found.report.rules} == {"attribute_too_long", "category_too_long", "brand_too_long"}
+    graph.load(found.tables)
+    assert same_rows(graph.export(), found.tables)
+
+
+def test_what_a_person_added_beside_the_schema_is_no_part_of_an_export(graph: Graph) -> None:
+    graph.load(SMALL)
+    about = facts_about(graph, "beans")
+    for added in (
+        "MERGE (p)-[:HAS_NOTE]->(n:Note {text: 'hello'}) MERGE (n)-[:ABOUT]->(p)",
+        "MERGE (p)-[:HAS_NOTE]->(:Note {id: 'n', kind: 'note'})",
+        "MERGE (p)-[:`größer als`]->(:Note) MERGE (p)-[:likes]->(p)",
+        "MERGE (p)-[:SEEN]->({text: 'of no label'})",
+        "MERGE (p)-[:SEEN]->(:Entity {id: 'of no kind'}) MERGE (p)-[:SEEN]->(:Brand {title: 'of no name'})",
+        "MERGE (u:User {id: 'ann'}) MERGE (u)-[:VIEWED]->(:Note) MERGE (u)-[:VIEWED {at: 1}]->(p)",
+    ):
+        graph.write(f"MATCH (p:Product {{id: 'beans'}}) {added}")
+        assert same_rows(graph.export(), SMALL), added
+        assert same_rows(graph.export(as_of_ms=5_000), SMALL), added
+        assert facts_about(graph, "beans") == about, added
+    assert graph.read("MATCH (:Product)-[r:HAS_NOTE|`größer als`|likes|SEEN]->() RETURN count(r)") == [[7]]
+    take_out(graph, ["beans"])
 
 
 def test_facts_of_an_id_outside_the_catalogue_go_to_its_product_when_it_joins(graph: Graph) -> None:

@@ -1,5 +1,8 @@
 """A backup taken while a server writes, and put back; nobody who was erased comes back with it."""
 
+import gzip
+import hashlib
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from kg import backup as graph_backup
-from kg.errors import DataError, GraphError
+from kg.erasure import erase_user
+from kg.errors import BackupError, DataError, GraphDiskError, GraphError
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
-from server.backup import BackupError, backup, restore
+from server.backup import MANIFEST, backup, restore
 from server.errors import JournalError
+from server.remembered import NOTE
 from tests.conftest import empty
 from tests.kg.small_tables import same_rows
 from tests.server.command import CommandLine
@@ -70,6 +75,71 @@ def test_tokens_come_back_to_a_home_without_any_and_no_revoked_one_to_another(
     tokens.unlink()
     restore(home, graph, tmp_path / "backup", replace=True)
     assert tokens.read_text(encoding="utf-8") == "then"
+
+
+class Full:
+    """Progress that ends as a full disk does, once some nodes or relationships are restored."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        if note == self.when:
+            raise GraphDiskError("the graph can't write: its disk is full")
+
+
+@pytest.mark.parametrize("when", ["nodes", "relationships"])  # the latter with the backup's own erasures
+def test_a_restore_that_was_stopped_and_is_run_again_brings_nobody_back(
+    tmp_path: Path, graph: Graph, when: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    graph.load(tables())
+    erase_user(graph, "user-02", at_ms=1)
+    graph.load(tables())  # its events are later, and new
+    backup(home, graph, tmp_path / "backup")
+    # Elsewhere: no journal of this home hears of it.
+    erase_user(graph, "user-01")
+    erase_user(graph, "user-02", at_ms=1 << 45)
+    for _ in range(9):
+        graph.commit(lambda commit: None)
+    last = graph.last_commit
+    for _ in range(2):
+        with pytest.raises(GraphDiskError):
+            restore(home, graph, tmp_path / "backup", replace=True, progress=Full(when))
+    assert graph.last_commit < last
+    assert (home / NOTE).stat().st_mode & 0o777 == 0o600
+    restore(home, graph, tmp_path / "backup", replace=True)
+    users = graph.read("MATCH (u:User) WHERE u.id IN ['user-01', 'user-02', 'user-03'] RETURN u.id")
+    assert users == [["user-03"]]
+    assert graph.last_commit > last
+    assert graph.read("MATCH (e:Erasure) WHERE e.at = $at RETURN count(e)", at=1 << 45) == [[1]]
+    assert not (home / NOTE).exists()
+
+
+def test_what_a_stopped_restore_left_is_not_passed_over_where_it_can_not_be_read(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    backup(tmp_path, graph, tmp_path / "backup")
+    (tmp_path / NOTE).write_text('{"reached": ', encoding="utf-8")
+    with pytest.raises(BackupError, match=f"{NOTE} can't be read"):
+        restore(tmp_path, graph, tmp_path / "backup", replace=True)
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
+
+
+def test_a_graph_is_not_emptied_for_a_backup_that_can_not_be_restored(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    graph.write("CREATE (:Note {on: date('2025-01-31')})")
+    folder = tmp_path / "backup"
+    backup(tmp_path, graph, folder)
+    # As whole as its digests say, and yet of a kind that is not known.
+    nodes = folder / "graph" / graph_backup.NODES
+    nodes.write_bytes(gzip.compress(gzip.decompress(nodes.read_bytes()).replace(b'"date"', b'"day"')))
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"][f"graph/{nodes.name}"] = hashlib.blake2b(nodes.read_bytes(), digest_size=16).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DataError, match="is damaged"):
+        restore(tmp_path, graph, folder, replace=True)
+    assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
 
 
 def count_of(client: Client, user_id: str) -> int:
@@ -140,6 +210,38 @@ def test_a_damaged_backup_is_refused_before_anything_is_touched(home: Path, tmp_
     empty(graph)
     with pytest.raises(DataError, match="damaged"):
         graph_backup.restore(graph, folder / "graph")
+
+
+def test_a_graph_that_only_other_homes_wrote_to_is_not_replaced_by_mistake(
+    home: Path, tmp_path: Path, graph: Graph
+) -> None:
+    graph.load(tables())
+    folder = tmp_path / "backup"
+    backup(home, graph, folder)
+    graph.write("CREATE (:Journal {name: 'in-service', offset: 7})")
+    with pytest.raises(BackupError, match="none of them of this home") as refused:
+        restore(tmp_path / "trial", graph, folder, replace=True)
+    assert "--graph-of-others" in str(refused.value.remedy)
+    assert graph.read("MATCH (j:Journal {name: 'in-service'}) RETURN j.offset") == [[7]]
+    restore(tmp_path / "trial", graph, folder, replace=True, graph_of_others=True)
+    assert graph.read("MATCH (j:Journal {name: 'in-service'}) RETURN j.offset") == []
+
+
+def test_folders_that_are_mounts_or_links_stay_where_they_are(home: Path, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    (home / "artifacts").mkdir(exist_ok=True)
+    (home / "artifacts" / "LATEST").write_text("one")
+    folder = tmp_path / "backup"
+    backup(home, graph, folder)
+    disk = tmp_path / "disk"
+    (disk / "a-later-model").mkdir(parents=True)
+    (disk / "LATEST").write_text("two")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "artifacts").symlink_to(disk)
+    restore(tmp_path / "new", graph, folder, replace=True)
+    assert (tmp_path / "new" / "artifacts").readlink() == disk
+    assert (disk / "LATEST").read_text() == "one"
+    assert {path.name for path in disk.iterdir()} == {path.name for path in (home / "artifacts").iterdir()}
 
 
 def test_the_commands_back_up_and_restore(
