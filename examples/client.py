@@ -2,7 +2,7 @@
 
     KGRANK_TARGET=localhost:50051 python client.py USER
 
-Needs the base install only: pip install kgrank
+Needs the base install only: pip install . in the clone of kgrank, until that is published
 """
 
 import sys

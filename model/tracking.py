@@ -143,7 +143,7 @@ def _mlflow(config: TrackingConfig, run_key: str, settings: Mapping[str, Any], e
         from mlflow.tracking import MlflowClient
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"tracking.mlflow_uri needs the package {error.name}", "pip install 'kgrank[mlflow]'"
+            f"tracking.mlflow_uri needs the package {error.name}", "pip install '.[mlflow]' in kgrank's clone"
         ) from error
     try:
         client = MlflowClient(tracking_uri=config.mlflow_uri)

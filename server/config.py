@@ -2,7 +2,7 @@
 
 A variable names a nested field with two underscores (`KGRANK_SERVE__PORT=6000`). `KGRANK_NEO4J_URI`, `_USER`,
 `_PASSWORD`, `_PASSWORD_FILE` and `_DATABASE` are the usual names for the graph server's fields and win over the file,
-as does `MLFLOW_TRACKING_URI` for MLflow's address.
+as does `MLFLOW_TRACKING_URI` for MLflow's address. A `KGRANK_*` variable that nothing reads is refused.
 """
 
 import os
@@ -24,12 +24,11 @@ from kg.errors import ConfigError
 from model.config import FinetuneConfig, ModelConfig, TrackingConfig, TrainConfig
 from model.splits import SplitConfig
 from server.access.config import AccessSettings, TlsSettings
+from server.variables import CONFIG_FILE, NEO4J, PREFIX, refuse_unread
 from server.watch.config import WatchSettings
 
-CONFIG_FILE_VARIABLE = "KGRANK_CONFIG"
 DEFAULT_CONFIG_FILE = Path("kgrank.toml")
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
-_NEO4J_FIELDS = ("uri", "user", "password", "password_file", "database")
 
 
 class ServeSettings(BaseModel):
@@ -40,7 +39,12 @@ class ServeSettings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     max_results: int = Field(1000, ge=1, le=10_000, description="largest k of a request")
-    max_candidates: int = Field(10_000, ge=1, le=100_000, description="largest number of candidates of a Rank request")
+    max_candidates: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="most candidates of a Rank request; most ids that a request allows or excludes",
+    )
     history_limit: int = Field(20_000, ge=1, le=100_000, description="latest interactions of a user that are scored")
     max_batch: int = Field(16, ge=1, le=4096, description="requests scored together at most")
     search: bool = Field(True, description="answer Search and queries in contexts; false saves the memory of both")
@@ -121,7 +125,7 @@ class ServeSettings(BaseModel):
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="KGRANK_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     home: Path = Field(Path(".kgrank"), description="folder of the graph, snapshots, artifacts, journal and caches")
     graph: GraphSettings = GraphSettings()
@@ -205,9 +209,11 @@ def load_settings(config_file: Path | None = None) -> Settings:
         config_file: a TOML file; by default the one that `KGRANK_CONFIG` names, else `kgrank.toml` here if it exists.
 
     Raises:
-        ConfigError: the file is missing or malformed, or a value is out of range; names the field, value and remedy.
+        ConfigError: the file is missing or malformed, a value is out of range, or nothing reads a variable; names the
+            field, value and remedy.
     """
-    named = config_file or (Path(os.environ[CONFIG_FILE_VARIABLE]) if CONFIG_FILE_VARIABLE in os.environ else None)
+    refuse_unread(os.environ, Settings)
+    named = config_file or (Path(os.environ[CONFIG_FILE]) if CONFIG_FILE in os.environ else None)
     if named is not None and not named.is_file():
         raise ConfigError(f"configuration file {named} does not exist", "Check --config or KGRANK_CONFIG.")
     file = named or DEFAULT_CONFIG_FILE
@@ -215,11 +221,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
     class FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
-    neo4j: dict[str, Any] = {
-        field: os.environ[f"KGRANK_NEO4J_{field.upper()}"]
-        for field in _NEO4J_FIELDS
-        if f"KGRANK_NEO4J_{field.upper()}" in os.environ
-    }
+    neo4j: dict[str, Any] = {field: os.environ[name] for field, name in NEO4J.items() if name in os.environ}
     given: dict[str, Any] = {"graph": neo4j} if neo4j else {}
     if os.environ.get(_MLFLOW_VARIABLE):
         given["tracking"] = {"mlflow_uri": os.environ[_MLFLOW_VARIABLE]}
@@ -238,7 +240,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
 def _variable(error: SettingsError) -> str:
     """Return the variable that can't be read; pydantic names the outermost field only."""
     value = getattr(error.__cause__, "doc", None)
-    names = [name for name, given in os.environ.items() if name.upper().startswith("KGRANK_") and given == value]
+    names = [name for name, given in os.environ.items() if name.upper().startswith(PREFIX) and given == value]
     return f"variable {names[0]}" if names else str(error)
 
 

@@ -132,7 +132,8 @@ class Baseline:
         missing = [package for package in self.needs if find_spec(package) is None]
         if missing:
             raise MissingExtraError(
-                f"baseline {name} needs the package {missing[0]}", "Install it: pip install 'kgrank[peers]'"
+                f"baseline {name} needs the package {missing[0]}",
+                "Install it: pip install '.[peers]' in kgrank's clone",
             )
 
 

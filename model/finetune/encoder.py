@@ -142,7 +142,9 @@ class LearningEncoder:
         try:
             from peft import LoraConfig, get_peft_model
         except ModuleNotFoundError as error:
-            raise MissingExtraError("LoRA needs the package peft", "pip install 'kgrank[train]'") from error
+            raise MissingExtraError(
+                "LoRA needs the package peft", "pip install '.[train]' in kgrank's clone"
+            ) from error
         targets = [
             f"{stack.name}.{row}.{name}"
             for row in range(first, len(stack.blocks))

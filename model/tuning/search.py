@@ -90,7 +90,9 @@ def search(
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"tuning needs the package {error.name}", "pip install 'kgrank[tune]'") from error
+        raise MissingExtraError(
+            f"tuning needs the package {error.name}", "pip install '.[tune]' in kgrank's clone"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import threading
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kg import schema
 from kg.errors import ConfigError
+from kgrank.v1 import user_service_pb2
 from kgrank.v1.catalog_service_pb2 import FactNode
 from server.errors import AuditError
 
 _MOST_IDS = 20
 _PERSONAL = "user_id"
+_ERASE_USER = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods_by_name["EraseUser"].full_name
 _TOLD = {
     *("name", "product_ids", "rule_id", "action", "product_id", "brand", "category", "strength", "position"),
     *("model", "percent", "shadow", "relation"),
@@ -47,7 +50,7 @@ class Audit:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._key = _key(path.with_name(path.name + ".key"))
+            self._key = _key(_key_file(path))
             # O_APPEND: lines of several processes stand one after the other.
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
@@ -104,7 +107,7 @@ class Audit:
 
     def pseudonym(self, user_id: str) -> str:
         """Return the name under which a user stands in the record."""
-        return hmac.new(self._key, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+        return _pseudonym(self._key, user_id)
 
     def _node(self, node: FactNode) -> dict[str, str]:
         """Return the end of a fact; whatever calls itself a user is one here."""
@@ -123,6 +126,63 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+@dataclass(frozen=True)
+class RecordedErasure:
+    """A call that was to erase a user.
+
+    Args:
+        at: when it ended, or else when it began; UTC, ISO 8601.
+        caller: who called.
+        code: the gRPC status that it ended in; empty where its end is not on record.
+    """
+
+    at: str
+    caller: str
+    code: str
+
+
+def erasures(path: Path, user_id: str) -> list[RecordedErasure]:
+    """Return the calls on record that were to erase a user, oldest first; nothing is made or changed.
+
+    Raises:
+        ConfigError: the log or its key can't be read.
+    """
+    found: dict[str, RecordedErasure] = {}
+    try:
+        user = _pseudonym(_key_file(path).read_bytes(), user_id)
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for text in lines:
+                line = _line(text) if _ERASE_USER in text else {}
+                call_id = line.get("call_id", "")
+                if line.get("about") == {"user": user}:
+                    found[call_id] = RecordedErasure(line["at"], line["caller"], "")
+                elif call_id in found:
+                    found[call_id] = RecordedErasure(line["at"], line["caller"], line["code"])
+    except OSError as error:
+        raise ConfigError(
+            f"the audit log can't be searched: {error.filename}: {error.strerror}",
+            "Ask on a server's host, with its KGRANK_HOME (or access.audit_file): log and key are there alone.",
+        ) from error
+    return list(found.values())
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Return a line of the log; nothing where a full disk cut it short."""
+    try:
+        line: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return line
+
+
+def _pseudonym(key: bytes, user_id: str) -> str:
+    return hmac.new(key, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_name(path.name + ".key")
 
 
 def _name(kind: EnumDescriptor, number: int) -> str | int:

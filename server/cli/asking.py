@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kgrank.client import Client
+    from kgrank.errors import ServerUnavailableError
     from kgrank.v1.common_pb2 import Reason, Result
     from server.config import Settings
 
@@ -19,6 +20,38 @@ Target = Annotated[
     str | None,
     typer.Option(help="Server to ask, host:port.", envvar="KGRANK_TARGET", show_default="serve.host:serve.port"),
 ]
+
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # not to listen there
+_SEE = 'See "What a caller sets" in docs/security.md.'
+_NO_AGREEMENT = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "has a certificate that this caller does not trust",
+        "Name the certificates that vouch for it in KGRANK_CA_FILE.",
+    ),
+    (
+        "Hostname Verification",
+        "has a certificate for another name",
+        "Ask it by a name that its certificate has: --target or KGRANK_TARGET.",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "speaks no TLS",
+        "Leave out KGRANK_TLS, KGRANK_CA_FILE and KGRANK_CERTIFICATE_FILE, or set the server's serve.tls.",
+    ),
+    (
+        "security handshaker",
+        "can't be asked with these certificates",
+        "KGRANK_CA_FILE, KGRANK_CERTIFICATE_FILE and KGRANK_KEY_FILE are PEM files.",
+    ),
+    (
+        "Socket closed",
+        "hangs up on this caller",
+        "Where it has TLS, set KGRANK_CA_FILE or KGRANK_TLS=true; where it wants certificates of callers, "
+        f"KGRANK_CERTIFICATE_FILE and KGRANK_KEY_FILE. {_SEE}",
+    ),
+)
+"""What gRPC says where a server is there and no call gets through, what that means, and what to do."""
 
 
 class AskingError(KgrankError):
@@ -35,11 +68,11 @@ def asking(target: str | None, settings: "Settings") -> Iterator["Client"]:
     from kgrank.client import Client
     from kgrank.errors import CallError, DeniedError, InvalidRequestError, ServerUnavailableError, UnauthenticatedError
 
-    address = target or f"{settings.serve.host}:{settings.serve.port}"
+    address = target or own_address(settings)
     try:
         connected = Client(address)
     except (OSError, ValueError) as error:  # a certificate or token file that can't be read, a token in the clear
-        raise AskingError(f"the server at {address} can't be asked: {error}", "See docs/security.md.") from error
+        raise AskingError(f"the server at {address} can't be asked: {error}", _SEE) from error
     with connected as client:
         try:
             yield client
@@ -49,15 +82,34 @@ def asking(target: str | None, settings: "Settings") -> Iterator["Client"]:
                 "Give a token that may: KGRANK_TOKEN_FILE, or KGRANK_TOKEN.",
             ) from error
         except ServerUnavailableError as error:
-            raise AskingError(
-                f"the server at {address} does not answer: {error.message}",
-                "Start it with `kgrank serve`, or name another with --target or KGRANK_TARGET.",
-            ) from error
+            raise _unavailable(address, error) from error
         except InvalidRequestError as error:
             fields = "; ".join(f"{each.field} {each.description}" for each in error.violations)
             raise AskingError(f"the server refuses the request: {fields}") from error
         except CallError as error:
             raise AskingError(f"the server at {address} answers {error.code.name}: {error.message}") from error
+
+
+def own_address(settings: "Settings") -> str:
+    """Return where this machine reaches a server with these settings; one that listens everywhere is at localhost."""
+    host = settings.serve.host.strip("[]")
+    if host in _EVERYWHERE:
+        host = "localhost"
+    return f"[{host}]:{settings.serve.port}" if ":" in host else f"{host}:{settings.serve.port}"
+
+
+def _unavailable(address: str, error: "ServerUnavailableError") -> AskingError:
+    """Say why nothing came back, which gRPC tells in its sentence alone: nobody is there, or the two can't agree."""
+    said = error.message
+    if error.reason:
+        return AskingError(f"the server at {address} can't do that now: {said}", "Its log and `kgrank doctor` say why.")
+    for sign, problem, remedy in _NO_AGREEMENT:
+        if sign in said:
+            return AskingError(f"the server at {address} {problem}: {said}", remedy)
+    return AskingError(
+        f"the server at {address} does not answer: {said}",
+        "Start it with `kgrank serve`, or name another with --target or KGRANK_TARGET.",
+    )
 
 
 def as_json(message: "Message") -> dict[str, Any]:

@@ -66,7 +66,9 @@ def compare(
         from model.compare.sections import Place
         from model.compare.touched import note_touch
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"comparing needs the package {error.name}", "pip install 'kgrank[report]'") from error
+        raise MissingExtraError(
+            f"comparing needs the package {error.name}", "pip install '.[report]' in kgrank's clone"
+        ) from error
 
     began = time.monotonic()
     comparison = read_comparison(config)

@@ -71,7 +71,9 @@ def evaluate_model(
         from model.splits import SplitConfig, make_split
         from server.cli.stored import newest_artifact, open_snapshot, write_atomically
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"evaluating needs the package {error.name}", "pip install 'kgrank[train]'") from error
+        raise MissingExtraError(
+            f"evaluating needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
+        ) from error
     from pydantic import ValidationError
 
     from kg.errors import ConfigError

@@ -39,7 +39,9 @@ def finetune_encoder(
         from model.splits import make_split
         from server.cli.stored import open_snapshot
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"fine-tuning needs the package {error.name}", "pip install 'kgrank[train]'") from error
+        raise MissingExtraError(
+            f"fine-tuning needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
+        ) from error
     data = open_snapshot(settings, snapshot)
     with console.meter("fine-tuning") as meter:
         tuned = finetune(

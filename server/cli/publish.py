@@ -132,7 +132,9 @@ def _model(
         from model.artifact import load_artifact
         from server.cli.stored import artifact_in_service, model_on, open_snapshot
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"publishing needs the package {error.name}", "pip install 'kgrank[train]'") from error
+        raise MissingExtraError(
+            f"publishing needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
+        ) from error
     loaded = load_artifact(artifact_in_service(settings, version))
     data = open_snapshot(settings, snapshot, loaded.manifest.snapshot_hash)
     return loaded.manifest, model_on(loaded, data, settings), data

@@ -56,7 +56,9 @@ def score_users(
         from server.cli.stored import artifact_in_service, model_on, open_snapshot
         from server.cli.user_list import read_users
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"scoring needs the package {error.name}", "pip install 'kgrank[train]'") from error
+        raise MissingExtraError(
+            f"scoring needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
+        ) from error
     from kg.paths import Reasoner
 
     loaded = load_artifact(artifact_in_service(settings, artifact))

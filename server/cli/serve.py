@@ -35,7 +35,11 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="serve.port")
     ] = None,
     artifact: Annotated[
-        str | None, typer.Option(help="Model version to serve.", show_default="the active one, else the newest")
+        str | None,
+        typer.Option(
+            help="Model version to start with; the next switch, on any server, replaces it.",
+            show_default="the active one, else the newest",
+        ),
     ] = None,
     snapshot: Annotated[
         str | None, typer.Option(help="Snapshot to serve it with.", show_default="the one it was trained on")
@@ -56,7 +60,7 @@ def serve(
         if find_spec(package) is None:
             raise MissingExtraError(
                 f"the package {package!r} is not installed; serving needs the extra `server`",
-                "Install it: pip install 'kgrank[server]'",
+                "Install it: pip install '.[server]' in kgrank's clone",
             )
     from server.spare_memory import share_one_allocator
     from server.watch.logs import log_to_stderr

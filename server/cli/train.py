@@ -50,7 +50,9 @@ def train_model(
         from model.workers import joined_workers
         from server.cli.stored import tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"training needs the package {error.name}", "pip install 'kgrank[train]'") from error
+        raise MissingExtraError(
+            f"training needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
+        ) from error
     from kg.snapshot import Snapshot
     from model.splits import make_split
 

@@ -1,6 +1,7 @@
-"""`kgrank user`: what a running server knows of a user; hand it over, erase it."""
+"""`kgrank user`: what a running server knows of a user; hand it over, erase it, and ask whether it was erased."""
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 UserId = Annotated[str, typer.Argument(help="The user.", metavar="USER")]
 
 _DAY_S = 86_400
+_EXIT_NOT_ERASED = 4
+"""Apart from 1, which says that it can't be told."""
 
 user = typer.Typer(
     name="user",
@@ -77,6 +80,30 @@ def erase(
             f"erased: {erased.interaction_count:,} interactions of the graph, "
             f"{erased.journal_event_count:,} events of this server's journal"
         )
+
+
+@user.command("erased", epilog="Example: kgrank user erased user-007")
+def erased(context: typer.Context, user_id: UserId, json: Json = False) -> None:
+    """Look up in this host's audit log whether a user was erased by a call to its servers; change nothing.
+
+    Exit code 4 says that no such call is on record here; each host has its own record.
+    """
+    from server.access.audit import erasures
+
+    log = settings_of(context).audit_file
+    calls = erasures(log, user_id)
+    done = [call for call in calls if call.code == "OK"]
+    if json:
+        console.emit_json({"erased": bool(done), "calls": [asdict(call) for call in calls]})
+    else:
+        for call in calls:
+            by = f", by {call.caller}" if call.caller else ""
+            end = f"asked to erase, ended in {call.code or 'nothing that is on record'}; erase again to be sure"
+            console.out.print(f"{call.at}: {'erased' if call.code == 'OK' else end}{by}")
+        if not done:
+            console.say(f"not erased, by the record of this host ({log}): ask on each, and check the id")
+    if not done:
+        raise typer.Exit(_EXIT_NOT_ERASED)
 
 
 def _rows(found: "UserProfile") -> list[tuple[str, str, str, str]]:

@@ -1,5 +1,6 @@
 """Settings: precedence, ranges, secrets."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 from kg.config import GraphSettings
 from kg.errors import ConfigError
 from server.cli.config import settings_table
-from server.config import load_settings
+from server.config import Settings, load_settings
+from server.variables import CLIENT, refuse_unread
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,80 @@ def test_a_list_in_a_variable_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '["ALSO_BOUGHT"]' in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("misspelt", "right"),
+    [
+        ("KGRANK_SERVE_PRODUCTION", "KGRANK_SERVE__PRODUCTION"),
+        ("KGRANK_SERVE_ACCESS__REQUIRED", "KGRANK_SERVE__ACCESS__REQUIRED"),
+        ("KGRANK_SERVE__ACCES__REQUIRED", "KGRANK_SERVE__ACCESS__REQUIRED"),
+        ("kgrank_serve_production", "KGRANK_SERVE__PRODUCTION"),
+        ("KGRANK_NEO4J_PASWORD", "KGRANK_NEO4J_PASSWORD"),
+        ("kgrank_neo4j_password", "KGRANK_NEO4J_PASSWORD"),
+        ("KGRANK_TOKENFILE", "KGRANK_TOKEN_FILE"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_right_name_and_without_its_value(
+    misspelt: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(misspelt, "secret-word")
+    with pytest.raises(ConfigError, match=f"variable {misspelt}: nothing reads it") as caught:
+        load_settings()
+    assert f"Say {right} instead of {misspelt}." in caught.value.remedy
+    assert "secret-word" not in str(caught.value)
+
+
+def test_a_misspelt_variable_ends_a_command_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGRANK_SERVE_PRODUCTION", "secret-word")
+    done = run_kgrank("config", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "KGRANK_SERVE__PRODUCTION" in done.stderr
+    assert "secret-word" not in done.stderr
+
+
+def test_every_variable_that_is_unread_is_named() -> None:
+    names = {"KGRANK_SERVE_PORT": "6000", "KGRANK_QQQ": "1", "KGRANK_SERVE__PORT": "6001", "KGRANKS": "ours not"}
+    with pytest.raises(ConfigError) as caught:
+        refuse_unread(names, Settings)
+    assert re.findall(r"variable (\w+)", caught.value.problem) == ["KGRANK_QQQ", "KGRANK_SERVE_PORT"]
+
+
+def test_variables_of_settings_sections_and_clients_are_read() -> None:
+    names = ("KGRANK_HOME", "KGRANK_CONFIG", "kgrank_serve__port", "KGRANK_SERVE", "KGRANK_SERVE__ACCESS__JWT", *CLIENT)
+    refuse_unread(dict.fromkeys(names, ""), Settings)
+
+
+def test_what_kubernetes_says_of_a_service_is_passed_over() -> None:
+    links = {
+        "KGRANK_SERVICE_HOST": "10.0.0.1",
+        "KGRANK_SERVICE_PORT": "50051",
+        "KGRANK_SERVICE_PORT_GRPC": "50051",
+        "KGRANK_PORT": "tcp://10.0.0.1:50051",
+        "KGRANK_PORT_50051_TCP": "tcp://10.0.0.1:50051",
+        "KGRANK_PORT_50051_TCP_PROTO": "tcp",
+        "KGRANK_PORT_50051_TCP_PORT": "50051",
+        "KGRANK_PORT_50051_TCP_ADDR": "10.0.0.1",
+    }
+    refuse_unread(links, Settings)
+    refuse_unread({name.replace("KGRANK", "KGRANK_NEO4J"): value for name, value in links.items()}, Settings)
+    # Without such a Service it is a mistake, and beside one a mistake stays one.
+    for mistaken in ({"KGRANK_PORT": "6000"}, links | {"KGRANK_SERVE_PORT": "6000"}):
+        with pytest.raises(ConfigError, match=r"KGRANK_(SERVE_)?PORT: nothing reads it"):
+            refuse_unread(mistaken, Settings)
+
+
+def test_every_variable_that_the_repository_names_is_read() -> None:
+    folders = ("benchmarks", "configs", "deploy", "docs", "examples", "kg", "model", "proto", "server")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = {
+        name
+        for path in [*files, ROOT / "Makefile", ROOT / "README.md", ROOT / ".ci" / "run"]
+        for name in re.findall(rb"\bKGRANK_[A-Z0-9_]*[A-Z0-9]\b(?!_)", path.read_bytes())
+    }
+    assert len(named) > 20
+    examples = {b"KGRANK_PORT", b"KGRANK_SERVICE_HOST", b"KGRANK_SERVE_PORT"}  # of Kubernetes, and of what is refused
+    refuse_unread({name.decode(): "" for name in named - examples}, Settings)
+
+
 def test_a_named_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
         load_settings(Path("nowhere.toml"))
@@ -102,7 +180,7 @@ def test_printed_settings_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_every_setting() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page.endswith("\n".join(settings_table()) + "\n"), "append the output of: kgrank config --markdown"
 
 

@@ -1,5 +1,9 @@
+import json
 from pathlib import Path
 
+import pytest
+
+from server.access.audit import Audit
 from tests.server.command import CommandLine
 
 
@@ -18,3 +22,46 @@ def test_what_the_server_refuses_is_one_sentence(served: str, tmp_path: Path, kg
         refused = kgrank(tmp_path, "user", *command, "--target", served)
         assert refused.code == 1
         assert "without a graph" in refused.err
+
+
+def recorded(home: Path, user_id: str, code: str | None) -> None:
+    """Put an erasure on record as a server does; one that was killed meanwhile has no end."""
+    audit = Audit(home / "audit.jsonl")
+    told = {"call_id": f"{user_id} {code}", "caller": "backend", "method": "kgrank.v1.UserService.EraseUser"}
+    audit.write(**told, request_id="", state="begun", about={"user": audit.pseudonym(user_id)})
+    if code is not None:
+        audit.write(**told, request_id="", state="ended", code=code)
+    audit.close()
+
+
+def test_whoever_was_erased_is_found_in_the_record_and_nobody_else(tmp_path: Path, kgrank: CommandLine) -> None:
+    recorded(tmp_path, "user-10", "UNAVAILABLE")
+    recorded(tmp_path, "user-10", "OK")
+    recorded(tmp_path, "user-11", "UNAVAILABLE")
+    recorded(tmp_path, "user-12", None)
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write('{"at": "2030-01-01T00:00", "method": "kgrank.v1.UserService.EraseUser", "cal\n')  # cut short
+    last = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[3])
+    found = kgrank(tmp_path, "user", "erased", "user-10")
+    assert (found.code, found.out.splitlines()[-1]) == (0, f"{last['at']}: erased, by backend")
+    told = json.loads(kgrank(tmp_path, "user", "erased", "user-10", "--json").out)
+    assert (told["erased"], [call["code"] for call in told["calls"]]) == (True, ["UNAVAILABLE", "OK"])
+    for user_id, codes in (("user-11", ["UNAVAILABLE"]), ("user-12", [""]), ("user-13", [])):
+        asked = kgrank(tmp_path, "user", "erased", user_id, "--json")
+        told = json.loads(asked.out)
+        assert (asked.code, told["erased"], [call["code"] for call in told["calls"]]) == (4, False, codes)
+        assert "not erased, by the record of this host" in kgrank(tmp_path, "user", "erased", user_id).err
+
+
+@pytest.mark.parametrize("lacks", ["audit.jsonl", "audit.jsonl.key"])
+def test_without_log_or_key_it_can_t_be_told_and_none_is_made(lacks: str, tmp_path: Path, kgrank: CommandLine) -> None:
+    recorded(tmp_path, "user-10", "OK")
+    (tmp_path / lacks).unlink()
+    left = sorted(tmp_path.iterdir())
+    asked = kgrank(tmp_path, "user", "erased", "user-10", "--json")
+    assert (asked.code, asked.out) == (1, "")
+    assert str(tmp_path / lacks) in asked.err
+    assert "user-10" not in asked.err
+    assert sorted(tmp_path.iterdir()) == left
+    assert kgrank(tmp_path / "elsewhere", "user", "erased", "user-10").code == 1
+    assert not (tmp_path / "elsewhere").exists()

@@ -54,22 +54,26 @@ class Product(google.protobuf.message.Message):
     product_id: builtins.str
     """The shop's id."""
     title: builtins.str
-    """May be empty."""
+    """Up to 1024 bytes without control characters; may be empty."""
     description: builtins.str
-    """May be empty."""
+    """Up to 16,384 bytes without control characters but line breaks and tabs; may be empty."""
     brand: builtins.str
-    """May be empty."""
+    """Up to 256 bytes without control characters, not blank; may be empty."""
     price: builtins.float
-    """In the shop's currency; not set if unknown."""
+    """In the shop's currency, from 0 to 1,000,000,000; not set if unknown."""
     available: builtins.bool
     """Whether it can be had now; true if not set."""
     @property
     def category(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Path from the root to the leaf; may be empty."""
+        """Path from the root to the leaf; may be empty. Up to 16 names, each of 1 to 256 bytes without control characters,
+        not blank and without ` > ` in it; joined by that, up to 2048 bytes in all.
+        """
 
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Further key-value pairs."""
+        """Further key-value pairs, up to 128: a key has 1 to 256 bytes and no `=`, a value 1 to 1024 bytes, and neither
+        has control characters.
+        """
 
     def __init__(
         self,
@@ -102,8 +106,8 @@ class Fact(google.protobuf.message.Message):
     RELATION_FIELD_NUMBER: builtins.int
     TAIL_FIELD_NUMBER: builtins.int
     relation: builtins.str
-    """Capital letters, digits and underscores: `ALSO_BOUGHT`, `MADE_OF`. `HAS_BRAND`, `IN_CATEGORY`, `HAS_ATTRIBUTE` and
-    `CHILD_OF` follow from products and are refused.
+    """Up to 128 capital letters, digits and underscores: `ALSO_BOUGHT`, `MADE_OF`. `HAS_BRAND`, `IN_CATEGORY`,
+    `HAS_ATTRIBUTE` and `CHILD_OF` follow from products and are refused.
     """
     @property
     def head(self) -> global___FactNode:
@@ -134,9 +138,11 @@ class FactNode(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     ID_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """`product`, `brand`, `category`, `attribute`, or a kind of your own in lower case."""
+    """`product`, `brand`, `category`, `attribute`, or a kind of your own: up to 128 lower case letters, digits
+    and underscores, a letter first. `user` is refused.
+    """
     id: builtins.str
-    """Its id. A product must be in the catalogue."""
+    """Its id. A product must be in the catalogue; an attribute is `key=value`."""
     def __init__(
         self,
         *,

@@ -110,20 +110,26 @@ class Context(google.protobuf.message.Message):
     QUERY_FIELD_NUMBER: builtins.int
     CATEGORIES_FIELD_NUMBER: builtins.int
     query: builtins.str
-    """What the user is looking for, in words. Products that its words or its meaning fit are put forward."""
+    """What the user is looking for, in words. Products that its words or its meaning fit are put forward. Up to
+    1000 bytes without control characters, not blank.
+    """
     @property
     def seed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Products that stand for what the user is after: on the page, in the cart. Treated as viewed now, in this order."""
+        """Products that stand for what the user is after: on the page, in the cart. Treated as viewed now, in this order.
+        At most 1000.
+        """
 
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ContextEvent]:
         """Interactions that the server has not been told of, oldest first. They take their places in time among the
-        stored history, before the seeds.
+        stored history, before the seeds. At most 1000.
         """
 
     @property
     def categories(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Categories that the user is in, as paths from the root joined by ` > `. Products below them are put forward."""
+        """Categories that the user is in, as paths from the root joined by ` > `. Products below them are put forward.
+        At most 1000, each of 1 to 2000 bytes without control characters.
+        """
 
     def __init__(
         self,
@@ -152,10 +158,10 @@ class ContextEvent(google.protobuf.message.Message):
     type: global___InteractionType.ValueType
     """What happened; required."""
     value: builtins.float
-    """Rating or quantity, where the type measures one."""
+    """Rating or quantity, where the type measures one; finite."""
     @property
     def at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When; the server's clock where it is not set."""
+        """When; the server's clock where it is not set. From 1970 to 300 seconds ahead of that clock."""
 
     def __init__(
         self,
@@ -287,11 +293,13 @@ class Filter(google.protobuf.message.Message):
     """Leave out products that can't be had now."""
     @property
     def categories(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Category paths from the root, joined by ` > `: the product is in one of them or below it."""
+        """Category paths from the root, joined by ` > `: the product is in one of them or below it. At most 1000, each of 1
+        to 2000 bytes without control characters.
+        """
 
     @property
     def brands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The product is of one of these brands."""
+        """The product is of one of these brands. At most 1000, each of 1 to 2000 bytes without control characters."""
 
     @property
     def price(self) -> global___PriceRange:
@@ -299,7 +307,7 @@ class Filter(google.protobuf.message.Message):
 
     @property
     def attributes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttributeFilter]:
-        """Each of these holds."""
+        """Each of these holds. At most 50."""
 
     def __init__(
         self,
@@ -325,9 +333,9 @@ class PriceRange(google.protobuf.message.Message):
     MAX_FIELD_NUMBER: builtins.int
     ALLOW_UNPRICED_FIELD_NUMBER: builtins.int
     min: builtins.float
-    """Lowest price; none if not set."""
+    """Lowest price, finite; none if not set."""
     max: builtins.float
-    """Highest price; none if not set."""
+    """Highest price, finite and not below `min`; none if not set."""
     allow_unpriced: builtins.bool
     """Let products without a price through as well."""
     def __init__(
@@ -355,10 +363,10 @@ class AttributeFilter(google.protobuf.message.Message):
     KEY_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
     key: builtins.str
-    """The attribute, such as `color`."""
+    """The attribute, such as `color`: 1 to 2000 bytes without control characters."""
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The product has one of these values."""
+        """The product has one of these values: 1 to 1000 of them, each of 1 to 2000 bytes without control characters."""
 
     def __init__(
         self,
@@ -383,9 +391,9 @@ class Mix(google.protobuf.message.Message):
     diversity: builtins.float
     """From 0, the best by score alone, to 1, as unlike each other as can be (maximal marginal relevance); 0 if not set."""
     max_per_brand: builtins.int
-    """Most results of one brand; no limit if not set."""
+    """Most results of one brand, at least 1; no limit if not set."""
     max_per_category: builtins.int
-    """Most results of one category, the deepest that a product is in; no limit if not set."""
+    """Most results of one category, the deepest that a product is in, at least 1; no limit if not set."""
     exploration_share: builtins.float
     """Share of the results, from 0 to 1, for products that few users have had yet; 0 if not set."""
     def __init__(

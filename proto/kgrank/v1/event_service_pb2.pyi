@@ -45,12 +45,12 @@ class Event(google.protobuf.message.Message):
     type: kgrank.v1.common_pb2.InteractionType.ValueType
     """What happened; required."""
     value: builtins.float
-    """Rating or quantity, where the type measures one."""
+    """Rating or quantity, where the type measures one; finite."""
     attribution_token: builtins.str
     """`attribution_token` of the answer that led to it; empty if none did."""
     @property
     def at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When; the server's clock where it is not set. At most five minutes ahead of that clock."""
+        """When; the server's clock where it is not set. From 1970 to 300 seconds ahead of that clock."""
 
     def __init__(
         self,

@@ -206,7 +206,7 @@ class Traffic(google.protobuf.message.Message):
     """A model that scores Recommend, Rank and Search along, unseen: how it differs is measured and logged. Empty: none."""
     @property
     def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrafficShare]:
-        """Models on trial (A/B). A user stays with one model for as long as the shares stand."""
+        """Models on trial (A/B). A user stays with one model for as long as the shares stand. At most 4."""
 
     @property
     def shadow_comparison(self) -> global___ShadowComparison:

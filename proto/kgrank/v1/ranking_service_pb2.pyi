@@ -44,11 +44,11 @@ class RecommendRequest(google.protobuf.message.Message):
     """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Products to leave out."""
+        """Products to leave out; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def allowed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """If any are given, only these products may be ranked."""
+        """If any are given, only these products may be ranked; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def context(self) -> kgrank.v1.common_pb2.Context:
@@ -140,7 +140,7 @@ class RankRequest(google.protobuf.message.Message):
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     k: builtins.int
-    """How many of them to return; all if not set."""
+    """How many of them to return, from 1 to that same limit; all if not set."""
     include_reasons: builtins.bool
     """Give reasons with each result."""
     include_details: builtins.bool
@@ -228,7 +228,7 @@ class SimilarProductsRequest(google.protobuf.message.Message):
     product_id: builtins.str
     """The product."""
     k: builtins.int
-    """How many results, from 1 to the server's limit; 10 if not set."""
+    """How many results, from 1 to the server's limit (1000 unless set otherwise); 10 if not set."""
     include_reasons: builtins.bool
     """Give reasons with each result: paths from the product asked about."""
     include_details: builtins.bool
@@ -237,11 +237,11 @@ class SimilarProductsRequest(google.protobuf.message.Message):
     """Language of the reasons, as a BCP 47 tag: `en` or `zh`, `en` if empty."""
     @property
     def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Products to leave out besides the one asked about."""
+        """Products to leave out besides the one asked about; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def allowed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """If any are given, only these products may be found."""
+        """If any are given, only these products may be found; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def filter(self) -> kgrank.v1.common_pb2.Filter:
@@ -325,9 +325,9 @@ class SearchRequest(google.protobuf.message.Message):
     user_id: builtins.str
     """The user; may be empty for an anonymous visitor."""
     query: builtins.str
-    """What is looked for: 1 to 1000 bytes without control characters."""
+    """What is looked for: 1 to 1000 bytes without control characters, not blank."""
     k: builtins.int
-    """How many results, from 1 to the server's limit; 10 if not set."""
+    """How many results, from 1 to the server's limit (1000 unless set otherwise); 10 if not set."""
     include_reasons: builtins.bool
     """Give reasons with each result."""
     include_details: builtins.bool
@@ -342,11 +342,11 @@ class SearchRequest(google.protobuf.message.Message):
 
     @property
     def exclude_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Products to leave out."""
+        """Products to leave out; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def allowed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """If any are given, only these products may be found."""
+        """If any are given, only these products may be found; at most the server's limit (10,000 unless set otherwise)."""
 
     @property
     def context(self) -> kgrank.v1.common_pb2.Context:

@@ -77,20 +77,22 @@ class Rule(google.protobuf.message.Message):
     product_id: builtins.str
     """One product."""
     brand: builtins.str
-    """Every product of a brand."""
+    """Every product of a brand: 1 to 2000 bytes without control characters."""
     category: builtins.str
-    """Every product of a category or below it: names from the root, joined by ` > `."""
+    """Every product of a category or below it: names from the root, joined by ` > `, 1 to 2000
+    bytes without control characters.
+    """
     strength: builtins.float
     """For BOOST and BURY: how much, from 0 to 10, in standard deviations of a user's scores; 1 if not set."""
     position: builtins.int
-    """For PIN: the place, from 1; 1 if not set."""
+    """For PIN: the place, from 1 to the server's limit of results (1000 unless set otherwise); 1 if not set."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """From when; from now on if not set."""
 
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Until when; for good if not set."""
+        """Until when, after `start_time`; for good if not set."""
 
     def __init__(
         self,
