@@ -9,8 +9,9 @@ from prometheus_client.registry import Collector
 
 from server.question import UserState
 
-_CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.2, 0.5, 1, 2, 5, 30)
+_CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.1, 0.2, 0.5, 1, 2, 5, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_ALWAYS_TOLD = (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
 
 
 class Metrics:
@@ -48,6 +49,12 @@ class Metrics:
         self._messages = Counter(
             "kgrank_stream_messages", "Requests that came in streams.", ["method"], registry=self.registry
         )
+        self._outcomes = Counter(
+            "kgrank_stream_outcomes",
+            "Requests in streams, by what a call of its own would have ended in; the stream's ends in OK.",
+            ["method", "code"],
+            registry=self.registry,
+        )
         self._batches = Histogram(
             "kgrank_batch_size", "Requests scored together.", buckets=_BATCH_SIZES, registry=self.registry
         )
@@ -70,13 +77,19 @@ class Metrics:
             registry=self.registry,
         )
 
-    def method(self, name: str) -> "MethodMetrics":
-        """Return what counts the calls of a method, by its full name."""
+    def method(self, name: str, *, outcomes: bool = False) -> "MethodMetrics":
+        """Return what counts the calls of a method, by its full name.
+
+        Args:
+            name: of the method.
+            outcomes: whether requests of its streams end each in its own way.
+        """
         return MethodMetrics(
             lambda code: self._calls.labels(name, code),
             self._seconds.labels(name),
             self._messages.labels(name),
             self._over_rate.labels(name),
+            (lambda code: self._outcomes.labels(name, code)) if outcomes else None,
         )
 
     def answer_given(self, model_version: str) -> None:
@@ -110,11 +123,18 @@ class MethodMetrics:
     """Counts the calls of one method."""
 
     def __init__(
-        self, calls: Callable[[str], Counter], seconds: Histogram, messages: Counter, over_rate: Counter
+        self,
+        calls: Callable[[str], Counter],
+        seconds: Histogram,
+        messages: Counter,
+        over_rate: Counter,
+        outcomes: Callable[[str], Counter] | None,
     ) -> None:
         self._make, self._seconds, self._messages, self._over_rate = calls, seconds, messages, over_rate
         # There from the start: a counter that begins at 1 shows no rise, and the alert on defects would miss the first.
-        self._calls = {code: calls(code.name) for code in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)}
+        self._calls = {code: calls(code.name) for code in _ALWAYS_TOLD}
+        self._make_outcome = outcomes
+        self._outcomes = {} if outcomes is None else {code: outcomes(code.name) for code in _ALWAYS_TOLD}
 
     def ended(self, code: grpc.StatusCode, seconds: float | None) -> None:
         """Count a call that has ended; `seconds` is None for streams, which last as long as their callers want."""
@@ -124,6 +144,14 @@ class MethodMetrics:
         counter.inc()
         if seconds is not None:
             self._seconds.observe(seconds)
+
+    def outcome(self, code: grpc.StatusCode) -> None:
+        """Count what became of a request of a stream, where the method has outcomes."""
+        counter = self._outcomes.get(code)
+        if counter is None and self._make_outcome is not None:
+            counter = self._outcomes[code] = self._make_outcome(code.name)
+        if counter is not None:
+            counter.inc()
 
     def over_rate(self) -> None:
         """Count a call whose caller has called too often."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ import promql_parser
 import pytest
 import yaml
 
-from server.config import Settings, load_settings
+from server.cli.asking import own_address
+from server.config import load_settings
 from server.watch.metrics import Metrics
+from tests.server.certificates import Authority
+from tests.server.command import CommandLine, kgrank
+from tests.server.running import running
+
+__all__ = ["kgrank"]
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total", "up"}
 GAUGE = re.compile(r'yield "(\w+)"')
+SLOWER = re.compile(r"histogram_quantile\(.*rate\((\w+_bucket).*> ([\d.]+)$", re.DOTALL)
+BUCKET = re.compile(r'(\w+_bucket)\{.*\ble="([^"]+)"')
+SETTINGS = DEPLOY / "kustomize" / "base" / "kgrank.toml"
 
 
 def run(*command: object, **more: Any) -> "subprocess.CompletedProcess[str]":
@@ -92,6 +102,8 @@ def test_the_compose_file_is_one() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
     server = told["services"]["kgrank"]
     assert (server["read_only"], server["cap_drop"]) == (True, ["ALL"])
+    kept_out = (ROOT / ".gitignore").read_text().splitlines()
+    assert all(f"deploy/{Path(secret['file']).parent}/" in kept_out for secret in told["secrets"].values())
 
 
 def test_the_compose_file_s_settings_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,25 +116,27 @@ def test_the_compose_file_s_settings_are_settings(monkeypatch: pytest.MonkeyPatc
     assert settings.serve.insecure_anywhere
     assert settings.serve.access.required
     assert settings.serve.watch.metrics_port == 9464
-    # A name that nothing reads would be passed over in silence.
-    for name in recipe | server["environment"]:
-        first, *rest = name.removeprefix("KGRANK_").lower().split("__")
-        assert first in Settings.model_fields or first.startswith("neo4j_"), name
-        assert not rest or hasattr(getattr(settings, first), rest[0]), name
 
 
-@pytest.mark.parametrize("layer", ["base", "overlays/cuda"])
+def made(layer: str) -> dict[str, Any]:
+    """Return what a layer of the manifests comes to, by kind and name."""
+    text = run(tool("kubectl"), "kustomize", DEPLOY / "kustomize" / layer).stdout
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("layer", ["base", "overlays/train", "overlays/cuda"])
 def test_kubernetes_would_take_the_manifests(layer: str, tmp_path: Path) -> None:
-    kubectl = tool("kubectl")
-    made = tmp_path / "made.yaml"
-    made.write_text(run(kubectl, "kustomize", DEPLOY / "kustomize" / layer).stdout)
-    run(BIN / "kubernetes-validate", "--strict", made)
-    kinds = {each["kind"]: each for each in yaml.safe_load_all(made.read_text())}
-    assert {"StatefulSet", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Service"} <= set(kinds)
+    objects = made(layer)
+    file = tmp_path / "made.yaml"
+    file.write_text(yaml.safe_dump_all(objects.values()))
+    run(BIN / "kubernetes-validate", "--strict", file)
+    kinds = {each["kind"] for each in objects.values()}
+    assert {"StatefulSet", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Service"} <= kinds
+    assert ("CronJob" in kinds) == (layer != "base")
 
 
 def manifests() -> dict[str, Any]:
-    files = (DEPLOY / "kustomize" / "base").glob("*.yaml")
+    files = [file for layer in ("base", "overlays/train") for file in (DEPLOY / "kustomize" / layer).glob("*.yaml")]
     return {
         f"{each['kind']} {each['metadata']['name']}": each
         for file in files
@@ -131,38 +145,143 @@ def manifests() -> dict[str, Any]:
     }
 
 
-def test_a_pod_is_probed_and_may_do_nothing_that_it_need_not() -> None:
-    pod = manifests()["StatefulSet kgrank"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+def server_pod() -> dict[str, Any]:
+    pod: dict[str, Any] = manifests()["StatefulSet kgrank"]["spec"]["template"]["spec"]
+    return pod
+
+
+def training_pod() -> dict[str, Any]:
+    template: dict[str, Any] = manifests()["CronJob kgrank-train"]["spec"]["jobTemplate"]["spec"]["template"]
+    # Services, disruption budget and network policy choose the servers by this label.
+    assert template["metadata"]["labels"]["app.kubernetes.io/name"] != "kgrank"
+    pod: dict[str, Any] = template["spec"]
+    return pod
+
+
+@pytest.mark.parametrize("pod", [server_pod, training_pod], ids=["server", "training"])
+def test_a_pod_may_do_nothing_that_it_need_not_and_goes_by_its_settings(pod: Callable[[], dict[str, Any]]) -> None:
+    told = pod()
+    assert told["securityContext"]["runAsNonRoot"] is True
+    assert told["automountServiceAccountToken"] is False
+    assert told["enableServiceLinks"] is False  # of the service `kgrank` they would be KGRANK_* variables
+    for container in [*told.get("initContainers", ()), *told["containers"]]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert "memory" in container["resources"]["limits"]
+        mounted = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        assert set(mounted.values()) <= {each["name"] for each in told["volumes"]} | {"home"}
+        # `kgrank doctor`, run in the pod by hand, reads what `serve` reads.
+        assert "--config" not in container["args"]
+        named = Path(*[each["value"] for each in container["env"] if each["name"] == "KGRANK_CONFIG"])
+        assert (mounted[str(named.parent)], named.name) == ("config", SETTINGS.name)
+
+
+def test_a_server_is_probed() -> None:
+    (container,) = server_pod()["containers"]
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-    assert "memory" in container["resources"]["limits"]
-    assert {each["name"] for each in container["volumeMounts"]} <= {each["name"] for each in pod["volumes"]} | {"home"}
 
 
-def test_autoscaling_follows_a_metric_that_the_server_has() -> None:
-    (metric,) = manifests()["HorizontalPodAutoscaler kgrank"]["spec"]["metrics"]
+def test_what_is_trained_lies_where_the_servers_look() -> None:
+    (server,), trains = server_pod()["containers"], training_pod()
+    shared = [each for each in server["volumeMounts"] if each["name"] == "models"]
+    assert {each["mountPath"] for each in shared} == {"/data/artifacts", "/data/snapshots"}
+    steps = [*trains["initContainers"], *trains["containers"]]
+    assert [step["args"][0] for step in steps] == ["snapshot", "train"]
+    assert all(each in step["volumeMounts"] for step in steps for each in shared)
+
+
+def test_a_gpu_is_for_training_alone() -> None:
+    objects = made("overlays/cuda")
+    trains = objects["CronJob kgrank-train"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    serves = objects["StatefulSet kgrank"]["spec"]["template"]["spec"]["containers"]
+    assert [(each["image"], "nvidia.com/gpu" in each["resources"]["limits"]) for each in trains + serves] == [
+        ("kgrank:cuda", True),
+        ("kgrank:cpu", False),
+    ]
+
+
+def test_autoscaling_follows_a_metric_that_the_server_has_and_nothing_stands_in_its_way() -> None:
+    scaler = manifests()["HorizontalPodAutoscaler kgrank"]["spec"]
+    (metric,) = scaler["metrics"]
     assert metric["pods"]["metric"]["name"] in metrics()
+    scaled = manifests()[f"{scaler['scaleTargetRef']['kind']} {scaler['scaleTargetRef']['name']}"]
+    assert "replicas" not in scaled["spec"]  # each apply would set them back
+    # One backend may be one caller: a rate would refuse it before a queue grows.
+    assert load_settings(SETTINGS).serve.access.calls_per_s == 0
 
 
 def test_the_manifests_settings_are_settings_and_safe_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from server.access.exposure import refuse_exposure
 
     monkeypatch.chdir(tmp_path)
-    serve = load_settings(DEPLOY / "kustomize" / "base" / "kgrank.toml").serve
+    serve = load_settings(SETTINGS).serve
     refuse_exposure(serve)
     assert serve.production
 
 
+def test_who_copies_the_page_s_settings_for_production_can_scrape_the_server(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (block,) = re.findall(r"^```text\n(\[serve\]\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "kgrank.toml").write_text(block)
+    serve = load_settings(tmp_path / "kgrank.toml").serve
+    assert serve.production
+    assert (serve.watch.metrics_port, serve.watch.metrics_host) == (9464, serve.host)
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("0.0.0.0", "localhost:50051"),
+        ("::", "localhost:50051"),
+        ("[::]", "localhost:50051"),
+        ("::1", "[::1]:50051"),
+        ("10.0.0.7", "10.0.0.7:50051"),
+    ],
+)
+def test_a_command_beside_a_server_asks_it_where_it_can_be_reached(
+    host: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGRANK_SERVE__HOST", host)
+    assert own_address(load_settings(SETTINGS)) == said
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "trusted", "said"),
+    [
+        (True, "ca.crt", ""),
+        (True, "other.crt", "has a certificate that this caller does not trust"),
+        (True, "server.key", "can't be asked with these certificates"),
+        (True, None, "hangs up on this caller"),
+        (False, "ca.crt", "speaks no TLS"),
+        (False, None, ""),
+    ],
+)
+def test_a_command_tells_a_server_that_it_can_t_agree_with_from_one_that_is_not_there(
+    encrypted: bool,
+    trusted: str | None,
+    said: str,
+    kgrank: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Authority(tmp_path, "other")
+    issued = Authority(tmp_path).issue("server")
+    if trusted is not None:
+        monkeypatch.setenv("KGRANK_CA_FILE", str(tmp_path / trusted))
+    tls = {"certificate_file": issued.certificate, "key_file": issued.key} if encrypted else {}
+    with running(tmp_path, ready=False, tls=tls) as server:
+        done = kgrank(tmp_path, "models", "list", "--target", server.target)
+    assert (done.code == 0) == (said == "")
+    assert said in done.err
+    assert "Start it with" not in done.err
+
+
 def test_a_server_leaves_when_nobody_is_connected_any_more() -> None:
-    serve = load_settings(DEPLOY / "kustomize" / "base" / "kgrank.toml").serve
-    pod = manifests()["StatefulSet kgrank"]["spec"]["template"]["spec"]
+    serve = load_settings(SETTINGS).serve
+    pod = server_pod()
     lives_on_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert 0 < 1.1 * serve.connection_age_s < lives_on_s  # gRPC spreads ages by a tenth
     # Twice: for calls, and for what is journalled.
@@ -174,6 +293,34 @@ def test_an_alert_reads_what_there_is_and_is_explained(alert: dict[str, Any]) ->
     assert series(alert["expr"]) <= metrics()
     assert f"### {alert['alert']}\n" in (ROOT / "docs" / "operations.md").read_text()
     assert f"alertname: {alert['alert']}\n" in (DEPLOY / "prometheus" / "alerts_test.yml").read_text()
+
+
+def test_alerts_on_latencies_ask_for_bounds_that_the_server_s_buckets_have() -> None:
+    counted = Metrics()
+    counted.method("kgrank.v1.RankingService.Rank")  # before, it tells of no bucket
+    bounds = {
+        (sample.name, float(sample.labels["le"]))
+        for family in counted.registry.collect()
+        for sample in family.samples
+        if "le" in sample.labels
+    }
+    asked = [found.groups() for alert in alerts() if (found := SLOWER.search(alert["expr"]))]
+    tested = BUCKET.findall((DEPLOY / "prometheus" / "alerts_test.yml").read_text())
+    assert asked
+    assert tested
+    assert {(name, float(bound)) for name, bound in asked + tested} <= bounds
+
+
+def test_servers_in_a_cluster_are_scraped_as_the_job_that_the_alerts_look_for() -> None:
+    jobs = {job for alert in alerts() for job in re.findall(r'job="(\w+)"', alert["expr"])}
+    for file in ("prometheus.yml", "kubernetes.yml"):
+        told = yaml.safe_load((DEPLOY / "prometheus" / file).read_text())
+        assert {scraped["job_name"] for scraped in told["scrape_configs"]} == jobs
+    (kept,) = [each for each in told["scrape_configs"][0]["relabel_configs"] if each.get("action") == "keep"]
+    (labels,) = yaml.safe_load((DEPLOY / "kustomize" / "base" / "kustomization.yaml").read_text())["labels"]
+    name = labels["pairs"]["app.kubernetes.io/name"]
+    ports = {port["containerPort"]: port["name"] for port in server_pod()["containers"][0]["ports"]}
+    assert kept["regex"] == f"{name};{ports[load_settings(SETTINGS).serve.watch.metrics_port]}"
 
 
 def test_the_alerts_pass_prometheus_own_tool() -> None:
