@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from server.errors import OverloadedError
 
-_MANY = 32
+MANY = 32
 """Fewer calls are let in however long they take: with two batches, one is waiting when the other is answered. And
-only while as many are in do intervals tell what the server can do, not how often it is asked."""
+only while as many are in do intervals tell what the server can do, not how often it is asked; of fewer, no more than
+that it can do better."""
 
 _NEWNESS = 0.01
 """An interval's part in the mean: answers come in batches, and a hundred of them smooth that."""
@@ -36,19 +37,20 @@ class Admission:
         self._longest_wait_s = longest_wait_s
         self._clock = clock
         self._each_s = 0.0
-        self._answered_s = 0.0
+        self._since_s = 0.0
+        self._answers = 0  # since then
 
     @property
     def wait_s(self) -> float:
-        """How long a call that comes now is going to wait."""
-        return self.taken * self._each_s
+        """How long a call that comes now is going to wait; nothing where it is let in however long that takes."""
+        return self.taken * self._each_s if self.taken >= MANY else 0.0
 
     @property
     def full(self) -> bool:
         """Whether the next call is refused."""
         if self.taken >= self.places:
             return True
-        return self._longest_wait_s is not None and self.taken >= _MANY and self.wait_s > self._longest_wait_s
+        return self._longest_wait_s is not None and self.wait_s > self._longest_wait_s
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -60,7 +62,7 @@ class Admission:
         if self.full:
             raise no_place()
         if not self.taken:
-            self._answered_s = self._clock()  # nobody was waited for until now
+            self._since_s, self._answers = self._clock(), 0  # nobody was waited for until now
         self.taken += 1
         try:
             yield
@@ -71,9 +73,12 @@ class Admission:
     def _answered(self) -> None:
         """Learn how long an answer takes; who leaves without one teaches nothing."""
         now_s = self._clock()
-        if self.taken >= _MANY:
-            self._each_s += _NEWNESS * (now_s - self._answered_s - self._each_s)
-        self._answered_s = now_s
+        self._answers += 1
+        each_s = (now_s - self._since_s) / self._answers
+        if self.taken >= MANY or each_s < self._each_s:  # of fewer, some of the time may have gone by unasked
+            self._each_s += _NEWNESS * (each_s - self._each_s)
+        if self.taken >= MANY:
+            self._since_s, self._answers = now_s, 0
 
 
 def no_place() -> OverloadedError:

@@ -93,7 +93,7 @@ class Server:
         refuse_exposure(settings)
         self._settings = settings
         self._places = places
-        secured = credentials(settings.tls)
+        self._secured = credentials(settings.tls)
         self._front = _front(settings)
         self._loop = asyncio.get_running_loop()
         kept_ms = round(settings.journal_days * 24 * 3_600_000)
@@ -135,7 +135,8 @@ class Server:
         )
         self._web = self._watch()
         self._server = self._make()
-        self._listening = Listening(self._server, settings, secured)
+        secured = self._secured
+        self._listening = Listening(self._server, settings, None if secured is None else secured.credentials)
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._saying: asyncio.Task[None] | None = None
@@ -233,9 +234,9 @@ class Server:
         answers = AnswerWatch(metrics)
         self._serving.observer = answers
         self._serving.kept.heard = metrics.kept_answer
-        certificate = self._settings.tls.certificate_file
+        ends_s = None if self._secured is None else self._secured.ends_s
         state = State(
-            self._serving, self._rules, self._follower, self._link, self._journal, self._eraser, answers, certificate
+            self._serving, self._rules, self._follower, self._link, self._journal, self._eraser, answers, ends_s
         )
         metrics.registry.register(Gauges(state))
         return Web(self._settings.watch, metrics.registry, self._readiness)
@@ -267,8 +268,9 @@ class Server:
             return
         if await self._put_into_service(traffic.with_trials((), None)):
             await self._activated()
-            if traffic.versions != (traffic.active,):  # without its trials, the active model answers everybody
-                await self._put_into_service(traffic)
+            # Without its trials, the active model answers everybody.
+            if traffic.versions != (traffic.active,) and await self._put_into_service(traffic):
+                await self._activated()
 
     async def _put_into_service(self, traffic: Traffic) -> bool:
         """Serve what was served before the start; return whether it is."""
@@ -316,12 +318,14 @@ class Server:
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
         advance_beyond(graph, self._journal)
+        self._loop.call_soon_threadsafe(self._switch.graph_reached, graph.last_commit)
         self._eraser.reconcile(graph)
 
     def _graph_opened(self) -> None:
         """Hear from the link's thread that the graph is there."""
         self._drain.start()
         self._loop.call_soon_threadsafe(self._follower.nudge)
+        self._loop.call_soon_threadsafe(self._eraser.graph_opened)
         self._loop.call_soon_threadsafe(self._rules.graph_opened)
 
 

@@ -77,7 +77,7 @@ class CatalogueFollowing:
         return missed
 
     def prepare(self) -> None:
-        """Begin to make ready what new products need; ranking goes on meanwhile."""
+        """Make ready what new products need, or let what does that go on with more; ranking goes on meanwhile."""
         if self._link.configured and (self._preparing is None or self._preparing.done()):
             self._preparing = asyncio.create_task(self._prepare(), name="catalogue")
 

@@ -83,7 +83,7 @@ class EngineLoader:
         shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
         histories = shared or LiveHistories(snapshot, self._settings.history_limit)
         if shared is None:
-            oldest_ms = oldest_as_of_ms(self._places.snapshots)
+            oldest_ms = oldest_as_of_ms(self._places.snapshots, self._places.models.returning())
             replay(histories, snapshot, journal, snapshot.as_of_ms if oldest_ms is None else oldest_ms)
         exclude_seen = not artifact.manifest.split.get("repeats", False)
         finder = None

@@ -1,7 +1,7 @@
 """Erases users: from the journal, the graph, memory, and the snapshots on disk; whatever happens on the way.
 
 What is to be done is written into the journal before anything is done, and crossed out after all is. A server that
-starts, or whose graph comes back, first finishes what is left; what a graph that is there has refused is tried again.
+starts, or whose graph comes back, first finishes what is left; what has failed with the graph there is tried again.
 Other servers hear of it by the graph's commits, and erase what they have. A graph that is restored from an older backup
 is told of the erasures that it has forgotten.
 """
@@ -9,7 +9,6 @@ is told of the erasures that it has forgotten.
 import asyncio
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +17,17 @@ import structlog
 
 from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_since, user_key
-from kg.errors import GraphError, KgrankError, SnapshotError
+from kg.errors import GraphError, GraphUnavailableError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
-from server.errors import ErasureUnfinishedError, ErasureWaitsError, OverloadedError
+from server.errors import (
+    ErasureUnfinishedError,
+    ErasureWaitsError,
+    JournalError,
+    JournalFullError,
+    NotServingError,
+    OverloadedError,
+)
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.memory import Memory
@@ -65,6 +71,8 @@ class Eraser:
         self._snapshots = snapshots
         self._own: set[int] = set()  # commits of erasures that memory has heard of
         self._later: dict[str, asyncio.Task[None]] = {}
+        self._unfinished: set[str] = set()  # what `reconcile` could not do
+        self._leaving = False
         self.redacted = True
         """Whether the snapshots have no erased user, as far as is known."""
 
@@ -72,7 +80,7 @@ class Eraser:
         """Erase a user everywhere.
 
         Raises:
-            ErasureWaitsError: the graph is away or failed; it is finished when that is back, by this server.
+            ErasureWaitsError: the graph is away, or something failed; it is finished later, by this server.
             ErasureUnfinishedError: a snapshot can't be rewritten; the user is erased everywhere else.
             JournalError: it can't be written down; nothing is done.
         """
@@ -82,11 +90,12 @@ class Eraser:
         await asyncio.to_thread(self._journal.intend_erasure, user_id)
         try:
             erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
-        except (GraphError, OverloadedError) as error:
-            if user_id not in self._later:
-                self._later[user_id] = asyncio.create_task(self._try_again(user_id), name="erasure")
+        except ErasureUnfinishedError:
+            raise
+        except Exception as error:
+            self._put_off(user_id)
             raise ErasureWaitsError(
-                "the graph did not take the erasure",
+                _why(error),
                 "It is written down, and is tried again until it is done; asking for it again does no harm.",
             ) from error
         self._own.add(commit)
@@ -94,12 +103,22 @@ class Eraser:
 
     async def stop(self) -> None:
         """Leave what is not finished to the next start."""
+        self._leaving = True
         for task in self._later.values():
             task.cancel()
         await asyncio.gather(*self._later.values(), return_exceptions=True)
 
+    def graph_opened(self) -> None:
+        """Go on with what `reconcile` could not do. Belongs to the event loop's thread."""
+        while self._unfinished:
+            self._put_off(self._unfinished.pop())
+
+    def _put_off(self, user_id: str) -> None:
+        if user_id not in self._later and not self._leaving:
+            self._later[user_id] = asyncio.create_task(self._try_again(user_id), name="erasure")
+
     async def _try_again(self, user_id: str) -> None:
-        """Finish an erasure that the graph refused, once it takes it; where the graph is away `reconcile` does that."""
+        """Finish an erasure that failed, once it can be; where the graph is away `reconcile` does that."""
         wait_s = _FIRST_RETRY_S
         try:
             while True:
@@ -110,8 +129,10 @@ class Eraser:
                         return
                     _, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
                     self._own.add(commit)
-                except (KgrankError, sqlite3.Error) as error:
-                    _log.warning("erasure_waits", reason=type(error).__name__, next_attempt_s=wait_s)
+                except ErasureUnfinishedError:
+                    return  # the log has it
+                except Exception as error:
+                    _log.warning("erasure_waits", reason=_why(error), next_attempt_s=wait_s)
         finally:
             del self._later[user_id]
 
@@ -132,8 +153,16 @@ class Eraser:
             KgrankError: it failed; it is to be tried again.
         """
         for user_id in self._journal.pending_erasures():
-            with suppress(ErasureUnfinishedError):  # the log has it, and nobody need go without the graph for it
+            try:
                 self._erase(graph, user_id)
+            except ErasureUnfinishedError:
+                continue  # the log has it, and nobody need go without the graph for it
+            except GraphUnavailableError:
+                raise
+            except Exception as error:  # nor for this; `graph_opened` sees to it
+                self._unfinished.add(user_id)
+                _log.warning("erasure_waits", reason=_why(error))
+            else:
                 _log.info("erasure_finished")
         there = {each.user_key: each for each in erasures_since(graph, 0)}
         here = {each.user_key: each for each in self._journal.erasures()}
@@ -199,3 +228,16 @@ class Eraser:
                 # What was acknowledged here before the erasure may have reached the graph after it.
                 erase_events(graph, [each.event.event_id for each in events])
         return len(found)
+
+
+def _why(error: Exception) -> str:
+    """Return what kept an erasure from being done; the log has a defect's trace."""
+    match error:
+        case GraphError() | OverloadedError():
+            return "the graph did not take the erasure"
+        case JournalError() | JournalFullError() | sqlite3.Error():
+            return "this server's journal did not take the erasure: see to its disk"
+        case NotServingError():
+            return "the server left before the erasure was done"
+    _log.error("erasure_failed", exc_info=error)
+    return "the erasure failed on the way; the server's log says why"

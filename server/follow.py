@@ -8,6 +8,7 @@ What was changed is read from the graph as it is then: the same change applied t
 """
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -92,6 +93,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
         self._noted = time.monotonic()
+        self._unnoted = False
         self.applied = 0
         """The commit up to which everything has been applied."""
         self.caught_up = False
@@ -214,7 +216,7 @@ class Follower:
         last = graph.last_commit
         if time.monotonic() - self._noted > _NOTED_EVERY_S:
             self._noted = time.monotonic()
-            self._journal.note(COMMIT, after)
+            self._note(after)
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
             with suppress(GraphDiskError):  # a full disk must not keep this server from what others wrote
@@ -236,6 +238,18 @@ class Follower:
             }
             found = graph.events_of(sorted(others))
         return _Page(last, until, heard, changes, self._histories.unknown(found), more=full or heard < end)
+
+    def _note(self, commit: int) -> None:
+        """Note how far the graph was followed; a full disk must not keep this server from what others wrote."""
+        try:
+            self._journal.note(COMMIT, commit)
+        except sqlite3.Error as error:
+            if not self._unnoted:
+                remedy = "See to the journal's disk; the note is only for a graph that is put back from a backup."
+                _log.warning("commit_not_noted", commit=commit, reason=str(error), remedy=remedy)
+            self._unnoted = True
+        else:
+            self._unnoted = False
 
 
 def advance_beyond(graph: "Graph", journal: JournalFile) -> None:

@@ -29,11 +29,6 @@ class Interaction:
     at_ms: int
     value: float
 
-    @property
-    def identity(self) -> tuple[int, int, int]:
-        """What makes two of one user the same."""
-        return self.product_index, self.type, self.at_ms
-
 
 @dataclass(slots=True)
 class _Appended:
@@ -42,18 +37,18 @@ class _Appended:
     Args:
         version: changes with every interaction.
         interactions: the latest last; of equal time, in the order they came.
-        identities: of all of them.
+        event_ids: of all of them.
         products: every product that is in them.
     """
 
     version: int = 0
     interactions: list[Interaction] = field(default_factory=list)
-    identities: set[tuple[int, int, int]] = field(default_factory=set)
+    event_ids: set[str] = field(default_factory=set)
     products: set[int] = field(default_factory=set)
 
-    def add(self, interaction: Interaction) -> None:
+    def add(self, event_id: str, interaction: Interaction) -> None:
         insort_right(self.interactions, interaction, key=attrgetter("at_ms"))
-        self.identities.add(interaction.identity)
+        self.event_ids.add(event_id)
         self.products.add(interaction.product_index)
 
 
@@ -84,32 +79,37 @@ class LiveHistories:
         self._appended: dict[str, _Appended] = {}
         self._count = 0
         self._hidden: set[int] = set()
-        self._waiting: dict[str, list[_Waiting]] = {}
+        self._waiting: dict[str, dict[str, _Waiting]] = {}  # by product, then by event
         self._waiting_count = 0
         self._copies: weakref.WeakSet[Copies] = weakref.WeakSet()  # engines come and go, histories stay
         self.applied = 0  # the own journal's last offset that is in here
         self.followed = snapshot.commit - 1  # the graph's last commit that is in here; the snapshot's own is looked at
 
-    def append(self, user_id: str, interaction: Interaction) -> None:
-        """Add an interaction to a user's history, known or new; a late one finds its place by time."""
-        self._count += 1
+    def append(self, event_id: str, user_id: str, interaction: Interaction) -> None:
+        """Add an event to a user's history, known or new, once; a late one finds its place by time."""
         appended = self._appended.get(user_id)
         if appended is None:
             appended = self._appended[user_id] = _Appended()
-        appended.add(interaction)
+        elif event_id in appended.event_ids:
+            return
+        self._count += 1
+        appended.add(event_id, interaction)
         appended.version = self._count  # last: who reads version, then history, must not take the old one for the new
 
-    def wait(self, user_id: str, product_id: str, interaction: Interaction) -> None:
-        """Keep an interaction with a product that the catalogue does not have yet; the oldest go where there are many.
+    def wait(self, event_id: str, user_id: str, product_id: str, interaction: Interaction) -> None:
+        """Keep an event on a product that the catalogue does not have yet, once; the oldest go where there are many.
 
         Args:
+            event_id: the event.
             user_id: the user.
             product_id: the product, which may join at any time.
             interaction: what happened, whatever its `product_index`.
         """
+        if event_id in self._waiting.get(product_id, ()):
+            return
         if self._waiting_count >= _MOST_WAITING:
             self._waiting_count -= len(self._waiting.pop(next(iter(self._waiting))))
-        self._waiting.setdefault(product_id, []).append((user_id, interaction))
+        self._waiting.setdefault(product_id, {})[event_id] = (user_id, interaction)
         self._waiting_count += 1
 
     def joined(self, products: Vocabulary) -> None:
@@ -118,8 +118,8 @@ class LiveHistories:
             product_index = products.index(product_id)
             waiting = self._waiting.pop(product_id)
             self._waiting_count -= len(waiting)
-            for user_id, interaction in waiting:
-                self.append(user_id, replace(interaction, product_index=product_index))
+            for event_id, (user_id, interaction) in waiting.items():
+                self.append(event_id, user_id, replace(interaction, product_index=product_index))
 
     def copied_by(self, copies: "Copies") -> None:
         """Tell of somebody who keeps what follows from a history; it is told when that is to be forgotten."""
@@ -136,7 +136,7 @@ class LiveHistories:
                 self._hidden.add(user_index)
                 self.people.forget(user_index)
             for product_id, waiting in list(self._waiting.items()):
-                left = [each for each in waiting if each[0] != user_id]
+                left = {event_id: each for event_id, each in waiting.items() if each[0] != user_id}
                 self._waiting_count -= len(waiting) - len(left)
                 if left:
                     self._waiting[product_id] = left
@@ -146,7 +146,7 @@ class LiveHistories:
     def users(self) -> Iterator[str]:
         """Yield the id of every user with a history, some of them twice. May be called from any thread."""
         yield from list(self._appended)
-        yield from [user_id for waiting in list(self._waiting.values()) for user_id, _ in list(waiting)]
+        yield from [user_id for waiting in list(self._waiting.values()) for user_id, _ in list(waiting.values())]
         yield from self._users.array.to_pylist()
 
     def version(self, user_id: str) -> int:
@@ -162,13 +162,6 @@ class LiveHistories:
         from_, to = np.searchsorted(stored.at_ms[rows], (interaction.at_ms, interaction.at_ms + 1)) + rows.start
         same = stored.product_index[from_:to] == interaction.product_index
         return bool((same & (stored.type[from_:to] == interaction.type)).any())
-
-    def has(self, user_id: str, interaction: Interaction) -> bool:
-        """Return whether this very interaction (user, product, type, time) is in here, from wherever it came."""
-        appended = self._appended.get(user_id)
-        return (appended is not None and interaction.identity in appended.identities) or self.holds(
-            user_id, interaction
-        )
 
     def length(self, user_id: str) -> int:
         """Return how many interactions a user has, nothing left out."""

@@ -26,6 +26,7 @@ from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal_copy import LONGEST_LOG_PAGES, JournalCopy
 from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
 from server.journal_insert import Stored, insert
+from server.journal_trim import JournalTrim
 
 _log = structlog.get_logger(__name__)
 
@@ -108,7 +109,6 @@ class Journal(JournalFile):
         except BaseException:
             self._lock.close()
             raise
-        self.kept_ms = kept_ms
         self._on_commit = on_commit
         self._on_erase = on_erase
         self._hand_over = hand_over
@@ -120,7 +120,8 @@ class Journal(JournalFile):
         self._leaving = threading.Event()
         self._behind = self.undrained()[0]
         self._searches_behind = self.searches_waiting()
-        self._copy = JournalCopy(self.connection)
+        self.trim = JournalTrim(self.connection, kept_ms)
+        self._copy = JournalCopy(self.connection, self.trim.go_on)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 

@@ -22,10 +22,16 @@ class JournalCopy:
 
     Args:
         connection: opens the journal.
+        each_time: called every second or so, in the same thread; whatever else need not be waited for.
     """
 
-    def __init__(self, connection: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
+    def __init__(
+        self,
+        connection: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        each_time: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connection = connection
+        self._each_time = each_time
         self._wanted = threading.Event()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-copy", daemon=True)
@@ -42,6 +48,7 @@ class JournalCopy:
 
     def _run(self) -> None:
         while not self._leaving.wait(_EACH_S):
+            self._each_time()
             if self._wanted.is_set():
                 self._wanted.clear()
                 if not self._copied():

@@ -54,7 +54,7 @@ _MADE_CLEAN = 1
 """The `user_version` of a journal in whose file what was deleted has always been overwritten."""
 COMMIT = "commit"
 """`JournalFile.note`: the last commit of the graph that this server has seen."""
-_NOTE = "INSERT INTO reached VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)"
+NOTE = "INSERT INTO reached VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)"
 TRIMMED = "trimmed"
 """`JournalFile.note`: the last offset whose event was trimmed."""
 
@@ -195,7 +195,7 @@ class JournalFile:
     def note(self, name: str, number: int) -> None:
         """Remember the largest number that was ever noted under a name."""
         with self.connection() as connection:
-            connection.execute(_NOTE, (name, number))
+            connection.execute(NOTE, (name, number))
 
     def noted(self, name: str) -> int:
         """Return the largest number that was noted under a name; 0 if none was."""
@@ -206,24 +206,6 @@ class JournalFile:
     def drained_to(self, offset: int, count: int) -> None:
         """Remember that the graph has everything up to an offset, `count` events more than before."""
         self.note_drained(offset)
-
-    def trim(self, offsets: Sequence[int]) -> None:
-        """Forget events; the ids of forgotten events are no longer known as duplicates.
-
-        Raises:
-            JournalError: it can't be written; nothing is forgotten.
-        """
-        try:
-            with self.connection() as connection:
-                connection.execute("BEGIN")
-                connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in offsets))
-                if offsets:
-                    connection.execute(_NOTE, (TRIMMED, max(offsets)))
-                connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise JournalError(
-                f"journal {self.path} can't be trimmed: {error}", "Check the disk and the file's permissions."
-            ) from error
 
     def intend_erasure(self, user_id: str) -> None:
         """Write down that a user is to be erased, before anything is: `pending_erasures` has it until it is done.

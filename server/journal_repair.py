@@ -95,9 +95,15 @@ def _is_sound(path: Path) -> bool:
         with closing(sqlite3.connect(path, timeout=30)) as connection:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if not tells_of_damage(error):
             raise
         return False
+
+
+def tells_of_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error says that the file is damaged, and not that it can't be opened, say."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # above that stands which kind of it
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _schema(old: sqlite3.Connection) -> str:

@@ -9,12 +9,14 @@ answer gets its own.
 All users of whom nothing is known ask the same question, so that they share its answer.
 """
 
+import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from server.engine import Engine
 from server.question import Question, UserState
@@ -22,10 +24,13 @@ from server.rulebook import Effect
 
 KEPT_FOR_S = 60.0
 _OVERHEAD_BYTES = 2000
-"""About what a question and its place take beside the answer's bytes."""
+"""About what a question and its place take beside the answer's bytes and the names in the question."""
 
 _MOST_IDS = 100
 """A question that names more products hardly comes twice, and to look for it takes as long as to answer it."""
+
+_MOST_NAMED_BYTES = 4096
+"""What the names in a filter and a context may take in memory: a question that has more hardly comes twice either."""
 
 Heard = Callable[[str, UserState | None], None]
 """Hears of each question: `hit`, `miss` or `passed`, and of a hit how the user was known."""
@@ -33,9 +38,20 @@ Heard = Callable[[str, UserState | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the answer to a question is kept, and what it depends on; `user_id` is who asks, in `key` or not."""
+    """Where the answer to a question is kept, and what it depends on.
+
+    Args:
+        key: the question, and what else the answer's bytes depend on.
+        named_bytes: what the names in the question take in memory.
+        engine: answers it.
+        effect: of the rules in force.
+        user_id: who asks, in `key` or not.
+        version: of the user's history.
+        forgotten: how often somebody was forgotten before.
+    """
 
     key: Hashable
+    named_bytes: int
     engine: "weakref.ref[Engine]"
     effect: Effect
     user_id: str
@@ -63,6 +79,10 @@ class _Kept:
     body: bytes
     state: UserState
     until_s: float
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + self.place.named_bytes + _OVERHEAD_BYTES
 
 
 class KeptAnswers:
@@ -99,6 +119,8 @@ class KeptAnswers:
         if not self._most_bytes:
             return None
         many = len(question.candidates or ()) + len(question.exclude) > _MOST_IDS
+        named_bytes = 0 if many else _bytes_of(_names(question))
+        many = many or named_bytes > _MOST_NAMED_BYTES
         if many or question.events or (question.seeds and question.user_id) or question.searched:
             self.heard("passed", None)
             return None
@@ -106,8 +128,10 @@ class KeptAnswers:
         version = histories.version(user_id)
         if user_id and not histories.length(user_id):
             question = replace(question, user_id="")
+        named_bytes += _bytes_of([user_id, question.query, *(question.candidates or ()), *question.exclude])
         key = (how, engine.model_version, question)
-        return Place(key, weakref.ref(engine), engine.selection.effect(), user_id, version, self._forgotten)
+        effect = engine.selection.effect()
+        return Place(key, named_bytes, weakref.ref(engine), effect, user_id, version, self._forgotten)
 
     def get(self, place: Place | None) -> bytes | None:
         """Return the answer that is kept in a place, None where there is none that still holds."""
@@ -130,8 +154,8 @@ class KeptAnswers:
             if place.forgotten != self._forgotten or not place.stands():
                 return
             self._drop(place.key)
-            self._kept[place.key] = _Kept(place, body, state, self._clock_s() + KEPT_FOR_S)
-            self._bytes += len(body) + _OVERHEAD_BYTES
+            kept = self._kept[place.key] = _Kept(place, body, state, self._clock_s() + KEPT_FOR_S)
+            self._bytes += kept.size
             while self._bytes > self._most_bytes:
                 self._drop(next(iter(self._kept)))
 
@@ -151,4 +175,15 @@ class KeptAnswers:
     def _drop(self, key: Hashable) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
-            self._bytes -= len(kept.body) + _OVERHEAD_BYTES
+            self._bytes -= kept.size
+
+
+def _names(question: Question) -> Iterable[str]:
+    """Return what a question's filter and context name."""
+    named = question.filter
+    values = chain.from_iterable((key, *values) for key, values in named.attributes)
+    return chain(named.brands, named.categories, values, question.seeds, question.categories)
+
+
+def _bytes_of(names: Iterable[str]) -> int:
+    return sum(map(sys.getsizeof, names))

@@ -12,7 +12,7 @@ def main() -> None:
             raise
         sys.stderr.write(
             f"kgrank: the package {error.name!r} is not installed; the command line needs an extra.\n"
-            "Install it: pip install 'kgrank[server]'\n"
+            "Install it: pip install '.[server]' in kgrank's clone\n"
         )
         sys.exit(3)
     run()

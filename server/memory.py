@@ -1,10 +1,12 @@
 """What the server remembers of users: the histories in service, and everything that changes them.
 
 Events come from the own journal (`written`), and from the graph, where other servers' events are (`follow`). Either may
-have one first; each counts once.
+have one first; each counts once, by its id. A snapshot has no ids, and may have some of what was committed while it was
+exported: an event that equals one of a snapshot in user, product, type and time is taken to be that one.
 """
 
 import time
+from array import array
 from collections.abc import Callable, Collection, Sequence
 
 import structlog
@@ -13,15 +15,14 @@ from kg.commits import CommittedEvent
 from kg.snapshot import Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
+from server.contract import WrittenEvent
 from server.engine import Engine
-from server.errors import JournalError
 from server.histories import Interaction, LiveHistories
 from server.journal import Journal
 from server.journal_file import StoredEvent
 from server.past_searches import PastSearches
 
 _NAN = float("nan")
-_MOST_FOLLOWED = 100_000
 _NOBODY_BEHIND = 1 << 62
 
 _log = structlog.get_logger(__name__)
@@ -42,15 +43,11 @@ class Memory:
         self._held = held
         self._past = past
         self._journal = journal
-        self._followed_ids: dict[str, None] = {}  # in order, the oldest first
 
     def written(self, events: Sequence[StoredEvent]) -> None:
         """Let events that were just stored in the own journal change the next answers."""
-        # A caller that wrote one to another server, and did not hear from it, may write it here again.
-        new = [each for each in events if each.event.event_id not in self._followed_ids]
         for histories, engine in self._held():
-            extend(histories, engine.snapshot, new)
-            histories.applied = max(histories.applied, events[-1].offset)
+            extend(histories, engine.snapshot, events)
 
     def forget(self, user_id: str, left: Sequence[StoredEvent]) -> None:
         """Forget a user but for some events of the own journal, that came after the user's erasure."""
@@ -100,17 +97,13 @@ class Memory:
                 if each.commit > histories.followed:
                     _add_once(histories, engine.snapshot, each)
             histories.followed = max(histories.followed, until)
-        self._followed_ids.update(dict.fromkeys(each.event_id for each in events))
-        while len(self._followed_ids) > _MOST_FOLLOWED:
-            del self._followed_ids[next(iter(self._followed_ids))]
 
 
 def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[StoredEvent]) -> None:
     """Add events of the own journal to histories, each once; one with a product that is not there yet waits for it."""
     for stored in events:
         if stored.offset > histories.applied:
-            event = stored.event
-            _add(histories, snapshot, event.user_id, event.product_id, interaction_of(snapshot, stored))
+            _add(histories, stored.event, interaction_of(snapshot, stored))
         histories.applied = max(histories.applied, stored.offset)
 
 
@@ -118,40 +111,31 @@ def forget(histories: LiveHistories, snapshot: Snapshot, user_id: str, left: Seq
     """Let histories forget a user but for some events of the own journal, that came after the user's erasure."""
     histories.forget([user_id])
     for stored in left:
-        _add(histories, snapshot, user_id, stored.event.product_id, interaction_of(snapshot, stored))
+        _add(histories, stored.event, interaction_of(snapshot, stored))
 
 
 def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldest_as_of_ms: int) -> None:
-    """Add the journal's events that a snapshot lacks, and trim those that it and the graph have long had.
+    """Add the journal's events that a snapshot lacks, and let the journal forget those that it has.
 
     Args:
         histories: of the snapshot; they grow.
         snapshot: the one in service.
-        journal: read whole, and trimmed where that succeeds.
-        oldest_as_of_ms: events later than this, or received later, stay: the oldest snapshot needs them, should a
-            model that was trained on it come back into service.
+        journal: read whole.
+        oldest_as_of_ms: events later than this, or received later, stay: a model that may come back into service has a
+            snapshot that needs them.
     """
-    began, count, old = time.monotonic(), 0, []
-    trimmed_to_ms = min(snapshot.as_of_ms, oldest_as_of_ms)
-    drained, keep_from_ms = journal.drained, time.time_ns() // 1_000_000 - journal.kept_ms
+    began, count, held = time.monotonic(), 0, array("q")
+    held_to_ms = min(snapshot.as_of_ms, oldest_as_of_ms)
     for stored in journal.all():
         event, interaction = stored.event, interaction_of(snapshot, stored)
         if interaction.product_index == MISSING or not histories.holds(event.user_id, interaction):
-            _add(histories, snapshot, event.user_id, event.product_id, interaction)
+            _add(histories, event, interaction)
             count += 1
-        elif (
-            stored.offset <= drained
-            and stored.received_ms < keep_from_ms
-            and max(stored.received_ms, event.at_ms) <= trimmed_to_ms
-        ):
-            old.append(stored.offset)
+        elif max(stored.received_ms, event.at_ms) <= held_to_ms:
+            held.append(stored.offset)
         histories.applied = stored.offset
-    try:
-        journal.trim(old)
-    except JournalError as error:  # it is only longer than it need be
-        _log.warning("journal_not_trimmed", events=len(old), reason=error.problem, remedy=error.remedy)
-        old = []
-    _log.info("journal_replayed", events=count, trimmed=len(old), seconds=round(time.monotonic() - began, 2))
+    journal.trim.allow(held)
+    _log.info("journal_replayed", events=count, held=len(held), seconds=round(time.monotonic() - began, 2))
 
 
 def interaction_of(snapshot: Snapshot, stored: StoredEvent) -> Interaction:
@@ -167,14 +151,14 @@ def _interaction(
     return Interaction(snapshot.products.place(product_id), CODES[kind], at_ms, _NAN if value is None else value)
 
 
-def _add(histories: LiveHistories, snapshot: Snapshot, user_id: str, product_id: str, interaction: Interaction) -> None:
+def _add(histories: LiveHistories, event: WrittenEvent | CommittedEvent, interaction: Interaction) -> None:
     if interaction.product_index == MISSING:
-        histories.wait(user_id, product_id, interaction)
+        histories.wait(event.event_id, event.user_id, event.product_id, interaction)
     else:
-        histories.append(user_id, interaction)
+        histories.append(event.event_id, event.user_id, interaction)
 
 
 def _add_once(histories: LiveHistories, snapshot: Snapshot, event: CommittedEvent) -> None:
     interaction = _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value)
-    if interaction.product_index == MISSING or not histories.has(event.user_id, interaction):
-        _add(histories, snapshot, event.user_id, event.product_id, interaction)
+    if interaction.product_index == MISSING or not histories.holds(event.user_id, interaction):
+        _add(histories, event, interaction)

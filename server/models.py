@@ -3,8 +3,8 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kg.errors import KgrankError
@@ -23,7 +23,7 @@ class ModelFolder:
 
     Args:
         folder: where the artifacts are.
-        chosen: the version to start with, instead of the one that `ACTIVE` names.
+        chosen: the version to start with, instead of the one that `ACTIVE` or another server's last switch names.
     """
 
     folder: Path
@@ -78,6 +78,12 @@ class ModelFolder:
         manifests = self.manifests()
         return Traffic(manifests[0].model_version) if manifests else None
 
+    def returning(self) -> list[ArtifactManifest]:
+        """Return the models that are noted as in service, and those before, where rolling back leads."""
+        noted = replace(self, chosen=None).traffic
+        versions = () if noted is None else (*noted.versions, *noted.before)
+        return [each for each in self.manifests() if each.model_version in versions]
+
     def note(self, traffic: Traffic) -> None:
         """Remember what is in service, so that a restart serves the same; whole or not at all."""
         # Not named by the process's number: in containers that share the folder it may be the same in all.
@@ -91,8 +97,7 @@ class ModelFolder:
 
 def snapshot_folder_for(snapshots: Path, manifest: ArtifactManifest) -> Path | None:
     """Return the folder of the snapshot that a model was trained on, else of the latest one; None where none is."""
-    latest = snapshots / LATEST
-    named = snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+    named = _latest(snapshots)
     trained_on = snapshot_with_hash(snapshots, manifest.snapshot_hash)
     if trained_on is not None:
         return trained_on
@@ -104,9 +109,17 @@ def snapshot_with_hash(snapshots: Path, content_hash: str) -> Path | None:
     return next((folder for folder, found, _ in _snapshots(snapshots) if found == content_hash), None)
 
 
-def oldest_as_of_ms(snapshots: Path) -> int | None:
-    """Return the moment up to which every snapshot of a folder reaches; None where there is none."""
-    return min((as_of_ms for _, _, as_of_ms in _snapshots(snapshots)), default=None)
+def oldest_as_of_ms(snapshots: Path, manifests: Sequence[ArtifactManifest]) -> int | None:
+    """Return the moment up to which each snapshot of some models reaches; None where there is none."""
+    found, trained_on = list(_snapshots(snapshots)), {manifest.snapshot_hash for manifest in manifests}
+    latest = _latest(snapshots) if trained_on - {content_hash for _, content_hash, _ in found} else None
+    served = [as_of_ms for folder, content_hash, as_of_ms in found if content_hash in trained_on or folder == latest]
+    return min(served, default=None)
+
+
+def _latest(snapshots: Path) -> Path | None:
+    latest = snapshots / LATEST
+    return snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
 
 
 def _snapshots(snapshots: Path) -> Iterator[tuple[Path, str, int]]:

@@ -63,6 +63,14 @@ class Front:
     log_calls: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The response to one request of a stream, and what a call of its own would have ended in; the stream's is OK."""
+
+    response: Message | bytes
+    code: grpc.StatusCode = _OK
+
+
 def service_handler(
     service: ServiceDescriptor, servicer: object, front: Front, admission: Admission | None = None
 ) -> grpc.GenericRpcHandler:
@@ -72,7 +80,7 @@ def service_handler(
         service: the service, as the contract has it.
         servicer: has a method for each RPC, by the RPC's name: `async (request, context) -> response`, where the
             response is a stream an async generator of responses, where the request is one an async iterator of them.
-            A response may be serialised already.
+            A response may be serialised already; one of a stream may be an `Outcome`.
         front: what a call passes first.
         admission: has the places that the servicer's calls take; those of streams, each request one.
     """
@@ -107,7 +115,10 @@ class _Method:
         self._front = front
         self._gate = front.gate
         self._audit = front.audit if self._need.audited else None
-        self._metrics: MethodMetrics | None = None if front.metrics is None else front.metrics.method(self._name)
+        self._metrics: MethodMetrics | None = None
+        if front.metrics is not None:
+            outcomes = method.server_streaming and "error" in method.output_type.fields_by_name
+            self._metrics = front.metrics.method(self._name, outcomes=outcomes)
         self._answer = answer
         if front.traces is not None:
             self._answer = front.traces.traced(self._name, answer, stream=method.server_streaming)
@@ -183,7 +194,7 @@ class _Method:
                 async for response in self._answer(asked, context):
                     if not self._method.client_streaming:  # else its requests are what is looked at
                         held.check()
-                    yield response
+                    yield self._counted(response)
         except (asyncio.CancelledError, GeneratorExit) as error:
             code = _cancelled(context)
             _let_go(error)
@@ -195,6 +206,13 @@ class _Method:
             await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
         finally:
             self._ended(code, None, caller, context)
+
+    def _counted(self, response: Message | bytes | Outcome) -> Message | bytes:
+        if not isinstance(response, Outcome):
+            return response
+        if self._metrics is not None:
+            self._metrics.outcome(response.code)
+        return response.response
 
     def _decoded(self, serialised: bytes) -> Message:
         try:

@@ -238,8 +238,9 @@ class Serving:
         Raises:
             ModelError: a text encoder can't be loaded.
         """
-        unprepared = [] if self._lineup is None else self.catalogue.unprepared(self._lineup)
-        for engine, snapshot in unprepared:
+        # Looked for anew each time: models come into service and leave it meanwhile.
+        while self._lineup is not None and (unprepared := self.catalogue.unprepared(self._lineup)):
+            engine, snapshot = unprepared[0]
             states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
             async with self._changing:
                 before = self.lineup

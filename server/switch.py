@@ -41,7 +41,7 @@ class Switch:
         serving: where engines are swapped.
         models: where the traffic is noted.
         journal: what engines that are built meanwhile must hear of.
-        activated: called after each change.
+        activated: called after each change, of this server or followed.
         link: the graph through which other servers hear of it.
     """
 
@@ -60,6 +60,7 @@ class Switch:
         self._link = link
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps tasks weakly
+        self._chosen = models.chosen is not None
         self._commit: int | None = None
         self._latest: Change | None = None
 
@@ -80,6 +81,11 @@ class Switch:
         self._latest = changes[-1]
         self._begin(self._follow(changes[-1]))
 
+    def graph_reached(self, commit: int) -> None:
+        """Hear of the graph's last commit, before what it changed is followed."""
+        if self._chosen:  # at the start, instead of what was switched until then
+            self._chosen, self._commit = False, max(self._known_commit(), commit)
+
     def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -96,7 +102,7 @@ class Switch:
                 raise
             self._latest = None  # what could not be followed before is not wanted any more
             await self._activated()
-            self._commit = await self._tell(lineup.traffic) or known
+            self._commit = await self._tell(lineup.traffic) or max(known, self._commit or 0)
             await self._note(lineup.traffic)
             return lineup
 
@@ -115,6 +121,7 @@ class Switch:
             try:
                 if told != self._serving.lineup.traffic:
                     await self._serving.change_traffic(lambda _: told, self._journal)
+                    await self._activated()
                     _log.info("traffic_followed", commit=change.commit, active=told.active)
             except KgrankError as error:
                 # It serves on with what it has.

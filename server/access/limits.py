@@ -57,4 +57,5 @@ class Rates:
             rate = self._rates[key] = Rate(limit, limit * self._burst_s)
             if len(self._rates) > _MOST_CALLERS:
                 self._rates.popitem(last=False)
+        self._rates.move_to_end(key)
         return rate.take()

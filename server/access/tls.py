@@ -2,6 +2,8 @@
 
 import ssl
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -13,7 +15,15 @@ from server.access.config import TlsSettings
 _log = structlog.get_logger(__name__)
 
 
-def credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
+@dataclass(frozen=True)
+class Secured:
+    """What a server encrypts with, and when the certificate of its next handshake ends (`expires_s`)."""
+
+    credentials: grpc.ServerCredentials
+    ends_s: Callable[[], float]
+
+
+def credentials(settings: TlsSettings) -> Secured | None:
     """Return credentials that take up new files at the next handshake; None where there is no certificate.
 
     A renewed certificate that can't be used is logged, and the one before stays.
@@ -28,11 +38,12 @@ def credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
     if settings.key_file is None:
         raise ConfigError("serve.tls.certificate_file is set but key_file is not", "Set the certificate's key.")
     files = _Files(settings.certificate_file, settings.key_file, settings.client_ca_file)
-    return grpc.dynamic_ssl_server_credentials(
+    made = grpc.dynamic_ssl_server_credentials(
         files.read(),
         files.current,  # type: ignore[arg-type]  # None is documented as "no change"; the stubs don't know
         require_client_authentication=settings.client_ca_file is not None,
     )
+    return Secured(made, files.ends_s)
 
 
 class _Files:
@@ -42,6 +53,8 @@ class _Files:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._lock = threading.Lock()
         self._stamp = self._stamps()
+        self._pem = b""  # of the certificate that was read last
+        self._new: grpc.ServerCertificateConfiguration | None = None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """Return what the files say now.
@@ -56,32 +69,48 @@ class _Files:
             if self._client_ca is not None:
                 context.load_verify_locations(self._client_ca)
                 ca = self._client_ca.read_bytes()
-            return grpc.ssl_server_certificate_configuration(
-                [(self._key.read_bytes(), self._certificate.read_bytes())], ca
-            )
+            pem = self._certificate.read_bytes()
+            made = grpc.ssl_server_certificate_configuration([(self._key.read_bytes(), pem)], ca)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
             raise ConfigError(
                 f"the certificate {self._certificate} with its key {self._key} can't be used: {reason}",
                 "Give PEM files that belong together, the key without a password, readable by the server.",
             ) from error
+        self._pem = pem
+        return made
 
     def current(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the files' new contents, None while they are the same."""
         with self._lock:
-            stamp = self._stamps()
-            if stamp == self._stamp:
-                return None
-            try:
-                made = self.read()
-            except ConfigError as error:
-                if stamp is not None:
-                    self._stamp = stamp
-                    _log.error("certificate_not_renewed", reason=error.problem, remedy=error.remedy)
-                return None
+            self._look()
+            made, self._new = self._new, None
+            return made
+
+    def ends_s(self) -> float:
+        """Return when the certificate of the next handshake ends: the one before, where a new one can't be used.
+
+        Raises:
+            ConfigError: that can't be read out of it.
+        """
+        with self._lock:
+            self._look()
+            return _ends_s(self._pem, self._certificate)
+
+    def _look(self) -> None:
+        """Read the files if they have changed, and they fit."""
+        stamp = self._stamps()
+        if stamp == self._stamp:
+            return
+        try:
+            self._new = self.read()
+        except ConfigError as error:
+            if stamp is not None:
+                self._stamp = stamp
+                _log.error("certificate_not_renewed", reason=error.problem, remedy=error.remedy)
+        else:
             self._stamp = stamp
             _log.info("certificate_renewed")
-            return made
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
         """Return what changes with the files' contents; None while one is missing, as it may be during a change."""
@@ -99,9 +128,16 @@ def expires_s(certificate: Path) -> float:
     Raises:
         ConfigError: it can't be read.
     """
+    try:
+        return _ends_s(certificate.read_bytes(), certificate)
+    except OSError as error:
+        raise ConfigError(f"the certificate {certificate} can't be read", "Give a PEM certificate.") from error
+
+
+def _ends_s(pem: bytes, certificate: Path) -> float:
     from cryptography import x509
 
     try:
-        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
-    except (OSError, ValueError) as error:
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    except ValueError as error:
         raise ConfigError(f"the certificate {certificate} can't be read", "Give a PEM certificate.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.doctor.findings import Finding, ok, problem, skipped, warning
+from server.journal_repair import tells_of_damage
 
 if TYPE_CHECKING:
     from server.config import Settings
@@ -40,8 +41,12 @@ def _check(path: Path) -> Iterator[Finding]:
             ).fetchone()
         finally:
             connection.close()
-    except sqlite3.DatabaseError:
-        yield damaged
+    except sqlite3.Error as error:
+        remedy = (
+            f"May this user read and write it, the files beside it and {path.parent}? Does another program hold it?"
+        )
+        closed = problem("journal", f"{path} can't be read: {error}", remedy)
+        yield damaged if tells_of_damage(error) else closed
         return
     yield ok("journal", f"{path.name} is whole")
     age_s = 0 if oldest_ms is None else time.time() - oldest_ms / 1000

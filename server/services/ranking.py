@@ -1,12 +1,13 @@
 """RankingService: Recommend, one or many at a time, Rank, Search, SimilarProducts, Explain."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 import numpy as np
-from google.protobuf.message import Message
 
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
@@ -43,7 +44,7 @@ from server.errors import InvalidRequestError, SearchOffError, UnknownProductErr
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, fill, with_results
-from server.rpc import Context
+from server.rpc import Context, Outcome, request_id
 from server.searches import SearchLog
 from server.serving import Serving
 from server.streaming import in_any_order
@@ -79,23 +80,23 @@ class RankingService:
 
     async def BatchRecommend(  # noqa: N802
         self, requests: AsyncIterator[BatchRecommendRequest], context: Context
-    ) -> AsyncIterator[Message | bytes]:
+    ) -> AsyncIterator[Outcome]:
         """Rank the whole catalogue for many users."""
-        async with aclosing(in_any_order(requests, self._outcome, at_once=AT_ONCE)) as outcomes:
+        answer = partial(self._outcome, request_id=request_id(context) or secrets.token_hex(8))
+        async with aclosing(in_any_order(requests, answer, at_once=AT_ONCE)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
-    async def _outcome(self, each: BatchRecommendRequest) -> Message | bytes:
+    async def _outcome(self, each: BatchRecommendRequest, request_id: str) -> Outcome:
         try:
             answer = await self._recommend(each.request)
-            return BatchRecommendResponse(sequence=each.sequence).SerializeToString() + embedded(_RESPONSE, answer)
+            response = BatchRecommendResponse(sequence=each.sequence).SerializeToString() + embedded(_RESPONSE, answer)
+            return Outcome(response)
         except Exception as error:
-            told = failure(error, method=_BATCH, request_id="")
+            told = failure(error, method=_BATCH, request_id=request_id)
             code: int = told.code.value[0]
-            return BatchRecommendResponse(
-                sequence=each.sequence,
-                error=BatchError(code=code, message=_with_fields(told.message, error), reason=told.reason),
-            )
+            why = BatchError(code=code, message=_with_fields(told.message, error), reason=told.reason)
+            return Outcome(BatchRecommendResponse(sequence=each.sequence, error=why), told.code)
 
     async def _recommend(self, request: RecommendRequest) -> bytes:
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:

@@ -1,12 +1,10 @@
 """What is looked up of a server at each scrape: queues, the journal's lag, the models in service, its certificate."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kg.errors import KgrankError
-from server.access.tls import expires_s
 from server.erasing import Eraser
 from server.follow import Follower
 from server.graph_link import GraphLink
@@ -28,7 +26,7 @@ class State:
         journal: the event journal.
         eraser: erases users.
         answers: what was seen of the answers.
-        certificate: the server's certificate file, if it has one.
+        certificate_ends_s: returns when the server's certificate ends, if it has one.
     """
 
     def __init__(
@@ -40,11 +38,11 @@ class State:
         journal: Journal,
         eraser: Eraser,
         answers: AnswerWatch,
-        certificate: Path | None,
+        certificate_ends_s: Callable[[], float] | None,
     ) -> None:
         self._serving, self._rules, self._journal = serving, rules, journal
         self._follower, self._link = follower, link
-        self._eraser, self._answers, self._certificate = eraser, answers, certificate
+        self._eraser, self._answers, self._certificate_ends_s = eraser, answers, certificate_ends_s
 
     def __call__(self) -> Iterator[Reading]:
         """Yield the values of now."""
@@ -70,11 +68,11 @@ class State:
             yield "coverage_ratio", text, "", {"": self._answers.coverage}
         text = "Population stability index of best scores now against those of the training's users."
         yield "score_drift", text, "model_version", self._answers.drift
-        if self._certificate is not None:
+        if self._certificate_ends_s is not None:
             try:
-                ends_s = expires_s(self._certificate)
+                ends_s = self._certificate_ends_s()
             except KgrankError:
-                return  # it is being replaced
+                return  # gRPC could read it, and we can't
             yield "certificate_expiry_timestamp_seconds", "When the server's certificate ends.", "", {"": ends_s}
 
     def _models(self) -> Iterator[Reading]:
@@ -87,4 +85,5 @@ class State:
             snapshot = lineup.active.snapshot
             age_s = time.time() - snapshot.as_of_ms / 1000
             yield "snapshot_age_seconds", "Time since the last moment that the snapshot knows.", "", {"": age_s}
-            yield "catalogue_products", "Products that can be ranked.", "", {"": len(lineup.active.product_ids)}
+            products = len(snapshot.products) - len(snapshot.products.taken_out)
+            yield "catalogue_products", "Products that can be ranked.", "", {"": products}

@@ -47,7 +47,7 @@ class Traces:
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"the package {error.name!r} is not installed; watch.traces_to needs it",
-                "Install it: pip install 'kgrank[traces]'",
+                "Install it: pip install '.[traces]' in kgrank's clone",
             ) from error
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.traces_share)),

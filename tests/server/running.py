@@ -12,7 +12,9 @@ from server.app import Server
 from server.config import ServeSettings
 from server.drain import EventStore
 from server.engine_loading import Places
+from server.journal import Journal
 from server.models import ModelFolder
+from server.serving import Serving
 
 Connect = Callable[[], AbstractContextManager[EventStore]]
 
@@ -27,12 +29,14 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, connect: Connect | None = None, *, ready: bool = True, **settings: Any) -> Iterator[Running]:
+def running(
+    home: Path, connect: Connect | None = None, *, ready: bool = True, chosen: str | None = None, **settings: Any
+) -> Iterator[Running]:
     """Run a server on a free port until the block ends; it serves when the block begins, unless `ready` is not set."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()
-    places = Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache")
+    places = Places(ModelFolder(home / "artifacts", chosen), home / "snapshots", home / "cache")
 
     async def start() -> tuple[Server, int]:
         made = ServeSettings(**{"port": 0, "drain_s": 5, "rules_wait_s": 1, **settings})
@@ -52,3 +56,15 @@ def running(home: Path, connect: Connect | None = None, *, ready: bool = True, *
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def serving_of(home: Path, journal_name: str = "journal.db") -> Iterator[tuple[Serving, Journal]]:
+    """Make what holds the models of a home, and its journal, without a server."""
+    journal = Journal(home / journal_name)
+    serving = Serving(ServeSettings(), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache"))
+    try:
+        yield serving, journal
+    finally:
+        serving.close()
+        journal.close()

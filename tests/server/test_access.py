@@ -21,7 +21,7 @@ from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendReques
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.access import tokens
 from server.access.config import JwtSettings
-from server.access.limits import Rate
+from server.access.limits import Rate, Rates
 from server.access.roles import NEEDS, Need, Role, need_of
 from server.access.web_tokens import WebTokens
 from tests.server.command import CommandLine
@@ -274,6 +274,14 @@ def test_a_bucket_gives_its_burst_and_then_its_rate(monkeypatch: pytest.MonkeyPa
     assert [rate.take() for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
     now_s += 0.25
     assert [rate.take() for _ in range(3)] == [0, 0, pytest.approx(0.05)]
+
+
+def test_the_callers_that_are_remembered_are_those_seen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.access.limits._MOST_CALLERS", 2)
+    monkeypatch.setattr("server.access.limits.monotonic", lambda: 100.0)
+    rates = Rates(per_s=0.1, burst_s=10)  # one call at once
+    taken = [rates.take(caller, None) == 0 for caller in ("busy", "other", "busy", "new", "busy", "other")]
+    assert taken == [True, True, False, True, False, True]
 
 
 def call(client: Client, times: int) -> None:

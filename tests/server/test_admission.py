@@ -73,6 +73,47 @@ def test_a_quiet_server_does_not_take_the_time_between_calls_for_work() -> None:
     assert admission.taken == len(burst) == 200
 
 
+def test_after_a_slow_spell_a_quiet_server_takes_in_calls_of_little_patience() -> None:
+    clock = Clock()
+    admission = Admission(1000, 0.25, clock)
+    inside = in_turn(admission, clock, calls=32, answers=1000, each_s=0.5)
+    assert admission.wait_s > 10
+    inside.pop().close()
+    assert admission.wait_s == 0  # so few are let in however long they take
+    for each in inside:
+        each.close()
+
+
+def test_quick_answers_to_few_callers_end_what_was_learned_of_a_slow_spell() -> None:
+    clock = Clock()
+    admission = Admission(1000, 0.25, clock)
+    for each in in_turn(admission, clock, calls=32, answers=1000, each_s=0.5):
+        each.close()
+    for _ in range(2000):
+        batch = [let_in(admission) for _ in range(4)]
+        clock.now_s += 0.004
+        for each in batch:
+            each.close()
+        clock.now_s += 60
+    burst = [let_in(admission) for _ in range(100)]
+    # A batch of four at once took four milliseconds: not three times nothing and once four.
+    assert admission.wait_s == pytest.approx(len(burst) * 0.001, rel=0.01)
+
+
+def test_slow_answers_to_few_callers_teach_nothing() -> None:
+    clock = Clock()
+    admission = Admission(1000, 10.0, clock)
+    inside = in_turn(admission, clock, calls=40, answers=2000, each_s=0.002)
+    for each in inside[1:]:
+        each.__exit__(TimeoutError, TimeoutError(), None)
+    for _ in range(500):  # never empty, and asked now and then
+        with admission.place():
+            clock.now_s += 0.001
+        clock.now_s += 1
+    more = [let_in(admission) for _ in range(39)]
+    assert admission.wait_s == pytest.approx((1 + len(more)) * 0.002, rel=0.02)
+
+
 def test_calls_that_leave_unanswered_teach_nothing() -> None:
     clock = Clock()
     admission = Admission(1000, 0.25, clock)

@@ -1,5 +1,6 @@
 """The catalogue online: what is written over gRPC is ranked, found and explained by the server soon after."""
 
+import base64
 import json
 import threading
 import time
@@ -8,9 +9,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kg.catalogue import Product, upsert
-from kg.errors import GraphUnavailableError
+from kg.errors import GraphQueryError, GraphUnavailableError
 from kg.store import Graph
 from kgrank.client import Client, event, fact, product
 from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
@@ -198,6 +200,35 @@ def test_products_and_facts_are_listed_page_by_page(client: Client) -> None:
         client.list_facts("never")
     with pytest.raises(InvalidRequestError):
         client.list_facts("product-01", page_token="bm9uc2Vuc2U=")
+
+
+@pytest.mark.neo4j
+def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: Path, graph: Graph) -> None:
+    def token(parts: int) -> str:
+        return base64.urlsafe_b64encode(json.dumps(["\ud800"] * parts).encode()).decode()
+
+    graph.load(tables())
+    with (
+        running(home, lambda: nullcontext(graph)) as server,
+        Client(server.target, timeout_s=30) as client,
+    ):
+        soon(lambda: server.server.graph_open)
+        with structlog.testing.capture_logs() as logged:
+            for call in (
+                lambda: client.list_products(page_token=token(1)),
+                lambda: client.list_facts("product-01", page_token=token(5)),
+            ):
+                with pytest.raises(InvalidRequestError) as refused:
+                    call()
+                assert [each.field for each in refused.value.violations] == ["page_token"]
+            # Should such a text come another way, the graph is there as before.
+            lost = server.server._link._lost
+            with server.server._link.graph() as linked, pytest.raises(GraphQueryError, match="can't be sent"):
+                linked.read("RETURN $text", text="\ud800")
+            assert server.server.graph_open
+            assert not lost.is_set()
+            assert client.list_products(page_size=1).products
+        assert "graph_open" not in [each["event"] for each in logged]
 
 
 @pytest.mark.neo4j

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import sqlite3
+import sys
 import time
 from pathlib import Path
 
@@ -85,6 +86,28 @@ def test_a_damaged_journal_is_broken_and_one_that_does_not_drain_is_told(kgrank:
     (home / "journal.db").write_bytes(damaged)
     code, findings = found(kgrank, home)
     assert (code, "is damaged" in of(findings, "journal", "problem")) == (1, True)
+
+
+def test_a_journal_that_can_t_be_opened_is_not_called_damaged(kgrank: CommandLine, home: Path) -> None:
+    Journal(home / "journal.db").close()
+    (home / "journal.db-wal").mkdir()  # as where the rights are missing, which root has all
+    code, findings = found(kgrank, home)
+    told = next(each for each in findings if (each["check"], each["level"]) == ("journal", "problem"))
+    assert code == 1
+    assert "journal.db can't be read: unable to open database file" in told["found"]
+    assert f"May this user read and write it, the files beside it and {home}?" in told["remedy"]
+    assert "damaged" not in of(findings, "journal", "problem")
+
+
+def test_a_missing_extra_is_told_with_what_installs_it(
+    kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGRANK_SERVE__WATCH__TRACES_TO", "collector:4317")
+    assert not of(found(kgrank, home)[1], "packages", "problem")
+    monkeypatch.delitem(sys.modules, "opentelemetry.exporter", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    code, findings = found(kgrank, home)
+    assert (code, "the extra `traces` is missing" in of(findings, "packages", "problem")) == (1, True)
 
 
 def test_open_secrets_and_missing_tokens_are_told(

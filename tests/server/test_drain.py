@@ -18,6 +18,7 @@ from server.drain import BATCH, Drain, rows
 from server.journal import Journal
 from tests.server.running import running
 from tests.server.shop import tables
+from tests.server.test_journal_trim import forget
 
 
 def test_with_the_graph_away_ranking_answers_and_events_wait(home: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_pat
 def test_a_backup_that_is_older_than_what_the_journal_keeps_is_told_of(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
     journal = drained(tmp_path, graph, 40)
-    journal.trim([each.offset for each in journal.read(0, 20)])
+    forget(journal, [each.offset for each in journal.read(0, 20)])
     # A backup that has the first ten.
     graph.write("MATCH ()-[r:VIEWED]->() WHERE r.event_id IS NOT NULL DELETE r")
     graph.write("MATCH (j:Journal) SET j.offset = 10")

@@ -1,7 +1,4 @@
-import sqlite3
 import time
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,43 +112,3 @@ def test_an_event_that_the_snapshot_has_is_not_replayed_into_it(home: Path) -> N
     assert CODES[known.type] == snapshot.histories.type[row]
     assert histories.version(known.user_id) == 0
     assert histories.applied == 1
-
-
-def test_only_what_every_snapshot_has_is_trimmed_and_a_journal_that_can_t_be_is_kept(home: Path) -> None:
-    from kg.snapshot import Snapshot
-    from server.contract import TYPE_OF_CODE, WrittenEvent
-    from server.histories import LiveHistories
-    from server.memory import replay
-
-    snapshot = Snapshot.open(next(path for path in (home / "snapshots").iterdir() if path.is_dir()))
-    stored = snapshot.histories
-    held = [
-        WrittenEvent(
-            f"held-{row}",
-            snapshot.users.id(0),
-            snapshot.products.id(int(stored.product_index[row])),
-            TYPE_OF_CODE[int(stored.type[row])],
-            int(stored.at_ms[row]),
-            None,
-        )
-        for row in range(stored.rows(0).start, stored.rows(0).start + 2)
-    ]
-    journal = Journal(home / "journal.db")
-    journal.append([*held, replace(held[0], event_id="ghost", product_id="ghost")]).result(10)
-    journal.note_drained(3)
-
-    def left(oldest_as_of_ms: int) -> list[str]:
-        replay(LiveHistories(snapshot, 100), snapshot, journal, oldest_as_of_ms)
-        return [each.event.event_id for each in journal.all()]
-
-    everything = [held[0].event_id, held[1].event_id, "ghost"]
-    assert left(snapshot.as_of_ms) == everything  # received just now
-    with closing(sqlite3.connect(home / "journal.db")) as connection, connection:
-        connection.execute("UPDATE event SET received_ms = at_ms")
-        connection.execute("CREATE TRIGGER full BEFORE DELETE ON event BEGIN SELECT RAISE(FAIL, 'full'); END")
-    assert left(snapshot.as_of_ms) == everything
-    with closing(sqlite3.connect(home / "journal.db")) as connection, connection:
-        connection.execute("DROP TRIGGER full")
-    assert left(held[0].at_ms) == everything[1:]
-    assert left(snapshot.as_of_ms) == ["ghost"]
-    journal.close()

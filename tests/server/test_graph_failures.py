@@ -68,6 +68,8 @@ def answered(code: str, message: str = SAID) -> Exception:
         (answered("Neo.ClientError.Statement.SyntaxError"), INTERNAL, "DEFECT"),
         (neo4j.exceptions.ServiceUnavailable(SAID), UNAVAILABLE, "GRAPH_UNAVAILABLE"),
         (OSError(SAID), UNAVAILABLE, "GRAPH_UNAVAILABLE"),
+        (ValueError(SAID), UNAVAILABLE, "GRAPH_FAILED"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, SAID), INTERNAL, "DEFECT"),
     ],
 )
 def test_each_failure_of_the_graph_has_a_status_and_tells_nothing_of_it(

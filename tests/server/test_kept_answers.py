@@ -1,8 +1,10 @@
 """Answers are given again only where they would be worked out the same."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from model.artifact import load_artifact
 from server.engine import Engine
 from server.histories import Interaction, LiveHistories
 from server.kept_answers import KEPT_FOR_S, KeptAnswers
+from server.question import Filter as Only
 from server.question import Question, UserState
 from tests.server.running import Running, running
 from tests.server.shop import Shop, tables
@@ -178,10 +181,46 @@ def test_the_least_lately_asked_for_goes_where_memory_is_short(engine: Engine) -
     assert [each is not None for each in there] == [True, False, True, True]
 
 
+def test_what_a_question_names_counts_as_memory_too(engine: Engine) -> None:
+    most, heard = 1 << 20, list[str]()
+    kept = KeptAnswers(most, lambda outcome, state: heard.append(outcome))
+    questions = [Question("", 5, exclude=tuple(f"{number}-{each:0500}" for each in range(100))) for number in range(60)]
+    for question in questions:
+        kept.put(kept.place(engine, question, "how"), b"answer", UserState.COLD)
+    left = [each for each in questions if kept.get(kept.place(engine, each, "how")) is not None]
+    assert 0 < sum(sys.getsizeof(name) for each in left for name in each.exclude) < most
+    assert "passed" not in heard
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("", 5, filter=Only(brands=tuple(f"brand-{each}" for each in range(1000)))),
+        Question("", 5, filter=Only(categories=("x" * 5000,))),
+        Question("", 5, filter=Only(attributes=tuple((f"key-{each}", ("x" * 200,)) for each in range(50)))),
+        Question("", 5, categories=tuple(f"Things > {each}" for each in range(1000))),
+        Question("", 5, seeds=tuple(f"product-{each}" for each in range(1000))),
+    ],
+    ids=["brands", "categories", "attributes", "context", "seeds"],
+)
+def test_a_question_that_names_very_much_is_passed_over(engine: Engine, question: Question) -> None:
+    heard: list[str] = []
+    kept = KeptAnswers(1 << 20, lambda outcome, state: heard.append(outcome))
+    assert kept.place(engine, question, "how") is None
+    assert heard == ["passed"]
+    few = replace(
+        question,
+        filter=Only(question.filter.categories[:0], question.filter.brands[:9], None, question.filter.attributes[:9]),
+        categories=question.categories[:9],
+        seeds=question.seeds[:9],
+    )
+    assert kept.place(engine, few, "how") is not None
+
+
 def test_a_stranger_s_event_that_comes_while_the_answer_is_made_is_in_no_stranger_s_answer(engine: Engine) -> None:
     kept = KeptAnswers(1 << 20)
     place = kept.place(engine, Question("stranger", 5), "how")
-    engine.histories.append("stranger", Interaction(3, 1, 1_700_000_000_000, float("nan")))
+    engine.histories.append("event", "stranger", Interaction(3, 1, 1_700_000_000_000, float("nan")))
     kept.put(place, b"tells of the event", UserState.FEW_EVENTS)
     assert kept.get(kept.place(engine, Question("another", 5), "how")) is None
 

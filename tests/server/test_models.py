@@ -190,7 +190,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
 
 def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop: Shop) -> None:
     from model.artifact import read_manifest
-    from server.models import oldest_as_of_ms, snapshot_folder_for
+    from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
 
     snapshots = home / "snapshots"
     own = snapshots / shop.snapshot.content_hash[:12]
@@ -201,5 +201,6 @@ def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop
     (snapshots / "0-binary" / "manifest.json").write_bytes(b"\xff")
     shutil.copytree(own, snapshots / ".0-own")
     assert snapshot_folder_for(snapshots, read_manifest(home / "artifacts" / shop.versions[0])) == own
-    assert oldest_as_of_ms(snapshots) == shop.snapshot.as_of_ms
-    assert oldest_as_of_ms(home / "nowhere") is None
+    models = ModelFolder(home / "artifacts").manifests()
+    assert oldest_as_of_ms(snapshots, models) == shop.snapshot.as_of_ms
+    assert oldest_as_of_ms(home / "nowhere", models) is None

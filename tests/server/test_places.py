@@ -17,6 +17,7 @@ from kgrank.client import Client
 from kgrank.errors import DeadlineError, OverloadedError
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from server.admission import MANY, Admission
 from server.engine import Engine
 from server.question import Question, Ranking
 from tests.server.running import Running, running
@@ -38,6 +39,12 @@ def stopped(server: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
         yield answered
     finally:
         gate.set()
+
+
+def many_wait(admission: Admission, monkeypatch: pytest.MonkeyPatch, wait_s: float) -> None:
+    """Let as many calls be inside as make others wait, and the next one wait for so long."""
+    monkeypatch.setattr(admission, "taken", MANY)
+    monkeypatch.setattr(admission, "_each_s", wait_s / MANY)
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -129,16 +136,26 @@ def test_a_call_without_a_place_is_refused_before_its_request_is_read(
 def test_a_call_whose_deadline_comes_before_its_turn_is_not_worked_on(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(home) as server, Client(server.target, timeout_s=30) as client:
+    with running(home, longest_wait_s=60) as server, Client(server.target, timeout_s=30) as client:
         taken = server.server._serving.calls
         client.recommend("user-01", k=1)
         with stopped(server, monkeypatch) as answered:
-            monkeypatch.setattr(type(taken), "wait_s", 20.0)
+            many_wait(taken, monkeypatch, wait_s=20)
             with Client(server.target, timeout_s=10) as hasty, pytest.raises(OverloadedError) as refused:
                 hasty.recommend("user-02", k=1)
             patient = threading.Thread(target=client.recommend, args=("user-03",))
             patient.start()
-            until(lambda: taken.taken == 1)
+            until(lambda: taken.taken == MANY + 1)
         patient.join()
     assert refused.value.retry_after_s == pytest.approx(0.2)
     assert answered == ["user-03"]
+
+
+def test_after_a_slow_spell_a_call_in_a_hurry_is_let_in_where_few_are_inside(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home) as server, Client(server.target, timeout_s=30) as hasty:
+        taken = server.server._serving.calls
+        many_wait(taken, monkeypatch, wait_s=1000)
+        taken.taken = MANY - 1
+        assert hasty.recommend("user-01", k=1).results

@@ -14,10 +14,11 @@ from kgrank.channel import Credentials
 from kgrank.client import Client
 from kgrank.errors import ServerUnavailableError
 from server.access.exposure import refuse_exposure
-from server.access.tls import credentials
+from server.access.tls import credentials, expires_s
 from server.config import ServeSettings
 from tests.server.certificates import Authority, Issued
 from tests.server.running import running
+from tests.server.test_watch import values
 
 HANDSHAKE_S = 10
 NOTICED_S = 60 + 20
@@ -64,15 +65,25 @@ def test_only_who_trusts_the_certificate_gets_an_answer(home: Path, tmp_path: Pa
 
 def test_a_renewed_certificate_is_taken_up_and_no_call_is_disturbed(home: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    issued = authority.issue("server")
-    with running(home, tls=tls(issued)) as server:
+    issued = authority.issue("server", days=9)
+    ends_s = expires_s(issued.certificate)
+    with running(home, tls=tls(issued), watch={"metrics_port": 0}) as server:
+        told = "kgrank_certificate_expiry_timestamp_seconds"
+        port = server.server.metrics_port or 0
         held = Credentials(ca=authority.certificate.read_bytes())
         with Client(of(server.target), credentials=held) as connected:
             assert connected.recommend("user-01", k=1).results
             issued.certificate.write_text("half a certif")  # a renewal that failed half-way
             assert answers(server.target, authority.certificate)
+            assert values(port)[told,] == ends_s
             later = Authority(tmp_path, "later")
+            key = issued.key.read_bytes()
             later.issue("server")
+            issued.key.write_bytes(key)  # the certificate was renewed, the key was not
+            assert values(port)[told,] == ends_s
+            assert answers(server.target, authority.certificate)
+            renewed = later.issue("server")
+            until(lambda: values(port)[told,] == expires_s(renewed.certificate) > ends_s)
             until(lambda: answers(server.target, later.certificate))
             assert not answers(server.target, authority.certificate)
             assert connected.recommend("user-01", k=1).results

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -17,38 +17,17 @@ from kg.store import Graph
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError, NotFoundError, RefusedError
 from kgrank.v1.model_service_pb2 import Traffic as TrafficMessage
-from server.config import ServeSettings
 from server.engine import Engine
-from server.engine_loading import Places
-from server.journal import Journal
 from server.lineup import Lineup
 from server.models import ModelFolder
 from server.question import Question
-from server.serving import Serving
 from server.shadow import Shadow
 from server.traffic import Share, Traffic, place, read_traffic
-from tests.server.running import running
+from tests.server.running import running, serving_of
 from tests.server.shop import Shop, tables
+from tests.waiting import until
 
 USERS = [f"user-{number:02}" for number in range(40)]
-
-
-def until(done: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@contextmanager
-def serving_of(home: Path, journal_name: str = "journal.db") -> Iterator[tuple[Serving, Journal]]:
-    journal = Journal(home / journal_name)
-    serving = Serving(ServeSettings(), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache"))
-    try:
-        yield serving, journal
-    finally:
-        serving.close()
-        journal.close()
 
 
 def test_a_user_s_model_is_stable_and_shares_have_their_size() -> None:

@@ -1,67 +1,26 @@
 """UserService over a real socket and a real Neo4j: what is known of a user, all that is stored, and its erasure."""
 
-import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from kg.erasure import erase_user, user_key
-from kg.errors import GraphBusyError
+from kg.erasure import user_key
 from kg.redaction import redact_all
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kgrank.client import Client, event
-from kgrank.errors import InvalidRequestError, NotFoundError, ServerFailedError, ServerUnavailableError
+from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
 from kgrank.v1 import common_pb2
-from server.erasing import Eraser
 from server.journal import Journal
-from tests.server.running import Running, running
+from tests.server.erasure import files_with, lines_of, properties, publish_for, shop_server
+from tests.server.running import running
 from tests.server.shop import Shop, tables
 from tests.waiting import until
 
 pytestmark = pytest.mark.neo4j
-
-
-@contextmanager
-def shop_server(home: Path, graph: Graph) -> Iterator[tuple[Running, Client]]:
-    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
-        until(lambda: server.server.graph_open)
-        yield server, client
-
-
-def publish_for(graph: Graph, user_id: str) -> None:
-    graph.write(
-        "MERGE (u:User {id: $user}) SET u.attribute_keys = ['city'], u.attribute_values = ['Bern'] "
-        "WITH u MATCH (p:Product {id: 'product-01'}) CREATE (u)-[:RECOMMENDED {rank: 1, score: 2.0, model: 'm'}]->(p) "
-        "MERGE (q:Query {text: 'a gift for my daughter'}) CREATE (u)-[:SEARCHED {at: 5}]->(q) "
-        "MERGE (a:Attribute {id: 'city=Bern', key: 'city', value: 'Bern'}) "
-        "CREATE (u)-[:HAS_ATTRIBUTE {from_catalogue: true}]->(a)",
-        user=user_id,
-    )
-
-
-def lines_of(client: Client, user_id: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in client.export_user(user_id)]
-
-
-def files_with(folder: Path, text: str) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and text.encode() in path.read_bytes()
-    )
-
-
-def properties(graph: Graph) -> str:
-    """Return all properties of all nodes and relationships, elements of lists among them."""
-    of_both = graph.read("MATCH (n) RETURN properties(n)"), graph.read("MATCH ()-[r]->() RETURN properties(r)")
-    assert all(of_both)
-    return repr(of_both)
 
 
 def test_a_profile_says_what_a_user_likes(client: Client) -> None:
@@ -171,87 +130,6 @@ def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Pa
         client.erase_user("user-04")
     assert files_with(home, "user-04") == []
     assert "user-04" not in properties(graph)
-
-
-def test_an_erasure_that_the_graph_refused_is_tried_again_until_it_takes_it(
-    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph.load(tables())
-    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.2)
-    busy = threading.Event()
-    busy.set()
-
-    def refusing(*asked: Any) -> Any:
-        if busy.is_set():
-            raise GraphBusyError("others are in the way", "Try again.")
-        return erase_user(*asked)
-
-    monkeypatch.setattr("server.erasing.erase_user", refusing)
-    with shop_server(home, graph) as (_, client):
-        with pytest.raises(ServerUnavailableError):
-            client.erase_user("user-04")
-        busy.clear()
-        until(lambda: graph.read("MATCH (u:User {id: 'user-04'}) RETURN count(u)") == [[0]])
-        until(lambda: files_with(home, "user-04") == [])
-
-
-@pytest.mark.parametrize(
-    "step", ["the first of the journal", "the graph", "the second of the journal", "the snapshots", "the crossing out"]
-)
-def test_an_erasure_that_failed_before_any_step_is_finished_by_the_next_start(
-    home: Path, graph: Graph, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph.load(tables())
-    publish_for(graph, "user-10")
-    erase, erased = Journal.erase, 0
-
-    def killed(*_: object) -> Any:
-        raise RuntimeError(f"killed before {step}")
-
-    def killed_the_second_time(journal: Journal, *about: Any) -> Any:
-        nonlocal erased
-        erased += 1
-        return erase(journal, *about) if erased == 1 else killed()
-
-    with monkeypatch.context() as patched, shop_server(home, graph) as (_, client):
-        client.write_event(event("user-10", "product-05", event_id="half-way"))
-        match step:
-            case "the first of the journal":
-                patched.setattr(Journal, "erase", killed)
-            case "the graph":
-                patched.setattr("server.erasing.erase_user", killed)
-            case "the second of the journal":
-                patched.setattr(Journal, "erase", killed_the_second_time)
-            case "the snapshots":
-                patched.setattr(Eraser, "_redact", killed)
-            case "the crossing out":
-                patched.setattr(Journal, "finish_erasure", killed)
-        with pytest.raises(ServerFailedError):
-            client.erase_user("user-10")
-    assert files_with(home, "user-10") != []  # at least that it is to be done
-    with shop_server(home, graph) as (_, client):
-        until(lambda: client.recommend("user-10", k=1).user_state == common_pb2.USER_STATE_COLD)
-        assert lines_of(client, "user-10") == []
-        assert client.recommend("user-11", k=1).user_state == common_pb2.USER_STATE_WARM
-    assert files_with(home, "user-10") == []
-    stored = properties(graph)
-    assert "user-10" not in stored
-    assert "half-way" not in stored
-    assert user_key("user-10") in stored
-
-
-def test_an_erasure_that_a_kill_stopped_is_finished_by_the_next_start(home: Path, graph: Graph) -> None:
-    graph.load(tables())
-    journal = Journal(home / "journal.db")
-    # What a kill right after the first step leaves.
-    journal.intend_erasure("user-05")
-    journal.close()
-    with shop_server(home, graph) as (_, client):
-        until(lambda: graph.read("MATCH (u:User {id: 'user-05'}) RETURN count(u)") == [[0]])
-        until(lambda: client.recommend("user-05", k=1).user_state == common_pb2.USER_STATE_COLD)
-        assert client.recommend("user-06", k=1).user_state == common_pb2.USER_STATE_WARM
-    assert files_with(home, "user-05") == []
-    assert graph.read("MATCH (e:Erasure) RETURN e.user") == [[user_key("user-05")]]
 
 
 def test_with_the_graph_away_an_erasure_waits_for_it(home: Path, graph: Graph) -> None:

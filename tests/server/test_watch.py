@@ -7,9 +7,10 @@ import queue
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -27,7 +28,8 @@ from kgrank.client import Client, event
 from kgrank.errors import InvalidRequestError, ServerUnavailableError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
-from server.question import Ranking, UserState
+from server.engine import Engine
+from server.question import Question, Ranking, UserState
 from server.watch.answers import Coverage, stability_index
 from server.watch.config import WatchSettings
 from server.watch.logs import log_to_stderr
@@ -101,6 +103,46 @@ def test_calls_batches_answers_models_and_the_journal_are_told(home: Path) -> No
     assert told["kgrank_calls_admitted",] == 0
     assert 5 / 90 <= told["kgrank_coverage_ratio",] <= 10 / 90
     assert not any(each in text for each in (USER, "user-01", "nobody-knows", "product-01"))
+
+
+def test_a_product_that_was_taken_out_is_not_told_as_one_that_can_be_ranked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(home) as (server, port):
+        snapshot = server.server._serving.engine.snapshot
+        less = replace(snapshot, products=snapshot.products.changed(["fresh"], ["product-01", "product-02"]))
+        monkeypatch.setattr(server.server._serving.engine, "snapshot", less)
+        assert values(port)["kgrank_catalogue_products",] == 89
+
+
+def test_what_fails_in_a_stream_is_counted_and_logged_under_its_request_id(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = "kgrank.v1.RankingService.BatchRecommend"
+    answer = Engine.answer
+
+    def fails_for_one(engine: Engine, questions: Sequence[Question]) -> list[Ranking]:
+        if any(each.user_id == USER for each in questions):
+            raise RuntimeError("a defect")
+        return answer(engine, questions)
+
+    requests = [RecommendRequest(user_id="user-01", k=2), RecommendRequest(user_id="user-01", k=-1)]
+    with structlog.testing.capture_logs() as logged, watched(home) as (server, port):
+        monkeypatch.setattr(Engine, "answer", fails_for_one)
+        before = values(port)
+        with grpc.insecure_channel(server.target) as channel:
+            for number, request in enumerate((*requests, RecommendRequest(user_id=USER, k=2))):
+                told = iter([BatchRecommendRequest(sequence=number, request=request)])
+                id_ = [("x-request-id", f"r-{number}")]
+                assert len(list(RankingServiceStub(channel).BatchRecommend(told, metadata=id_, timeout=60))) == 1
+        after = values(port)
+    assert before["kgrank_stream_outcomes_total", "INTERNAL", batch] == 0  # told from the start: the first is a rise
+    counted = {name[1]: value for name, value in after.items() if name[0] == "kgrank_stream_outcomes_total"}
+    assert counted == {"OK": 1, "INVALID_ARGUMENT": 1, "INTERNAL": 1}
+    assert after["kgrank_calls_total", "OK", batch] == 3
+    lines = {each["event"]: each for each in logged if each.get("method") == batch}
+    assert lines["call_refused"]["request_id"] == "r-1"
+    assert lines["call_failed"]["request_id"] == "r-2"
 
 
 def test_searches_that_find_no_room_are_answered_and_counted(home: Path) -> None:

@@ -1,0 +1,49 @@
+"""A shop's server with a graph, what is stored about a user, and where an id is found."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from kg.store import Graph
+from kgrank.client import Client
+from tests.server.running import Running, running
+from tests.waiting import until
+
+
+@contextmanager
+def shop_server(home: Path, graph: Graph) -> Iterator[tuple[Running, Client]]:
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        until(lambda: server.server.graph_open)
+        yield server, client
+
+
+def publish_for(graph: Graph, user_id: str) -> None:
+    graph.write(
+        "MERGE (u:User {id: $user}) SET u.attribute_keys = ['city'], u.attribute_values = ['Bern'] "
+        "WITH u MATCH (p:Product {id: 'product-01'}) CREATE (u)-[:RECOMMENDED {rank: 1, score: 2.0, model: 'm'}]->(p) "
+        "MERGE (q:Query {text: 'a gift for my daughter'}) CREATE (u)-[:SEARCHED {at: 5}]->(q) "
+        "MERGE (a:Attribute {id: 'city=Bern', key: 'city', value: 'Bern'}) "
+        "CREATE (u)-[:HAS_ATTRIBUTE {from_catalogue: true}]->(a)",
+        user=user_id,
+    )
+
+
+def lines_of(client: Client, user_id: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.export_user(user_id)]
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and text.encode() in path.read_bytes()
+    )
+
+
+def properties(graph: Graph) -> str:
+    """Return all properties of all nodes and relationships, elements of lists among them."""
+    of_both = graph.read("MATCH (n) RETURN properties(n)"), graph.read("MATCH ()-[r]->() RETURN properties(r)")
+    assert all(of_both)
+    return repr(of_both)

@@ -1,0 +1,93 @@
+"""What is remembered of users: each event once, wherever and however often it comes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from kg.commits import CommittedEvent
+from kg.tables import InteractionType
+from kg.vocabulary import Vocabulary
+from server.contract import TYPE_OF_CODE, WrittenEvent
+from server.histories import LiveHistories
+from server.journal import Journal
+from server.journal_file import StoredEvent
+from server.memory import Memory
+from tests.server.shop import Shop
+
+NOW_MS = 1_800_000_000_000
+PURCHASE = InteractionType.PURCHASE
+
+
+@pytest.fixture
+def histories(shop: Shop) -> LiveHistories:
+    return LiveHistories(shop.snapshot, 10)
+
+
+@pytest.fixture
+def memory(histories: LiveHistories, shop: Shop, tmp_path: Path) -> Iterator[Memory]:
+    engine: Any = type("Answering", (), {"snapshot": shop.snapshot})()
+    journal = Journal(tmp_path / "journal.db")
+    yield Memory(lambda: [(histories, engine)], journal)
+    journal.close()
+
+
+def committed(event_id: str, product_id: str = "product-02") -> CommittedEvent:
+    return CommittedEvent(1, event_id, "stranger", product_id, PURCHASE, NOW_MS, 1.0)
+
+
+def written(event_id: str, offset: int) -> StoredEvent:
+    return StoredEvent(offset, WrittenEvent(event_id, "stranger", "product-02", PURCHASE, NOW_MS, 1.0), NOW_MS)
+
+
+def test_events_that_differ_in_nothing_but_their_ids_count_each_once(memory: Memory, histories: LiveHistories) -> None:
+    three = [committed(f"line-{number}") for number in range(3)]
+    memory.follow(three, -1, 1)
+    assert histories.length("stranger") == 3
+    memory.restart()
+    memory.follow(three, -1, 1)
+    assert histories.length("stranger") == 3
+    # A caller that did not hear from the other server writes one here, too.
+    memory.written([written("line-1", 1), written("line-3", 2)])
+    assert histories.length("stranger") == 4
+    memory.restart()
+    memory.follow([*three, committed("line-3")], -1, 1)
+    assert histories.length("stranger") == 4
+
+
+def test_an_event_that_waits_for_its_product_counts_once(memory: Memory, histories: LiveHistories) -> None:
+    for _ in range(3):
+        memory.restart()
+        memory.follow([committed("line-1", "ghost"), committed("line-2", "ghost")], -1, 1)
+    assert histories.length("stranger") == 0
+    histories.joined(Vocabulary(pa.array(["ghost"])))
+    assert histories.length("stranger") == 2
+    memory.restart()
+    memory.follow([committed("line-1", "ghost")], -1, 1)
+    histories.joined(Vocabulary(pa.array(["ghost"])))
+    assert histories.length("stranger") == 2
+
+
+def test_who_was_forgotten_has_what_the_graph_still_tells(memory: Memory, histories: LiveHistories) -> None:
+    memory.follow([committed("before"), committed("after")], -1, 1)
+    memory.forget("stranger", [])
+    assert histories.length("stranger") == 0
+    memory.look_again(0)
+    memory.follow([committed("after")], 0, 1)
+    assert histories.length("stranger") == 1
+
+
+def test_what_was_committed_while_a_snapshot_was_exported_counts_once(
+    memory: Memory, histories: LiveHistories, shop: Shop
+) -> None:
+    stored = shop.snapshot.histories
+    row = stored.rows(0).start
+    user_id = shop.snapshot.users.id(0)
+    product_id = shop.snapshot.products.id(int(stored.product_index[row]))
+    type_, at_ms = TYPE_OF_CODE[int(stored.type[row])], int(stored.at_ms[row])
+    before = histories.length(user_id)
+    late = shop.snapshot.commit + 1  # the snapshot tells of no commit above its own, and may have some of one
+    memory.follow([CommittedEvent(late, "exported", user_id, product_id, type_, at_ms, None)], -1, late)
+    assert histories.length(user_id) == before
