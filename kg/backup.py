@@ -79,6 +79,11 @@ def restore(graph: "Graph", folder: Path, progress: Progress = SILENT) -> None:
     graph.ensure_schema()
 
 
+def half_restored(graph: "Graph") -> bool:
+    """Return whether a restore was stopped as it filled the graph."""
+    return bool(graph.read(f"MATCH (n:{_MARK}) RETURN 1 LIMIT 1"))
+
+
 def clear(graph: "Graph") -> None:
     """Remove everything from a graph."""
     _repeat(graph, "MATCH ()-[r]->() WITH r LIMIT $limit DELETE r", "relationships_deleted")

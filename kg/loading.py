@@ -246,7 +246,7 @@ def promote_entities(loader: Loader, product_ids: Sequence[str] | None = None) -
     if loader.is_empty("(x:Entity)") or not loader.graph.read(f"{ids} RETURN 1 LIMIT 1", **given):
         return
     for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)", **given):
-        name = schema.relation_name(relation)
+        name = schema.quoted(relation)  # also one of the shop's own
         for pattern, moved in (("(e)-[r:{}]->(o)", "(p)-[n:{}]->(o)"), ("(o)-[r:{}]->(e)", "(o)-[n:{}]->(p)")):
             loader.graph.write(
                 f"{ids} MATCH {pattern.format(name)} MERGE {moved.format(name)} SET n += properties(r) DELETE r",

@@ -28,7 +28,7 @@ from server.drain import tell_of_trimmed
 from server.journal import Journal
 from server.journal_file import COMMIT
 from server.journal_merge import take_in
-from server.remembered import forget, keep, recall, under_way
+from server.remembered import forget, keep, recall
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -162,7 +162,7 @@ def restore(
                     "the erasure of a user is not finished yet", "Start a server here, and let it finish."
                 )
         if replace:
-            if not (graph_of_others or under_way(home)):
+            if not (graph_of_others or graph_backup.half_restored(graph)):
                 _refuse_graph_of_others(graph, journals)
             graph_backup.verify(folder / "graph")
             keep(home, remembered)
@@ -188,6 +188,7 @@ def _settle(path: Path, graph: "Graph", erasures: Collection[Erasure]) -> None:
     try:
         tell_of_trimmed(journal, graph.journal_offset(journal.name))
         journal.begin_anew()
+        graph.write("MERGE (j:Journal {name: $name}) ON CREATE SET j.offset = 0", name=journal.name)  # as this home's
         at_ms = {each.user_key: each.at_ms for each in erasures}
         for user_id in journal.users():
             if (key := user_key(user_id)) in at_ms:

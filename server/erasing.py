@@ -166,7 +166,12 @@ class Eraser:
                 _log.info("erasure_finished")
         there = {each.user_key: each for each in erasures_since(graph, 0)}
         here = {each.user_key: each for each in self._journal.erasures()}
-        new = {key: each for key, each in there.items() if key not in here or here[key].commit < each.commit}
+        later = {user_key(user_id) for user_id in self._unfinished}
+        new = {
+            key: each
+            for key, each in there.items()
+            if key not in later and (key not in here or here[key].commit < each.commit)
+        }
         if new:
             self._apply(graph, new)
         forgotten = [each for key, each in here.items() if key not in there]
@@ -211,8 +216,9 @@ class Eraser:
         looked_at = self._memory.histories()
         found = self._forget(graph, {*self._memory.users(), *self._journal.users()}, new)
         self._redact(new.values())
-        for erasure in new.values():
-            self._journal.finish_erasure(erasure)
+        begun = {user_key(user_id) for user_id in self._journal.pending_erasures()}
+        for key in new.keys() - begun:  # those take more than this did, and finish it
+            self._journal.finish_erasure(new[key])
         # What comes into service from now on heeds the journal's erasures; what came meanwhile may not have.
         if any(each not in looked_at for each in self._memory.histories()):
             found += self._forget(graph, self._memory.users(but=looked_at), new)

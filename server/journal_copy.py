@@ -48,11 +48,14 @@ class JournalCopy:
 
     def _run(self) -> None:
         while not self._leaving.wait(_EACH_S):
-            self._each_time()
             if self._wanted.is_set():
                 self._wanted.clear()
                 if not self._copied():
                     self._wanted.set()
+            try:
+                self._each_time()
+            except Exception:  # without this thread whoever writes would copy
+                _log.exception("journal_not_tended")
 
     def _copied(self) -> bool:
         """Copy; return whether everything was: a reader of something older keeps the rest back."""

@@ -41,6 +41,7 @@ class JournalTrim:
         self._one_at_a_time = threading.Lock()
         self._allowed: Sequence[int] = ()
         self._next_s = 0.0
+        self._old_ms = self._first_young = 0  # no event before that offset came at that moment or later
 
     def allow(self, offsets: Sequence[int]) -> None:
         """Let events go once they are old, these and no others.
@@ -70,14 +71,10 @@ class JournalTrim:
     def _forget_some(self) -> int:
         """Forget the first events that may go, are old, and are in the graph; return how many of those allowed."""
         with self._connection() as connection:
+            self._look_for_young(connection)
             connection.execute("BEGIN IMMEDIATE")
-            old_ms = time.time_ns() // 1_000_000 - self._kept_ms
-            # Of young ones the first may come late, where the clock was set back: then those before it wait for it.
-            young = connection.execute(
-                "SELECT offset FROM event WHERE received_ms >= ? ORDER BY offset LIMIT 1", (old_ms,)
-            ).fetchone()
             (drained,) = connection.execute("SELECT drained FROM journal").fetchone()
-            end = drained + 1 if young is None else min(drained + 1, young[0])
+            end = min(drained + 1, self._first_young)
             old = self._allowed[: min(AT_ONCE, bisect_left(self._allowed, end))]
             if old:
                 connection.executemany("DELETE FROM event WHERE offset = ?", ((offset,) for offset in old))
@@ -86,3 +83,17 @@ class JournalTrim:
         if old:
             _log.info("journal_trimmed", events=len(old), until=old[-1])
         return len(old)
+
+    def _look_for_young(self, connection: sqlite3.Connection) -> None:
+        """Find the first event that is not old: a long search, so that nobody who writes waits for it.
+
+        Of young ones the first may come late, where the clock was set back: then those before it wait for it.
+        """
+        old_ms = time.time_ns() // 1_000_000 - self._kept_ms
+        known = self._first_young if old_ms >= self._old_ms else 0
+        # What is written from now on has higher offsets than these.
+        (last,) = connection.execute("SELECT coalesce(max(offset), 0) FROM event").fetchone()
+        found = connection.execute(
+            "SELECT offset FROM event WHERE offset >= ? AND received_ms >= ? ORDER BY offset LIMIT 1", (known, old_ms)
+        ).fetchone()
+        self._old_ms, self._first_young = old_ms, last + 1 if found is None else found[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from kg import schema
+from kg.casting.nested import as_one_text, listed
 from kg.catalogue import MASKABLE, Product, StoredProduct
 from kg.errors import DataError
 from kg.facts import DERIVED, Fact
@@ -105,9 +106,17 @@ def message_of(stored: StoredProduct) -> catalog_service_pb2.Product:
         brand=product.brand,
         category=product.category,
         price=product.price,
-        attributes=dict(product.attributes),
+        attributes=attribute_texts(product.attributes),
         available=product.available,
     )
+
+
+def attribute_texts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return attributes as the contract has them: of a key with several values, a JSON list."""
+    values: dict[str, list[str]] = {}
+    for key, value in pairs:
+        values.setdefault(key, []).append(value)
+    return {key: as_one_text(found) for key, found in values.items()}
 
 
 def fact_message(fact: Fact) -> catalog_service_pb2.Fact:
@@ -146,18 +155,21 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
 
 
 def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    if len(given) > _ATTRIBUTES:
-        check.refuse(field, f"has {len(given)} pairs; at most {_ATTRIBUTES} are allowed")
-        return ()
-    for place, (key, value) in enumerate(sorted(given.items())):
+    pairs = []
+    for place, (key, text) in enumerate(sorted(given.items())):
         # The key is the caller's text: it is told by its place in the order of keys, not quoted.
         _name(check, f"{field}[{place}].key", key)
         if "=" in key:
             check.refuse(f"{field}[{place}].key", "has '=' in it, which joins key and value")
-        if not value:
+        values = listed(text)
+        if not any(values):
             check.refuse(f"{field}[{place}].value", "is empty")
-        _text(check, f"{field}[{place}].value", value, MAX_VALUE_BYTES)
-    return tuple(sorted(given.items()))
+        for value in values:
+            _text(check, f"{field}[{place}].value", value, MAX_VALUE_BYTES)
+        pairs += [(key, value) for value in values]
+    if len(pairs) > _ATTRIBUTES:
+        check.refuse(field, f"has {len(pairs)} pairs; at most {_ATTRIBUTES} are allowed")
+    return tuple(sorted(set(pairs)))
 
 
 def _fact(check: Checker, field: str, given: catalog_service_pb2.Fact) -> Fact:

@@ -51,11 +51,6 @@ def recall(home: Path) -> Remembered:
         ) from error
 
 
-def under_way(home: Path) -> bool:
-    """Return whether a restore was stopped here, and left the graph to be filled."""
-    return (home / NOTE).exists()
-
-
 def keep(home: Path, remembered: Remembered) -> None:
     """Write it down; only its owner may read it.
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -99,11 +99,11 @@ def attribute_texts(column: pa.ChunkedArray | pa.Array) -> list[list[str]]:
     if pa.types.is_nested(kind):
         return [_spelled(value) for value in array.to_pylist()]
     text = array.cast(pa.string()) if pa.types.is_decimal(kind) else to_string(array).values
-    return [_listed(value) if value else [] for value in text.to_pylist()]
+    return [listed(value) if value else [] for value in text.to_pylist()]
 
 
-def _listed(text: str) -> list[str]:
-    """Return the values of a text that is a JSON list, else the text."""
+def listed(text: str) -> list[str]:
+    """Return the values of a text that is a JSON list, else the text; it is what `as_one_text` makes of several."""
     if text.startswith("["):
         try:
             found = json.loads(text)
@@ -112,6 +112,11 @@ def _listed(text: str) -> list[str]:
             return [text]
         return values if all(map(_is_text, values)) else [text]
     return [text]
+
+
+def as_one_text(values: Sequence[str]) -> str:
+    """Return one value as it is, several as a JSON list."""
+    return values[0] if len(values) == 1 else json.dumps(list(values), ensure_ascii=False)
 
 
 def _spelled(value: Any) -> list[str]:

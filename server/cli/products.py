@@ -73,6 +73,8 @@ def upsert(
     from kg.sources.tables import TableFiles, read_tables
 
     checked = clean(read_tables(TableFiles(products=(file,))), Policy(max_bad=0))
+    for rule in checked.report.rules:  # what is not refused is mended
+        console.say(f"{rule.rows} rows: {rule.rule} {rule.field}, first at {rule.first_file}:{rule.first_line}")
     rows = checked.tables.products.to_pylist()
     counts = dict.fromkeys(("created", "updated", "unchanged"), 0)
     with asking(target, settings_of(context)) as client, console.meter("writing products", len(rows)) as meter:
@@ -108,6 +110,7 @@ def delete(
 
 def _message(row: dict[str, Any]) -> "Product":
     from kgrank.client import product
+    from server.products import attribute_texts
 
     return product(
         row["product_id"],
@@ -117,7 +120,7 @@ def _message(row: dict[str, Any]) -> "Product":
         category=row["category"],
         price=row["price"],
         available=row["available"],
-        attributes=dict(row["attributes"]),
+        attributes=attribute_texts(row["attributes"]),
     )
 
 

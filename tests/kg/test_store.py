@@ -106,7 +106,9 @@ def test_what_a_person_added_beside_the_schema_is_no_part_of_an_export(graph: Gr
 
 def test_facts_of_an_id_outside_the_catalogue_go_to_its_product_when_it_joins(graph: Graph) -> None:
     graph.load(SMALL)
+    graph.write("MATCH (e:Entity {id: 'gone'}) CREATE (e)-[:`of my own`]->(:Note {text: 'it was good'})")
     graph.load(tables(products=[{"product_id": "gone", "title": "Back again"}]))
+    assert graph.read("MATCH (:Product {id: 'gone'})-[:`of my own`]->(n) RETURN n.text") == [["it was good"]]
     rows = graph.read("MATCH (:Product {id: 'beans'})-[:ALSO_BOUGHT]->(p) RETURN labels(p), p.title")
     assert rows == [[["Product"], "Back again"]]
     assert graph.read("MATCH (e:Entity {id: 'gone'}) RETURN e") == []

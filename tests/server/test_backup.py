@@ -225,6 +225,7 @@ def test_a_graph_that_only_other_homes_wrote_to_is_not_replaced_by_mistake(
     assert graph.read("MATCH (j:Journal {name: 'in-service'}) RETURN j.offset") == [[7]]
     restore(tmp_path / "trial", graph, folder, replace=True, graph_of_others=True)
     assert graph.read("MATCH (j:Journal {name: 'in-service'}) RETURN j.offset") == []
+    restore(tmp_path / "trial", graph, folder, replace=True)  # now it is this home's
 
 
 def test_folders_that_are_mounts_or_links_stay_where_they_are(home: Path, tmp_path: Path, graph: Graph) -> None:

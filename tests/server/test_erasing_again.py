@@ -38,12 +38,13 @@ def test_an_erasure_that_the_graph_refused_is_tried_again_until_it_takes_it(
         return erase_user(*asked)
 
     monkeypatch.setattr("server.erasing.erase_user", refusing)
-    with shop_server(home, graph) as (_, client):
+    with shop_server(home, graph) as (server, client):
         with pytest.raises(ServerUnavailableError):
             client.erase_user("user-04")
         busy.clear()
         until(lambda: graph.read("MATCH (u:User {id: 'user-04'}) RETURN count(u)") == [[0]])
-        until(lambda: files_with(home, "user-04") == [])
+        until(lambda: server.server._journal.pending_erasures() == [])
+    assert files_with(home, "user-04") == []
 
 
 @pytest.mark.parametrize(

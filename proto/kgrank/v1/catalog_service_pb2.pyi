@@ -72,7 +72,7 @@ class Product(google.protobuf.message.Message):
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Further key-value pairs, up to 128: a key has 1 to 256 bytes and no `=`, a value 1 to 1024 bytes, and neither
-        has control characters.
+        has control characters. Several values of one key are a JSON list: {"colour": "[\\"red\\", \\"blue\\"]"}.
         """
 
     def __init__(
