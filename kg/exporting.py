@@ -133,7 +133,9 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
 
     def cypher(which: str) -> str:
         return (
-            f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} WHERE {until} AND {which} "
+            f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} "
+            # an event to a node of the shop's own is none of ours; a product that is just removed has no label any more
+            f"WHERE (p:{schema.PRODUCT.label} OR size(labels(p)) = 0) AND {until} AND {which} "
             # collect() leaves nulls out: NaN stands for an absent value on the way
             "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
             "collect(r.position), collect(r.event_id)"

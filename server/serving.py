@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 
 from kg.extending import CatalogueChange
+from model.errors import ModelError
 from server.admission import Admission
 from server.batching import Batcher
 from server.catalogue import LiveCatalogue
@@ -236,17 +237,27 @@ class Serving:
         """Make ready what new products need, so that they are ranked in the graph as soon as they come.
 
         Raises:
-            ModelError: a text encoder can't be loaded.
+            ModelError: a text encoder can't be loaded; the models that don't need it are ready.
         """
+        failed: dict[str, ModelError] = {}  # by model
         # Looked for anew each time: models come into service and leave it meanwhile.
-        while self._lineup is not None and (unprepared := self.catalogue.unprepared(self._lineup)):
-            engine, snapshot = unprepared[0]
-            states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
+        while self._lineup is not None:
+            unprepared = self.catalogue.unprepared(self._lineup)
+            engine, snapshot = next((each for each in unprepared if each[0].model_version not in failed), (None, None))
+            if engine is None or snapshot is None:
+                break
+            try:
+                states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
+            except ModelError as error:
+                failed[engine.model_version] = error
+                continue
             async with self._changing:
                 before = self.lineup
                 lineup = await asyncio.to_thread(self.catalogue.adopt, before, engine.model_version, states)
                 if lineup is not before:
                     await self._swap_in(lineup)
+        if failed:
+            raise next(iter(failed.values()))
 
     async def replace_engines(self, make: Callable[[Engine], Engine]) -> None:
         """Replace every engine in service by what `make` returns for it, all at once.

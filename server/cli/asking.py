@@ -1,5 +1,6 @@
 """What the commands share that ask a running server."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,30 @@ if TYPE_CHECKING:
     from kgrank.errors import ServerUnavailableError
     from kgrank.v1.common_pb2 import Reason, Result
     from server.config import Settings
+
+_FROM_INPUT = "-"
+
+
+def user_id(given: str) -> str:
+    """Return a user's id as given, or the one that standard input has."""
+    if given != _FROM_INPUT:
+        return given
+    line = sys.stdin.readline().removesuffix("\n")
+    if not line:
+        raise typer.BadParameter("standard input has no line with a user's id")
+    return line
+
+
+UserId = Annotated[
+    str,
+    typer.Argument(
+        parser=user_id,
+        metavar="USER",
+        help="The user's id; - reads it from standard input, where neither the list of processes nor a shell's "
+        "history shows it.",
+    ),
+]
+"""A user's id tells of a person, so commands on a shared machine need not be given it in their arguments."""
 
 Target = Annotated[
     str | None,

@@ -6,7 +6,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking, component_names, reason_lines
+from server.cli.asking import Target, UserId, as_json, asking, component_names, reason_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(help="User id.")],
+    user: UserId,
     product: Annotated[str, typer.Argument(help="Product id.")],
     reasons: Annotated[int, typer.Option(min=1, max=3, help="Largest number of reasons.")] = 3,
     language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",

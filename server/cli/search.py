@@ -6,7 +6,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking, reason_lines
+from server.cli.asking import Target, as_json, asking, reason_lines, user_id
 
 if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Filter, Result
@@ -20,7 +20,12 @@ def register(app: typer.Typer) -> None:
 def search(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="What is looked for; typing errors are mended.")],
-    user: Annotated[str, typer.Option(help="User that it is ranked for; nobody if not given.")] = "",
+    user: Annotated[
+        str,
+        typer.Option(
+            parser=user_id, metavar="USER", help="User that it is ranked for, nobody if not given; - as in `recommend`."
+        ),
+    ] = "",
     k: Annotated[int, typer.Option(min=1, help="How many products.")] = 10,
     category: Annotated[
         list[str] | None, typer.Option(help="Only in this category, names joined by ' > '; may be repeated.")

@@ -1,6 +1,7 @@
 """`kgrank serve`: answer over gRPC."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,10 @@ from server.cli.app import Json, settings_of
 
 if TYPE_CHECKING:
     from server.config import Settings
+
+_YOUNG_COLLECTIONS = 100
+"""Collections of young objects before all that is not frozen is looked through, which holds up every call; Python's own
+10 are twice a second under many writes. Cycles that live so long are few."""
 
 _SWITCH_S = 0.001
 """How long a thread that computes may keep the interpreter from one that waits for it. With Python's 5 ms the journal's
@@ -83,6 +88,7 @@ def serve(
 
     torch.set_num_threads(settings.serve.threads or max(1, torch.get_num_threads() // 2 // count))
     sys.setswitchinterval(_SWITCH_S)
+    gc.set_threshold(*gc.get_threshold()[:2], _YOUNG_COLLECTIONS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
 

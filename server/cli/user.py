@@ -8,12 +8,10 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking
+from server.cli.asking import Target, UserId, as_json, asking
 
 if TYPE_CHECKING:
     from kgrank.v1.user_service_pb2 import UserProfile
-
-UserId = Annotated[str, typer.Argument(help="The user.", metavar="USER")]
 
 _DAY_S = 86_400
 _EXIT_NOT_ERASED = 4

@@ -122,10 +122,11 @@ def _told(written: "Future[list[Stored]]") -> "asyncio.Future[list[Stored]]":
 
     Unlike `asyncio.wrap_future` it does not wake the loop for each write: the journal does, once for a transaction.
     """
-    loop = asyncio.get_running_loop()
+    loop, home = asyncio.get_running_loop(), threading.get_ident()
     told: asyncio.Future[list[Stored]] = loop.create_future()
 
-    def tell() -> None:
+    # Neither names `written`, which holds them: such a cycle for each event kept the collector busy.
+    def tell(written: "Future[list[Stored]]") -> None:
         if told.done():
             return
         error = written.exception()
@@ -134,13 +135,12 @@ def _told(written: "Future[list[Stored]]") -> "asyncio.Future[list[Stored]]":
         else:
             told.set_exception(error)
 
-    def ended(_: object) -> None:
+    def ended(written: "Future[list[Stored]]") -> None:
         if threading.get_ident() == home:
-            tell()
+            tell(written)
         else:  # it failed: that is told where it happens
-            loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(tell, written)
 
-    home = threading.get_ident()
     written.add_done_callback(ended)
     return told
 

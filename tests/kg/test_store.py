@@ -94,6 +94,7 @@ def test_what_a_person_added_beside_the_schema_is_no_part_of_an_export(graph: Gr
         "MERGE (p)-[:`größer als`]->(:Note) MERGE (p)-[:likes]->(p)",
         "MERGE (p)-[:SEEN]->({text: 'of no label'})",
         "MERGE (p)-[:SEEN]->(:Entity {id: 'of no kind'}) MERGE (p)-[:SEEN]->(:Brand {title: 'of no name'})",
+        "MERGE (u:User {id: 'ann'}) MERGE (u)-[:VIEWED {at: 1, position: 1, event_id: 'whole'}]->(:Note {id: 'cup'})",
         "MERGE (u:User {id: 'ann'}) MERGE (u)-[:VIEWED]->(:Note) MERGE (u)-[:VIEWED {at: 1}]->(p)",
     ):
         graph.write(f"MATCH (p:Product {{id: 'beans'}}) {added}")

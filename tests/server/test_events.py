@@ -1,13 +1,21 @@
+import asyncio
+import gc
 import time
+import weakref
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from kg.tables import InteractionType
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
 from kgrank.v1 import common_pb2
 from kgrank.v1.event_service_pb2 import EventOutcome
+from server.contract import WrittenEvent
 from server.journal import Journal
+from server.journal_insert import Stored
+from server.services.events import _told
 from tests.server.running import running
 
 
@@ -85,6 +93,27 @@ def test_events_are_there_after_a_restart(home: Path) -> None:
     assert after.user_state == common_pb2.USER_STATE_FEW_EVENTS
     assert [each.product_id for each in after.results] == [each.product_id for each in before.results]
     assert again.status == EventOutcome.STATUS_DUPLICATE
+
+
+def test_a_write_leaves_nothing_that_only_the_collector_of_cycles_frees(home: Path) -> None:
+    journal = Journal(home / "journal.db")
+
+    async def write(name: str) -> "weakref.ref[Future[list[Stored]]]":
+        future = journal.append([WrittenEvent(name, "user-1", "product-1", InteractionType.CLICK, 1, None)])
+        assert [each.event_id for each in await _told(future)] == [name]
+        return weakref.ref(future)
+
+    async def write_two() -> "weakref.ref[Future[list[Stored]]]":
+        first = await write("one")
+        await write("two")  # the writing thread holds the last one
+        return first
+
+    gc.disable()
+    try:
+        assert asyncio.run(write_two())() is None
+    finally:
+        gc.enable()
+        journal.close()
 
 
 def test_an_event_that_the_snapshot_has_is_not_replayed_into_it(home: Path) -> None:

@@ -1,5 +1,6 @@
 """Histories that grow, against the plainest thing that could do the same."""
 
+import gc
 from collections import Counter
 
 import numpy as np
@@ -45,6 +46,16 @@ def test_late_early_and_repeated_events_find_their_place(
     assert all(histories.holds(user, each) for each in frozen)
     assert not histories.holds(user, Interaction(4, 1, 7, NAN))
     assert frozen or not any(histories.holds(user, each) for each in did)
+
+
+def test_events_are_nothing_that_the_collector_of_cycles_looks_through(shop: Shop) -> None:
+    histories = LiveHistories(shop.snapshot, LIMIT)
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(1000):
+        histories.append(f"event-{number}", f"guest-{number % 10}", Interaction(number % 5, 1, number, NAN))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
 
 
 def test_what_is_told_only_now_comes_after_what_is_stored_of_that_moment(shop: Shop) -> None:

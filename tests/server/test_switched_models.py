@@ -12,10 +12,11 @@ from kg.commits import ChangeKind, Commit
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kgrank.client import Client
+from model.errors import ModelError
 from model.joining import HiddenStates
 from server.catalogue import LiveCatalogue
 from server.engine import Engine
-from server.traffic import Traffic
+from server.traffic import Share, Traffic
 from tests.server.running import Running, running, serving_of
 from tests.server.shop import Shop, tables
 from tests.waiting import until
@@ -69,6 +70,29 @@ def test_a_model_that_comes_while_another_is_made_ready_to_grow_is_made_ready_to
             assert not serving.catalogue.unprepared(serving.lineup)
 
     monkeypatch.setattr(LiveCatalogue, "states_of", held_up)
+    asyncio.run(run())
+
+
+def test_a_model_that_can_t_be_made_ready_keeps_no_other_from_it(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states_of = LiveCatalogue.states_of
+    broken, whole = shop.versions
+
+    def failing(catalogue: LiveCatalogue, engine: Engine, snapshot: Snapshot) -> HiddenStates:
+        if engine.model_version == broken:
+            raise ModelError("its encoder is damaged", "")
+        return states_of(catalogue, engine, snapshot)
+
+    async def run() -> None:
+        with serving_of(home) as (serving, journal):
+            await serving.activate(broken, journal)
+            await serving.change_traffic(lambda traffic: Traffic(broken, (Share(whole, 30),)), journal)
+            with pytest.raises(ModelError, match="its encoder is damaged"):
+                await serving.prepare_to_grow()
+            assert [each.model_version for each, _ in serving.catalogue.unprepared(serving.lineup)] == [broken]
+
+    monkeypatch.setattr(LiveCatalogue, "states_of", failing)
     asyncio.run(run())
 
 

@@ -1,10 +1,12 @@
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from server.access.audit import Audit
-from tests.server.command import CommandLine
+from tests.server.command import CommandLine, Done
 
 
 def test_a_profile_is_shown(served: str, tmp_path: Path, kgrank: CommandLine) -> None:
@@ -13,6 +15,20 @@ def test_a_profile_is_shown(served: str, tmp_path: Path, kgrank: CommandLine) ->
     assert "Bolt" in shown.out
     asked = kgrank(tmp_path, "user", "profile", "user-10", "--days", "1", "--json", "--target", served)
     assert '"interaction_count": 0' in asked.out
+
+
+def test_an_id_need_not_stand_in_the_arguments(
+    served: str, tmp_path: Path, kgrank: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_input(text: str, *arguments: str) -> Done:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        return kgrank(tmp_path, *arguments, "--target", served)
+
+    assert "Bolt" in with_input("user-10\n", "user", "profile", "-").out
+    assert "For user-10 (warm)" in with_input("user-10", "recommend", "-").out
+    assert "for user-10" in with_input("user-10\n", "search", "bolt", "--user", "-").out
+    nothing = with_input("", "recommend", "-")
+    assert (nothing.code, "standard input has no line with a user's id" in nothing.err) == (2, True)
 
 
 def test_what_the_server_refuses_is_one_sentence(served: str, tmp_path: Path, kgrank: CommandLine) -> None:
