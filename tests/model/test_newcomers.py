@@ -71,12 +71,14 @@ def too_low(model: TrainedModel, case: Case) -> TrainedModel:
 
 def test_they_are_given_the_least_that_brings_them_to_a_share_of_the_others(trained: Trained, split: Split) -> None:
     model = too_low(trained.model, split.validation)
-    off, reached, out_of_reach = (fit_newcomer([(model, split.validation)], share) for share in (0.0, 0.56, 1.0))
-    assert off.newcomer == 0
-    assert reached.newcomer in NEWCOMER_GRID[1:]
-    assert reached == replace(model.blend, newcomer=reached.newcomer)  # nothing else moves
+    # How far they come depends on a small model's rounding, so on the processor: the largest share is never reached.
+    blends = [fit_newcomer([(model, split.validation)], share) for share in np.linspace(0, 1, 21)]
+    assert all(each == replace(model.blend, newcomer=each.newcomer) for each in blends)  # nothing else moves
+    given = [each.newcomer for each in blends]
+    assert given == sorted(given)
+    assert set(given) <= set(NEWCOMER_GRID)
     # From 5 on they would be further, at a price that others would pay.
-    assert reached.newcomer <= out_of_reach.newcomer < 5
+    assert given[0] == 0 < given[-1] < 5
 
 
 def test_nothing_is_given_where_nobody_asks_for_newcomers(trained: Trained, split: Split) -> None:
