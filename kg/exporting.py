@@ -134,8 +134,7 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
     def cypher(which: str) -> str:
         return (
             f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} "
-            # an event to a node of the shop's own is none of ours; a product that is just removed has no label any more
-            f"WHERE (p:{schema.PRODUCT.label} OR size(labels(p)) = 0) AND {until} AND {which} "
+            f"WHERE {_may_be('p', schema.PRODUCT.label)} AND {until} AND {which} "
             # collect() leaves nulls out: NaN stands for an absent value on the way
             "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
             "collect(r.position), collect(r.event_id)"
@@ -203,9 +202,14 @@ def _id_of(name: str) -> str:
     return f"CASE {cases} END"
 
 
+def _may_be(name: str, labels: str) -> str:
+    """Return the Cypher condition that a node has one of some labels; one that is just removed has none any more."""
+    return f"({name}:{labels} OR size(labels({name})) = 0)"
+
+
 def _may_end_a_fact(name: str) -> str:
-    """Return the Cypher condition that a node has a label which facts know; one that is just removed has none."""
-    return f"({name}:{_END_LABELS} OR size(labels({name})) = 0)"
+    """Return the Cypher condition that a node has a label which facts know."""
+    return _may_be(name, _END_LABELS)
 
 
 def fact_relations(graph: "Graph") -> list[str]:

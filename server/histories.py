@@ -18,10 +18,8 @@ Int32s = npt.NDArray[np.int32]
 
 _MOST_WAITING = 100_000
 _COLUMNS = tuple(Histories.__dataclass_fields__)
-_RECORD = struct.Struct("<ibqd")
+_RECORD = struct.Struct("<ibqd")  # one of `_RECORDS`
 _RECORDS = np.dtype([("product_index", "<i4"), ("type", "i1"), ("at_ms", "<i8"), ("value", "<f8")])
-_AT_MS = struct.Struct("<q")
-_AT_MS_FROM = _RECORDS.fields["at_ms"][1]  # type: ignore[index]  # it has fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,8 @@ class _Appended:
         return np.frombuffer(self.records[-limit * _RECORD.size :] if limit else b"", _RECORDS)
 
     def _at_ms(self, row: int) -> int:
-        at_ms: int = _AT_MS.unpack_from(self.records, row * _RECORD.size + _AT_MS_FROM)[0]
-        return at_ms
+        _, _, at_ms, _ = _RECORD.unpack_from(self.records, row * _RECORD.size)
+        return int(at_ms)
 
 
 _Waiting = tuple[str, Interaction]

@@ -249,6 +249,7 @@ class Serving:
             try:
                 states = await asyncio.to_thread(self.catalogue.states_of, engine, snapshot)
             except ModelError as error:
+                _log.error("model_not_prepared", model_version=engine.model_version, reason=error.problem)
                 failed[engine.model_version] = error
                 continue
             async with self._changing:

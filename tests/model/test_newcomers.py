@@ -71,7 +71,7 @@ def too_low(model: TrainedModel, case: Case) -> TrainedModel:
 
 def test_they_are_given_the_least_that_brings_them_to_a_share_of_the_others(trained: Trained, split: Split) -> None:
     model = too_low(trained.model, split.validation)
-    # How far they come depends on a small model's rounding, so on the processor: the largest share is never reached.
+    # Which share takes how much depends on a small model's rounding, and so on the processor.
     blends = [fit_newcomer([(model, split.validation)], share) for share in np.linspace(0, 1, 21)]
     assert all(each == replace(model.blend, newcomer=each.newcomer) for each in blends)  # nothing else moves
     given = [each.newcomer for each in blends]
