@@ -32,7 +32,7 @@ def recommend(
     target: Target = None,
     json: Json = False,
 ) -> None:
-    """Rank the catalogue for a user."""
+    """Rank the catalogue for a user; unknown ones get what suits newcomers."""
     from kgrank.v1.common_pb2 import Context
 
     with asking(target, settings_of(context)) as client:

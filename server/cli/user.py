@@ -62,7 +62,7 @@ def export(context: typer.Context, user_id: UserId, target: Target = None) -> No
 def erase(
     context: typer.Context,
     user_id: UserId,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for an id from standard input.")] = False,
     target: Target = None,
     json: Json = False,
 ) -> None:
