@@ -28,6 +28,7 @@ from kgrank.v1.ranking_service_pb2 import RecommendRequest
 ROOT = Path(__file__).parent.parent
 RANKING = "kgrank.v1.RankingService"
 EVENTS = "kgrank.v1.EventService"
+_SHARING = {False: "shared with the load generator", True: "the last of them the load generator's own"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Load:
 def shop_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the shop and of ghz."""
     parser.add_argument("--ghz", default=shutil.which("ghz"), help="path of ghz")
+    parser.add_argument(
+        "--apart", action="store_true", help="ghz has the last core for itself, as a caller on another host would"
+    )
     parser.add_argument("--home", type=Path, help="a shop that `--keep` has left, instead of a new one")
     parser.add_argument("--keep", type=Path, help="make the shop here, and leave it")
     parser.add_argument("--users", type=int, default=100_000)
@@ -58,10 +62,15 @@ def shop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the options, or say that ghz is missing."""
+    """Return the options, or say that ghz is missing; whatever starts from here on leaves it its core."""
     options = parser.parse_args()
     if options.ghz is None:
         raise SystemExit("ghz is not on PATH: go install github.com/bojand/ghz/cmd/ghz@v0.120.0")
+    if options.apart:
+        *others, options.apart_core = sorted(os.sched_getaffinity(0))
+        if not others:
+            raise SystemExit("--apart needs two cores, and there is one")
+        os.sched_setaffinity(0, others)
     return options
 
 
@@ -94,7 +103,7 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
         "interactions": options.interactions,
         "dimensions": options.graph + options.text + 1,
         "versions": {name: version(name) for name in ("grpcio", "protobuf", "torch", "numpy")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with the load generator",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_SHARING[options.apart]}",
     }
 
 
@@ -120,7 +129,8 @@ def ghz_command(
     """Return the command of a load."""
     service = call.rpartition("/")[0].rpartition(".")[2]
     file = {"RankingService": "ranking_service", "EventService": "event_service"}[service]
-    command = [options.ghz, "--insecure", "--proto", str(ROOT / f"proto/kgrank/v1/{file}.proto")]
+    command = ["taskset", "--cpu-list", str(options.apart_core)] if options.apart else []
+    command += [options.ghz, "--insecure", "--proto", str(ROOT / f"proto/kgrank/v1/{file}.proto")]
     command += ["--import-paths", str(ROOT / "proto"), "--call", call, "--data-file", str(requests)]
     command += ["--concurrency", str(callers), "--connections", str(connections), "--format", "json"]
     command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--timeout", f"{timeout_s}s"]
