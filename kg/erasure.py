@@ -6,6 +6,7 @@ whether an id that he has already is among them, and nothing else.
 """
 
 import hashlib
+import itertools
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -185,13 +186,16 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
             "value": value,
         }
     for text, at_ms in _pages(
-        graph, "MATCH (u:User {id: $user})-[r:SEARCHED]->(q) RETURN q.text, r.at ORDER BY r.at", user_id, always=2
+        graph,
+        "MATCH (u:User {id: $user})-[r:SEARCHED]->(q) RETURN q.text, r.at ORDER BY r.at, q.text",
+        user_id,
+        always=2,
     ):
         yield {"record": "search", "query": text, "at_ms": at_ms}
     for product_id, rank, score, model in _pages(
         graph,
         "MATCH (u:User {id: $user})-[r:RECOMMENDED]->(p) "
-        "RETURN p.id, r.rank, r.score, r.model ORDER BY r.model, r.rank",
+        "RETURN p.id, r.rank, r.score, r.model ORDER BY r.model, r.rank, p.id",
         user_id,
         always=4,
     ):
@@ -205,7 +209,8 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
     for relation, outward, label, end in _pages(
         graph,
         "MATCH (u:User {id: $user})-[r]-(x) WHERE NOT type(r) IN $tabled "
-        "RETURN type(r), startNode(r) = u, labels(x)[0], coalesce(x.id, x.name, x.path) ORDER BY 1, 4",
+        "RETURN type(r) AS relation, startNode(r) = u AS outward, labels(x)[0] AS label, "
+        "coalesce(x.id, x.name, x.path) AS other ORDER BY relation, outward, label, other",
         user_id,
         always=4,
     ):
@@ -213,13 +218,17 @@ def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:
 
 
 def _pages(graph: "Graph", cypher: str, user_id: str, *, always: int) -> Iterator[list[Any]]:
-    """Yield the rows of a query about a user; so many of the first columns are there in each."""
+    """Yield the rows of a query about a user; those without all of so many first columns are left out."""
     query = f"{cypher} SKIP $skipped LIMIT $limit"
-    skipped = 0
-    while True:
-        read = partial(graph.read, query, user=user_id, tabled=_TABLED, skipped=skipped, limit=_PAGE)
-        rows = whole_rows(read, range(always))
-        yield from rows
-        skipped += len(rows)
-        if len(rows) < _PAGE:
+    there = 0  # in a page, whole or not: what somebody's own tools added may have no name
+
+    def read(skipped: int) -> list[list[Any]]:
+        nonlocal there
+        rows = graph.read(query, user=user_id, tabled=_TABLED, skipped=skipped, limit=_PAGE)
+        there = len(rows)
+        return rows
+
+    for page in itertools.count():
+        yield from whole_rows(partial(read, page * _PAGE), range(always))
+        if there < _PAGE:
             return

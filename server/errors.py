@@ -87,8 +87,8 @@ class NoGraphError(GraphUnavailableError):
     """The server was started without a graph."""
 
 
-class ErasureWaitsError(GraphUnavailableError):
-    """A user's erasure is written down and waits for the graph."""
+class ErasureWaitsError(KgrankError):
+    """A user's erasure is written down, and something kept it from being done; it is tried again until it is."""
 
 
 class ErasureUnfinishedError(KgrankError):
@@ -176,7 +176,7 @@ _TABLE: dict[type[Exception], _Status] = {
     RateLimitedError: _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1),
     AuditError: _Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_FAILED", 30),
     NoGraphError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE"),
-    ErasureWaitsError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5),
+    ErasureWaitsError: _Status(grpc.StatusCode.UNAVAILABLE, "ERASURE_WAITS", 5),
     ErasureUnfinishedError: _Status(grpc.StatusCode.UNAVAILABLE, "ERASURE_UNFINISHED", 30),
     GraphUnavailableError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_UNAVAILABLE", 5, "the graph does not answer"),
     GraphBusyError: _Status(grpc.StatusCode.UNAVAILABLE, "GRAPH_BUSY", 1, "the graph was too busy; nothing was done"),

@@ -48,6 +48,11 @@ Target = Annotated[
 
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # not to listen there
 _SEE = 'See "What a caller sets" in docs/security.md.'
+_HUNG_UP = (
+    "hangs up on this caller",
+    "Where it has TLS, set KGRANK_CA_FILE or KGRANK_TLS=true; where it wants certificates of callers, "
+    f"KGRANK_CERTIFICATE_FILE and KGRANK_KEY_FILE. {_SEE}",
+)
 _NO_AGREEMENT = (
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -69,12 +74,8 @@ _NO_AGREEMENT = (
         "can't be asked with these certificates",
         "KGRANK_CA_FILE, KGRANK_CERTIFICATE_FILE and KGRANK_KEY_FILE are PEM files.",
     ),
-    (
-        "Socket closed",
-        "hangs up on this caller",
-        "Where it has TLS, set KGRANK_CA_FILE or KGRANK_TLS=true; where it wants certificates of callers, "
-        f"KGRANK_CERTIFICATE_FILE and KGRANK_KEY_FILE. {_SEE}",
-    ),
+    ("Socket closed", *_HUNG_UP),
+    ("Connection reset by peer", *_HUNG_UP),
 )
 """What gRPC says where a server is there and no call gets through, what that means, and what to do."""
 

@@ -189,3 +189,16 @@ def test_what_is_stored_of_a_user_is_told_while_the_user_is_erased(graph: Graph)
         leaving.set()
         changing.join()
     assert set.union(*kinds) <= {"user", "interaction", "search"}
+
+
+@pytest.mark.neo4j
+def test_all_that_is_stored_of_a_user_is_told_beside_what_has_no_name(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg.erasure._PAGE", 3)
+    graph.write("CREATE (u:User {id: 'visitor'}) WITH u UNWIND range(1, 4) AS each CREATE (u)-[:A_NOTED]->(:Note)")
+    graph.write(
+        "MATCH (u:User {id: 'visitor'}) UNWIND range(1, 4) AS each CREATE (u)-[:LIKES]->(:Brand {name: each + ''})"
+    )
+    ends = [record["id"] for record in stored_of(graph, "visitor") if record["record"] == "fact"]
+    assert ends == ["1", "2", "3", "4"]
