@@ -70,8 +70,9 @@ def test_an_erasure_that_fails_half_way_is_finished_without_a_restart(
 
     monkeypatch.setattr(Journal, "erase", failing_half_way)
     with shop_server(home, graph) as (server, client):
-        with pytest.raises(ServerUnavailableError, match=f"{told}.*tried again until it is done"):
+        with pytest.raises(ServerUnavailableError, match=f"{told}.*tried again until it is done") as waits:
             client.erase_user("user-04")
+        assert waits.value.reason == "ERASURE_WAITS"
         assert server.server._journal.pending_erasures() == ["user-04"]
         failing.clear()
         until(lambda: server.server._journal.pending_erasures() == [])
