@@ -70,6 +70,8 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
         *others, options.apart_core = sorted(os.sched_getaffinity(0))
         if not others:
             raise SystemExit("--apart needs two cores, and there is one")
+        if shutil.which("taskset") is None:
+            raise SystemExit("--apart needs taskset, of util-linux, on PATH")
         os.sched_setaffinity(0, others)
     return options
 
