@@ -17,13 +17,13 @@ import numpy as np
 
 from benchmarks.server_load import (
     RANKING,
+    load_options,
+    load_sizes,
     parsed,
     rss_mib,
     run_load,
     server,
     shop,
-    shop_options,
-    sizes,
     write_requests,
 )
 from kgrank.client import Client, event
@@ -37,7 +37,7 @@ GOAL_MEMORY = 0.03
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
     parser.add_argument("--results", type=int, default=10, help="k")
     parser.add_argument("--minutes", type=int, default=2, help="how many minutes")
     parser.add_argument("--minute", type=float, default=60, help="seconds that a minute has; less for a trial")
@@ -81,7 +81,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "goal_memory": GOAL_MEMORY,
         "by_minute": minutes,
         "k": options.results,
-        **sizes(options),
+        **load_sizes(options),
     }
 
 

@@ -22,12 +22,13 @@ from benchmarks.server_load import (
     RANKING,
     cpu_s,
     echo,
+    load_options,
+    load_sizes,
     parsed,
     run_load,
     server,
     shop,
-    shop_options,
-    sizes,
+    tied_option,
     write_requests,
 )
 
@@ -38,7 +39,8 @@ GOAL_EVENTS_S, GOAL_P99_MS = 2000, 30
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
+    tied_option(parser)
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=10, help="length of a load")
     parser.add_argument("--rounds", type=int, default=3)
@@ -65,7 +67,10 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"ours": [], "echo": []}
     p99: list[float] = []
     taken: list[float] = []
-    with server(home, KGRANK_SERVE__SEARCH="false") as (target, process), echo(payload) as (echo_target, _):
+    with (
+        server(home, core=options.server_core, KGRANK_SERVE__SEARCH="false") as (target, process),
+        echo(payload) as (echo_target, _),
+    ):
         for _ in range(options.rounds):
             before = cpu_s(process)
             ours = run_load(options, target, f"{EVENTS}/WriteEvent", requests, **how)
@@ -84,7 +89,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "server_cpu_us_a_call": round(statistics.median(taken)),
         "rounds": {name: [round(rate) for rate in each] for name, each in rates.items()},
         "callers": options.callers,
-        **sizes(options),
+        **load_sizes(options),
     }
 
 

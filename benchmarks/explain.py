@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.server_load import parsed, server, shop, shop_options, sizes
+from benchmarks.server_load import server, shop, shop_options, sizes
 from kgrank.client import Client
 
 GOAL_P99_MS = 10
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shop_options(parser)
     parser.add_argument("--calls", type=int, default=300)
-    options = parsed(parser)
+    options = parser.parse_args()
     with shop(options) as home:
         asked = []
         with server(home, KGRANK_SERVE__SEARCH="false") as (target, _), Client(target, timeout_s=60) as client:

@@ -17,13 +17,13 @@ import numpy as np
 from benchmarks.server_load import (
     RANKING,
     ghz_command,
+    load_options,
+    load_sizes,
     parsed,
     read_load,
     run_load,
     server,
     shop,
-    shop_options,
-    sizes,
     write_requests,
 )
 
@@ -36,7 +36,7 @@ RECOVERY_S = 5
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
     parser.add_argument("--results", type=int, default=10, help="k")
     parser.add_argument("--seconds", type=int, default=8, help="length of a load")
     parser.add_argument("--max-waiting", type=int, default=0, help="serve.max_waiting; 0: its default")
@@ -76,7 +76,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "seconds_to_recover": next((second for second, each in enumerate(after, 1) if set(each.codes) == {"OK"}), None),
         "after_ms": [each.ms.get("p99") for each in after],
         "k": options.results,
-        **sizes(options),
+        **load_sizes(options),
     }
 
 

@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.server_load import RANKING, Load, parsed, run_load, server, shop, shop_options, sizes, write_requests
+from benchmarks.server_load import (
+    RANKING,
+    Load,
+    load_options,
+    load_sizes,
+    parsed,
+    run_load,
+    server,
+    shop,
+    write_requests,
+)
 
 CALL = f"{RANKING}/Recommend"
 CALLERS, CONNECTIONS, REQUESTS = 64, 16, 20_000
@@ -27,7 +37,7 @@ CALLERS, CONNECTIONS, REQUESTS = 64, 16, 20_000
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
     parser.add_argument("--results", type=int, default=10, help="k")
     parser.add_argument("--seconds", type=int, default=8, help="length of a load")
     parser.add_argument("--rounds", type=int, default=3, help="how often each sort runs; the median is told")
@@ -60,7 +70,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         # If nothing but processor time bound it: each core gives a second of it every second.
         "calls_s_by_cpu_on_own_cores": {"one": round(1000 / one), "two": round(2000 / two), "cores_here": cores},
         "k": options.results,
-        **sizes(options),
+        **load_sizes(options),
     }
 
 

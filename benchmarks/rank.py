@@ -17,12 +17,13 @@ from benchmarks.server_load import (
     RANKING,
     cpu_s,
     echo,
+    load_options,
+    load_sizes,
     parsed,
     run_load,
     server,
     shop,
-    shop_options,
-    sizes,
+    tied_option,
     write_requests,
 )
 from kgrank.client import Client
@@ -35,13 +36,17 @@ REQUESTS = 2000
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
+    tied_option(parser)
     parser.add_argument("--rate", type=int, default=200, help="calls a second")
     parser.add_argument("--seconds", type=int, default=15, help="length of a load")
     options = parsed(parser)
-    with shop(options) as home, server(home, KGRANK_SERVE__SEARCH="false") as (target, process):
+    with (
+        shop(options) as home,
+        server(home, core=options.server_core, KGRANK_SERVE__SEARCH="false") as (target, process),
+    ):
         measured = {str(count): _measure(options, home, target, process, count) for count in CANDIDATES}
-    print(json.dumps({"benchmark": "rank", "candidates": measured, "calls_s": options.rate, **sizes(options)}))
+    print(json.dumps({"benchmark": "rank", "candidates": measured, "calls_s": options.rate, **load_sizes(options)}))
 
 
 def _measure(options: argparse.Namespace, home: Path, target: str, process: Any, count: int) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from benchmarks.server_load import (
     RANKING,
     cpu_s,
     echo,
+    load_options,
+    load_sizes,
     parsed,
     rss_mib,
     run_load,
     server,
     shop,
-    shop_options,
-    sizes,
+    tied_option,
     write_requests,
 )
 from kgrank.client import Client
@@ -40,7 +41,8 @@ RECALL_USERS = 300
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shop_options(parser)
+    load_options(parser)
+    tied_option(parser)
     parser.add_argument("--results", type=int, default=100, help="k")
     parser.add_argument("--seconds", type=int, default=8, help="length of a load")
     parser.add_argument("--rounds", type=int, default=3)
@@ -53,7 +55,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     # Other users in every load: the server keeps a user's vector for an hour, as it does in service.
     asked = _requests(home, options)
     how = {"seconds": options.seconds, "callers": CALLERS, "connections": CONNECTIONS}
-    with server(home, KGRANK_SERVE__SEARCH="false") as (target, process):
+    with server(home, core=options.server_core, KGRANK_SERVE__SEARCH="false") as (target, process):
         with Client(target, timeout_s=60) as client:
             recall = _recall(client, home, options)
             reply = client.recommend("user-0000001", k=options.results).SerializeToString()
@@ -89,7 +91,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "callers": CALLERS,
         "connections": CONNECTIONS,
         "users_asked_per_load": ASKED_USERS,
-        **sizes(options),
+        **load_sizes(options),
     }
 
 

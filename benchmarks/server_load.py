@@ -28,7 +28,6 @@ from kgrank.v1.ranking_service_pb2 import RecommendRequest
 ROOT = Path(__file__).parent.parent
 RANKING = "kgrank.v1.RankingService"
 EVENTS = "kgrank.v1.EventService"
-_SHARING = {False: "shared with the load generator", True: "the last of them the load generator's own"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,23 @@ class Load:
         return self.rps * self.codes.get("OK", 0) / max(1, self.calls)
 
 
-def shop_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the shop and of ghz."""
+def load_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the shop, and of ghz."""
+    shop_options(parser)
+    parser.set_defaults(tied=False)
     parser.add_argument("--ghz", default=shutil.which("ghz"), help="path of ghz")
     parser.add_argument(
         "--apart", action="store_true", help="ghz has the last core for itself, as a caller on another host would"
     )
+
+
+def tied_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--tied`, for benchmarks of one server process."""
+    parser.add_argument("--tied", action="store_true", help="the server keeps to the first core, all else runs freely")
+
+
+def shop_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the shop."""
     parser.add_argument("--home", type=Path, help="a shop that `--keep` has left, instead of a new one")
     parser.add_argument("--keep", type=Path, help="make the shop here, and leave it")
     parser.add_argument("--users", type=int, default=100_000)
@@ -62,17 +72,20 @@ def shop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the options, or say that ghz is missing; whatever starts from here on leaves it its core."""
+    """Return the options, or say what is missing; whatever starts from here on leaves ghz its core."""
     options = parser.parse_args()
     if options.ghz is None:
         raise SystemExit("ghz is not on PATH: go install github.com/bojand/ghz/cmd/ghz@v0.120.0")
+    asked = "--apart" if options.apart else "--tied" if options.tied else ""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if asked and not others:
+        raise SystemExit(f"{asked} needs two cores, and there is one")
+    if asked and shutil.which("taskset") is None:
+        raise SystemExit(f"{asked} needs taskset, of util-linux, on PATH")
+    options.ghz_core = others[-1] if options.apart else None
+    options.server_core = first if options.tied else None
     if options.apart:
-        *others, options.apart_core = sorted(os.sched_getaffinity(0))
-        if not others:
-            raise SystemExit("--apart needs two cores, and there is one")
-        if shutil.which("taskset") is None:
-            raise SystemExit("--apart needs taskset, of util-linux, on PATH")
-        os.sched_setaffinity(0, others)
+        os.sched_setaffinity(0, [first, *others[:-1]])
     return options
 
 
@@ -105,8 +118,14 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
         "interactions": options.interactions,
         "dimensions": options.graph + options.text + 1,
         "versions": {name: version(name) for name in ("grpcio", "protobuf", "torch", "numpy")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_SHARING[options.apart]}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def load_sizes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return `sizes`, and who kept to which core."""
+    kept = {"server": options.server_core, "load_generator": options.ghz_core}
+    return sizes(options) | {"cores": {name: "any" if core is None else core for name, core in kept.items()}}
 
 
 def write_requests(path: Path, requests: Sequence[dict[str, Any]]) -> Path:
@@ -131,14 +150,18 @@ def ghz_command(
     """Return the command of a load."""
     service = call.rpartition("/")[0].rpartition(".")[2]
     file = {"RankingService": "ranking_service", "EventService": "event_service"}[service]
-    command = ["taskset", "--cpu-list", str(options.apart_core)] if options.apart else []
-    command += [options.ghz, "--insecure", "--proto", str(ROOT / f"proto/kgrank/v1/{file}.proto")]
+    command = [*_on_core(options.ghz_core), options.ghz, "--insecure"]
+    command += ["--proto", str(ROOT / f"proto/kgrank/v1/{file}.proto")]
     command += ["--import-paths", str(ROOT / "proto"), "--call", call, "--data-file", str(requests)]
     command += ["--concurrency", str(callers), "--connections", str(connections), "--format", "json"]
     command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--timeout", f"{timeout_s}s"]
     command += ["--rps", str(rate)] if rate else []
     command += ["--async"] if asynchronous else []
     return [*command, target]
+
+
+def _on_core(core: int | None) -> list[str]:
+    return [] if core is None else ["taskset", "--cpu-list", str(core)]
 
 
 def read_load(output: str) -> Load:
@@ -171,12 +194,15 @@ def rss_mib(process: "subprocess.Popen[str]") -> float:
 
 
 @contextmanager
-def server(home: Path, *arguments: str, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run `kgrank serve` over a home; yield its address and process once it serves.
+def server(
+    home: Path, *arguments: str, core: int | None = None, **settings: str
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run `kgrank serve` over a home, on one core where it is given; yield its address and process once it serves.
 
     It keeps no answers: the generator sends the same requests again and again, and what they take is what is measured.
     """
-    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--no-graph", "--json", *arguments]
+    command = [*_on_core(core), sys.executable, "-m", "server.main", "serve"]
+    command += ["--port", "0", "--no-graph", "--json", *arguments]
     with process(
         command, os.environ | {"KGRANK_HOME": str(home), "KGRANK_SERVE__KEPT_ANSWERS_MIB": "0"} | settings
     ) as running:
