@@ -21,6 +21,7 @@ from typing import IO
 import structlog
 
 from kg.errors import KgrankError
+from server.company import Company
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal_copy import LONGEST_LOG_PAGES, JournalCopy
@@ -36,14 +37,6 @@ KEPT_MS = 7 * 24 * 3_600_000
 _MOST_TOGETHER = 500
 _MOST_WAITING = 100 * _MOST_TOGETHER
 _RECONNECT_S = 0.5
-
-_MANY = 16
-"""Callers of one transaction from which on the next one waits for company: fewer would lose more than they gain."""
-
-_PAUSE = 3.0
-"""How long it waits, by how long the last transaction took."""
-
-_LONGEST_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -252,16 +245,13 @@ class Journal(JournalFile):
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         waiting: _Waiting | _ToErase | None = self._queue.get()
-        took_s, callers = 0.0, 1  # of the last transaction
+        company = Company()
         while waiting is not None:
             if isinstance(waiting, _ToErase):
                 self._erase(connection, waiting)
                 waiting = self._queue.get()
                 continue
-            # A transaction takes the interpreter from the loop a dozen times, however few events it has. So where many
-            # write, the next one waits for company; the busier the interpreter, the longer.
-            if max(callers, self._queue.qsize()) > _MANY:
-                time.sleep(min(_PAUSE * took_s, _LONGEST_PAUSE_S))
+            company.wait(lambda: 1 + self._queue.qsize())
             began_s = time.perf_counter()
             then: _ToErase | None = None
             together = [waiting]
@@ -294,7 +284,7 @@ class Journal(JournalFile):
                 raise
             finally:
                 self._took(together)
-            took_s, callers = time.perf_counter() - began_s, len(together)
+            company.wrote(len(together), time.perf_counter() - began_s)
             waiting = then or self._queue.get()
 
     def _erase(self, connection: sqlite3.Connection, erasing: _ToErase) -> None:
