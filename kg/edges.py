@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.schema import USER
 from kg.tables import CATEGORY_SEPARATOR
 
 PRODUCT = "product"
@@ -27,7 +28,13 @@ class EdgeList:
 
 
 def edges_of(products: pa.Table, facts: pa.Table) -> EdgeList:
-    """Return all edges of canonical tables."""
+    """Return the edges of canonical tables, but for facts about users.
+
+    A snapshot knows users by their histories alone: as a node that others reach, a user would stand in models and in
+    other people's reasons, where no erasure finds them.
+    """
+    of_users = pc.or_(pc.equal(facts["head_kind"], USER.kind), pc.equal(facts["tail_kind"], USER.kind))
+    facts = facts.filter(pc.invert(of_users))
     lists = [
         EdgeList(flat(facts["relation"]), _keys_of(facts, "head"), _keys_of(facts, "tail")),
         _brand_edges(products),

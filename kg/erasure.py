@@ -111,6 +111,30 @@ def erased_users(commit: Commit, user_ids: Collection[str]) -> dict[str, int]:
     return {ids[key]: int(at_ms) for key, at_ms in found}
 
 
+def erase_loaded(graph: "Graph", tables: Tables, since: int) -> int:
+    """Take out of the graph those users of tables who were erased while these were loaded; return how many there were.
+
+    Args:
+        graph: the tables are in it.
+        tables: what was loaded.
+        since: the graph's last commit before that.
+    """
+    erasures = erasures_since(graph, since)
+    if not erasures:
+        return 0
+    loaded = {user_key(user_id) for user_id in _named(tables)}
+    return erase_again(graph, [each for each in erasures if each.user_key in loaded])
+
+
+def _named(tables: Tables) -> set[str]:
+    """Return the ids of the users whom tables say something of."""
+    named = {user_id for column in (tables.users, tables.interactions) for user_id in _values(column["user_id"])}
+    for side in ("head", "tail"):
+        of_users = pc.equal(tables.facts[f"{side}_kind"], schema.USER.kind)
+        named |= set(_values(tables.facts.filter(of_users)[side]))
+    return named
+
+
 def without_erased(graph: "Graph", tables: Tables) -> tuple[Tables, int]:
     """Return tables without what they say of users before their erasure, and how many rows that is.
 
@@ -119,11 +143,7 @@ def without_erased(graph: "Graph", tables: Tables) -> tuple[Tables, int]:
     at_ms = {each.user_key: each.at_ms for each in erasures_since(graph, 0)}
     if not at_ms:
         return tables, 0
-    named = {user_id for column in (tables.users, tables.interactions) for user_id in _values(column["user_id"])}
-    for side in ("head", "tail"):
-        of_users = pc.equal(tables.facts[f"{side}_kind"], schema.USER.kind)
-        named |= set(_values(tables.facts.filter(of_users)[side]))
-    erased = {user_id: at_ms[key] for user_id in named if (key := user_key(user_id)) in at_ms}
+    erased = {user_id: at_ms[key] for user_id in _named(tables) if (key := user_key(user_id)) in at_ms}
     ids = pa.array(list(erased), pa.string())
     since = pa.array([*erased.values()], pa.int64()).take(pc.index_in(tables.interactions["user_id"], ids))
     later = pc.fill_null(pc.greater(tables.interactions["at_ms"], since), True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from kg import schema
 from kg.batches import batches
-from kg.erasure import without_erased
+from kg.erasure import erase_loaded, without_erased
 from kg.progress import Progress
 from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kg.store import Graph, Result
 
 _KEYS_AT_ONCE = 20_000
+_PROMOTED_AT_ONCE = 1_000  # each with all its facts
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,14 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
         schema.relation_name(relation)
     loader = Loader(graph, progress)
     rows = {name: len(table) for name, table in tables}
+    before = graph.last_commit
     tables, erased = without_erased(graph, tables)
     progress.advance(erased)
     _load_products(loader, tables.products)
     _load_users(loader, tables.users)
     unknown = _load_interactions(loader, tables.interactions)
     _load_facts(loader, tables.facts)
+    erase_loaded(graph, tables, before)
     return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown, erased)
 
 
@@ -239,20 +242,31 @@ def promote_entities(loader: Loader, product_ids: Sequence[str] | None = None) -
         loader: writes.
         product_ids: products that may be among them; None: any.
     """
-    ids = "MATCH (e:Entity {kind: 'product'}) MATCH (p:Product {id: e.id})"
-    if product_ids is not None:
-        ids = "UNWIND $rows AS id MATCH (e:Entity {id: id, kind: 'product'}) MATCH (p:Product {id: id})"
-    given = {} if product_ids is None else {"rows": list(product_ids)}
-    if loader.is_empty("(x:Entity)") or not loader.graph.read(f"{ids} RETURN 1 LIMIT 1", **given):
+    if loader.is_empty("(x:Entity)"):
         return
-    for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)", **given):
-        name = schema.quoted(relation)  # also one of the shop's own
+    if product_ids is None:
+        both = "MATCH (e:Entity {kind: 'product'}) MATCH (p:Product {id: e.id}) RETURN e.id"
+        product_ids = [row[0] for row in loader.graph.read(both)]
+    for start in range(0, len(product_ids), _PROMOTED_AT_ONCE):
+        _promote(loader, product_ids[start : start + _PROMOTED_AT_ONCE])
+
+
+def _promote(loader: Loader, product_ids: Sequence[str]) -> None:
+    """Give the facts of some entities to the products of the same ids; where a part of it is done, the rest is."""
+    ids = "UNWIND $rows AS id MATCH (e:Entity {id: id, kind: 'product'}) MATCH (p:Product {id: id})"
+    rows = list(product_ids)
+    if not loader.graph.read(f"{ids} RETURN 1 LIMIT 1", rows=rows):
+        return
+    for (relation,) in loader.graph.read(f"{ids} MATCH (e)-[r]-() RETURN DISTINCT type(r)", rows=rows):
+        # Beside a link of the catalogue, a fact that says the same stands by itself.
+        name = schema.quoted(relation) + _told(relation)  # also one of the shop's own
         for pattern, moved in (("(e)-[r:{}]->(o)", "(p)-[n:{}]->(o)"), ("(o)-[r:{}]->(e)", "(o)-[n:{}]->(p)")):
             loader.graph.write(
-                f"{ids} MATCH {pattern.format(name)} MERGE {moved.format(name)} SET n += properties(r) DELETE r",
-                **given,
+                f"{ids} MATCH {pattern.format(schema.quoted(relation))} "
+                f"MERGE {moved.format(name)} SET n += properties(r) DELETE r",
+                rows,
             )
-    loader.graph.write(f"{ids} DETACH DELETE e", **given)
+    loader.graph.write(f"{ids} DETACH DELETE e", rows)
 
 
 def _load_users(loader: Loader, users: pa.Table) -> None:
@@ -363,12 +377,15 @@ def _merge_ends(loader: Loader, facts: pa.Table, catalogue: set[str]) -> None:
 
 def _state(relation: str, start: str, end: str) -> str:
     """Return the Cypher text that states facts; a row is head, tail, head kind, tail kind."""
-    structural = {each.type for each in schema.CATALOGUE}
-    properties = " {from_catalogue: false}" if relation in structural else ""
     return (
         f"UNWIND $rows AS row MATCH {node_pattern('a', start, 0)} MATCH {node_pattern('b', end, 1)} "
-        f"MERGE (a)-[:{relation}{properties}]->(b)"
+        f"MERGE (a)-[:{relation}{_told(relation)}]->(b)"
     )
+
+
+def _told(relation: str) -> str:
+    """Return the properties that tell a fact from a link of the catalogue, where the relation may be either."""
+    return " {from_catalogue: false}" if relation in {each.type for each in schema.CATALOGUE} else ""
 
 
 def node_pattern(name: str, label: str, place: int) -> str:

@@ -10,15 +10,17 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from kg.erasure import Erasure, user_key
 from kg.errors import SnapshotError
+from kg.schema import USER
 from kg.snapshot import MANIFEST, Snapshot
 from kg.vocabulary import Vocabulary
 
@@ -42,17 +44,28 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     """
     if not snapshots.is_dir() or not (erasures or any(snapshots.glob(f"{_ABANDONED}*/"))):
         return 0
-    try:
-        lock = (snapshots / ".erasing.lock").open("w")
-    except OSError as error:
-        if not any(_opened_with(folder, erasures)[1] for folder in _folders(snapshots)):
-            return 0  # a folder that can only be read is none to worry about then
-        raise _not_rewritten(snapshots, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(unchanged(snapshots))
+        except OSError as error:
+            if not any(_opened_with(folder, erasures)[1] for folder in _folders(snapshots)):
+                return 0  # a folder that can only be read is none to worry about then
+            raise _not_rewritten(snapshots, error) from error
         for left in snapshots.glob(f"{_ABANDONED}*/"):  # of a process that was killed
             _clear(left)
         return sum(redact(folder, erasures) for folder in _folders(snapshots))
+
+
+@contextmanager
+def unchanged(snapshots: Path) -> Iterator[None]:
+    """Keep a folder's snapshots from being rewritten until the end of the block.
+
+    Raises:
+        OSError: the folder can't be written to, or not be locked.
+    """
+    with (snapshots / ".erasing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _folders(snapshots: Path) -> list[Path]:
@@ -74,9 +87,13 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
         return False
     keep = ~np.isin(snapshot.histories.users_of_rows(), found)
     ids = snapshot.users.array.to_pylist()
-    for user_index in found:
-        ids[user_index] = f"erased-{uuid.uuid4().hex}"
-    redacted = replace(snapshot, users=Vocabulary(ids), histories=snapshot.histories.where(keep))
+    names = {ids[user_index]: f"erased-{uuid.uuid4().hex}" for user_index in found}
+    redacted = replace(
+        snapshot,
+        users=Vocabulary([names.get(user_id, user_id) for user_id in ids]),
+        histories=snapshot.histories.where(keep),
+        nodes=_renamed(snapshot.nodes, names),
+    )
     holder: Path | None = None
     try:
         holder = Path(tempfile.mkdtemp(prefix=_ABANDONED, dir=folder.parent))
@@ -88,6 +105,15 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
         if holder is not None:
             _clear(holder)
     return True
+
+
+def _renamed(nodes: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """Return nodes with other ids and names for some users: snapshots of older versions had those whom facts name."""
+    rows = nodes.to_pylist()
+    for row in rows:
+        if row["kind"] == USER.kind and row["id"] in names:
+            row["id"] = row["name"] = names[row["id"]]
+    return pa.Table.from_pylist(rows, nodes.schema)
 
 
 def _clear(holder: Path) -> None:

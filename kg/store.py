@@ -83,7 +83,7 @@ def _plain(value: Any) -> Any:
                 _plain(part)
                 for pair in zip(value.nodes, (*value.relationships, None), strict=True)
                 for part in pair
-                if part
+                if part is not None  # a relationship without properties is falsy
             ]
         case dict():
             return {name: _plain(each) for name, each in value.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -77,9 +78,20 @@ def save_checkpoint(folder: Path, progress: Progress, network: nn.Module, optimi
 
 
 def load_checkpoint(
-    folder: Path, run_key: str, network: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    run_key: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    suits: Callable[[Progress], bool] = lambda progress: True,
 ) -> Progress | None:
     """Put a run back to its last checkpoint.
+
+    Args:
+        folder: where checkpoints are kept.
+        run_key: of this run.
+        network: is given the checkpoint's weights.
+        optimizer: is given its state.
+        suits: whether this run could have come to where the checkpoint's stood.
 
     Returns:
         Where it stood, or None when there is no checkpoint of this run (other data or settings do not count).
@@ -96,6 +108,10 @@ def load_checkpoint(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
         if facts["run_key"] != run_key:
             return None
+        records = [EpochRecord(**record) for record in facts["records"]]
+        progress = Progress(run_key, records, facts["best_epoch"], facts["best_ndcg"], _under("best.", tensors))
+        if not suits(progress):
+            return None
         network.load_state_dict(_under("network.", tensors))
         whole = optimizer.state_dict()
         whole["state"] = {}
@@ -103,8 +119,7 @@ def load_checkpoint(
             row, key = name.split(".", 1)
             whole["state"].setdefault(int(row), {})[key] = value
         optimizer.load_state_dict(whole)
-        records = [EpochRecord(**record) for record in facts["records"]]
-        return Progress(run_key, records, facts["best_epoch"], facts["best_ndcg"], _under("best.", tensors))
+        return progress
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"checkpoint {file} is damaged: {error}", "Remove it, or train without --resume.") from error
 

@@ -34,6 +34,8 @@ Progress = Callable[[int], None]
 """Called with the number of texts that were just encoded."""
 
 _KEY_BYTES = 16
+_READING = 2
+"""Raised when the same encoder is to give other features of the same text: kept ones are made anew."""
 _log = structlog.get_logger(__name__)
 
 
@@ -214,7 +216,7 @@ def batches_of_equal_work(lengths: Sequence[int], batch_tokens: int) -> list[npt
 
 def cache_file(config: TextConfig, cache_folder: Path) -> Path:
     """Return where an encoder's features are kept."""
-    return cache_folder / "text" / f"{encoder_digest(config)}.safetensors"
+    return cache_folder / "text" / f"{encoder_digest(config)}-{_READING}.safetensors"
 
 
 def text_key(text: str) -> str:

@@ -7,8 +7,10 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ class Trained:
     validation_ndcg: float
 
 
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give torch back the number of threads that it had."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_own_threads()
 @kept_memory()
 def train(
     snapshot: Snapshot,
@@ -142,7 +155,8 @@ def train(
     last_epoch = config.epochs if earlier is None else config.refit_epochs or earlier.best_epoch
     progress = Progress(run_key)
     if resume and checkpoint_folder is not None:
-        progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer) or progress
+        suits = partial(_comes_to, last_epoch=last_epoch, patience=config.patience, chooses=earlier is None)
+        progress = load_checkpoint(checkpoint_folder, run_key, network, optimizer, suits) or progress
 
     settings = {**_dotted("model", model_config), **_dotted("train", config), **_dotted("split", split.config)}
     with tracked_run(tracking if workers.first else None, run_key, settings, progress.epochs_done) as runs:
@@ -287,6 +301,24 @@ def device_of(config: TrainConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("train.device is cuda, but torch sees no CUDA device", "Set train.device to auto or cpu.")
     return torch.device(config.device)
+
+
+def _comes_to(progress: Progress, *, last_epoch: int, patience: int, chooses: bool) -> bool:
+    """Return whether a run comes to where another stood that may have had more epochs, or more patience.
+
+    Args:
+        progress: where that one stood.
+        last_epoch: of this run.
+        patience: of this run.
+        chooses: whether the best epoch is kept, and not the last.
+    """
+    best_epoch, best_ndcg = 0, -1.0
+    for done, record in enumerate(progress.records):
+        if done >= last_epoch or done - best_epoch >= patience:
+            return False
+        if not chooses or record.ndcg > best_ndcg:
+            best_epoch, best_ndcg = record.epoch, record.ndcg
+    return True
 
 
 def _weights(network: RankingNetwork) -> dict[str, float]:

@@ -261,8 +261,12 @@ class Server:
 
     async def _load(self) -> None:
         """Put the models that were in service into service; without one, wait for `ActivateModel`."""
-        await asyncio.to_thread(self._eraser.redact_snapshots)
-        traffic = await asyncio.to_thread(lambda: self._places.models.traffic)
+        try:
+            await asyncio.to_thread(self._eraser.redact_snapshots)
+            traffic = await asyncio.to_thread(lambda: self._places.models.traffic)
+        except Exception:
+            _log.exception("models_not_found", folder=str(self._places.models.folder))
+            return
         if traffic is None:
             _log.warning("no_model", folder=str(self._places.models.folder), remedy="train one and activate it")
             return

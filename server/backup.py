@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from kg import backup as graph_backup
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
 from kg.errors import BackupError
 from kg.progress import SILENT, Progress
+from kg.redaction import unchanged
 from server.drain import tell_of_trimmed
 from server.journal import Journal
 from server.journal_file import COMMIT
@@ -38,7 +39,8 @@ FORMAT = 2
 
 _READ = (1, FORMAT)
 """1 had no values but those of JSON."""
-_FOLDERS = ("snapshots", "artifacts", "encoders")
+_SNAPSHOTS = "snapshots"
+_FOLDERS = (_SNAPSHOTS, "artifacts", "encoders")
 _FILES = ("tokens.json",)
 _OF_THE_DISK = "lost+found"
 
@@ -73,7 +75,11 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
         journals = [_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db"))]
         for name in _FOLDERS:
             if (home / name).is_dir():
-                shutil.copytree(home / name, partial / "home" / name, ignore=shutil.ignore_patterns(".*"))
+                with ExitStack() as stack:
+                    if name == _SNAPSHOTS:  # an erasure beside would leave a mixture of its old and its new files
+                        with suppress(OSError):  # a folder that can only be read is not rewritten either
+                            stack.enter_context(unchanged(home / name))
+                    shutil.copytree(home / name, partial / "home" / name, ignore=shutil.ignore_patterns(".*"))
         for name in _FILES:
             if (home / name).is_file():
                 shutil.copy2(home / name, partial / "home" / name)

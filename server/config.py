@@ -8,9 +8,9 @@ as does `MLFLOW_TRACKING_URI` for MLflow's address. A `KGRANK_*` variable that n
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,7 +36,9 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] = Field(
+        "127.0.0.1", description="address to listen on"
+    )
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     max_results: int = Field(1000, ge=1, le=10_000, description="largest k of a request")
     max_candidates: int = Field(

@@ -116,11 +116,13 @@ class Drain:
             _log.warning("journal_begins_anew", graph_offset=offset, journal_offset=last)
             journal.begin_anew()
             return graph.journal_offset(journal.name)
+        if offset > journal.drained:  # it took them, and the server was killed before that was noted
+            journal.set_drained(offset)
         if offset < journal.drained:
             # It was restored from a backup; what it has forgotten is still here.
             _log.warning("graph_went_back", graph_offset=offset, drained=journal.drained)
             tell_of_trimmed(journal, offset)
-            journal.went_back(offset)
+            journal.set_drained(offset)
         return offset
 
     def _drain(self, graph: EventStore, offset: int) -> None:

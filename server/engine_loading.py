@@ -11,6 +11,7 @@ from kg.snapshot import Snapshot
 from kg.vocabulary import MISSING
 from kg.wording import ENGLISH
 from model.artifact import Artifact
+from model.errors import ModelError
 from model.refresh import refresh
 from server.catalogue import LiveCatalogue
 from server.config import ServeSettings
@@ -71,8 +72,14 @@ class EngineLoader:
 
         Raises:
             UnknownModelError: there is no such model.
-            ModelRefusedError: it is damaged, or does not fit any snapshot.
+            ModelRefusedError: it is damaged, does not fit any snapshot, or needs what is not here.
         """
+        try:
+            return self._load(model_version, journal, beside)
+        except ModelError as error:
+            raise ModelRefusedError(error.problem, error.remedy) from error
+
+    def _load(self, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
         artifact = self._places.models.load(model_version)
         artifact = replace(artifact, scorer=with_compiled_users(artifact.scorer, self._places.cache))
         snapshot = self._snapshot(artifact, beside)

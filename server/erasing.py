@@ -141,7 +141,12 @@ class Eraser:
         erasures = {
             each.key: Erasure(each.key, each.commit, each.at_ms) for each in changes if each.commit not in self._own
         }
-        found = await self._link.follow(lambda graph: self._apply(graph, erasures)) if erasures else 0
+        try:
+            found = await self._link.follow(lambda graph: self._apply(graph, erasures)) if erasures else 0
+        except sqlite3.Error as error:  # told as a KgrankError, so that it is tried again
+            raise JournalError(
+                f"the event journal failed, and an erasure waits for it: {error}", "See to the journal's disk."
+            ) from error
         if found:
             # Whoever has come back since did something since; it may be with the other servers.
             self._memory.look_again(min(each.commit for each in erasures.values()))

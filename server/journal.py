@@ -121,7 +121,7 @@ class Journal(JournalFile):
     @property
     def behind(self) -> int:
         """About how many events on disk the graph is not known to have; costs nothing to ask."""
-        return self._behind
+        return max(0, self._behind)
 
     @property
     def searches_behind(self) -> int:
@@ -134,9 +134,9 @@ class Journal(JournalFile):
         with self._counting:
             self._searches_behind -= len(offsets)  # maybe before the writing thread has counted them
 
-    def went_back(self, offset: int) -> None:
-        """Take the graph to have events up to an offset only: it was restored from a backup."""
-        super().went_back(offset)
+    def set_drained(self, offset: int) -> None:
+        """Take the graph to have the events up to an offset, and no others (see `JournalFile.set_drained`)."""
+        super().set_drained(offset)
         self._recount()
 
     def begin_anew(self) -> None:
@@ -148,7 +148,7 @@ class Journal(JournalFile):
         """Remember that the graph has everything up to an offset, `count` events more than before."""
         super().drained_to(offset, count)
         with self._counting:
-            self._behind = max(0, self._behind - count)
+            self._behind -= count  # maybe before the writing thread has counted them
 
     def append(self, events: Sequence[WrittenEvent]) -> "Future[list[Stored]]":
         """Store events, each with an id; the future is done once they are on disk.

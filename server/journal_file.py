@@ -177,8 +177,8 @@ class JournalFile:
             rows = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
             return int(rows[0]) if rows else 0
 
-    def went_back(self, offset: int) -> None:
-        """Take the graph to have events up to an offset only: it was restored from a backup."""
+    def set_drained(self, offset: int) -> None:
+        """Take the graph to have the events up to an offset, and no others, whatever was noted."""
         with self.connection() as connection:
             connection.execute("UPDATE journal SET drained = ?", (offset,))
 

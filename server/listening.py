@@ -27,6 +27,19 @@ class PortTakenError(KgrankError):
     """The address can't be listened on."""
 
 
+def address_of(host: str, port: int) -> str:
+    """Return a host and a port as one text, as gRPC takes it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def not_listened(who: str, host: str, port: int, error: Exception) -> PortTakenError:
+    """Return why somebody can't listen on an address, in one sentence, and what to do."""
+    problem = f"{who} can't listen on {address_of(host, port)}: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, socket.gaierror):
+        return PortTakenError(problem, "Check serve.host: the name of this machine, or one of its addresses.")
+    return PortTakenError(problem, "Stop what listens there, or choose another port: --port 0 takes a free one.")
+
+
 class Listening:
     """When a server listens, and where: at once, or, beside others on its port, as soon as it answers.
 
@@ -67,7 +80,7 @@ class Listening:
         if self._begun:
             return
         self._begun = True
-        address = f"{self._host}:{self._port}"
+        address = address_of(self._host, self._port)
         try:
             if self._secured is not None:
                 self._port = self._server.add_secure_port(address, self._secured)
@@ -90,10 +103,7 @@ class Listening:
             raise self._taken(error) from error
 
     def _taken(self, error: Exception) -> PortTakenError:
-        return PortTakenError(
-            f"the server can't listen on {self._host}:{self._port}: {getattr(error, 'strerror', None) or error}",
-            "Stop what listens there, or choose another port: --port 0 takes a free one.",
-        )
+        return not_listened("the server", self._host, self._port, error)
 
     async def _others_listen(self) -> bool:
         if not self._shares or not self._port:

@@ -38,8 +38,8 @@ class ModelFolder:
             if path.is_dir() and not path.name.startswith("."):
                 try:
                     found.append(read_manifest(path))
-                except KgrankError:
-                    continue  # another version's, or half removed: it can't be served, so it isn't listed
+                except (KgrankError, OSError):
+                    continue  # another version's, half removed or not ours: it can't be served, so it isn't listed
         return sorted(found, key=lambda manifest: (-manifest.created_at_ms, manifest.model_version))
 
     def load(self, model_version: str) -> Artifact:
@@ -58,6 +58,10 @@ class ModelFolder:
         except KgrankError as error:
             raise ModelRefusedError(
                 f"model {model_version} can't be loaded: {error.problem.splitlines()[0]}", error.remedy
+            ) from error
+        except OSError as error:
+            raise ModelRefusedError(
+                f"model {model_version} can't be read: {error.strerror}", "Let this server read its folder."
             ) from error
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from kg.errors import KgrankError
-from server.listening import PortTakenError
+from server.listening import not_listened
 
 _log = structlog.get_logger(__name__)
 
@@ -163,10 +163,7 @@ def _reserved(host: str, port: int) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(place)
     except OSError as error:
-        raise PortTakenError(
-            f"the servers can't listen on {host}:{port}: {error.strerror or error}",
-            "Stop what listens there, or choose another port: --port 0 takes a free one.",
-        ) from error
+        raise not_listened("the servers", host, port, error) from error
     return reserved
 
 

@@ -134,11 +134,11 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
         check.refuse(f"{field}.price", f"is {price}; it must be from 0 to {_LARGEST_PRICE:,.0f}")
     if len(given.category) > MAX_LEVELS:
         check.refuse(f"{field}.category", f"has {len(given.category)} levels; at most {MAX_LEVELS} are allowed")
-    for level, name in enumerate(given.category):
+    for level, name in enumerate(given.category[:MAX_LEVELS]):
         _name(check, f"{field}.category[{level}]", name)
         if CATEGORY_SEPARATOR in name:
             check.refuse(f"{field}.category[{level}]", f"has {CATEGORY_SEPARATOR!r} in it, which joins the levels")
-    if len(CATEGORY_SEPARATOR.join(given.category).encode()) > MAX_PATH_BYTES:
+    if len(CATEGORY_SEPARATOR.join(given.category[:MAX_LEVELS]).encode()) > MAX_PATH_BYTES:
         check.refuse(f"{field}.category", f"has over {MAX_PATH_BYTES} bytes in all")
     if given.brand:
         _name(check, f"{field}.brand", given.brand)
@@ -155,6 +155,9 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
 
 
 def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    if len(given) > _ATTRIBUTES:
+        check.refuse(field, f"has {len(given)} keys; at most {_ATTRIBUTES} are allowed")
+        return ()
     pairs = []
     for place, (key, text) in enumerate(sorted(given.items())):
         # The key is the caller's text: it is told by its place in the order of keys, not quoted.
@@ -164,7 +167,7 @@ def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tupl
         values = listed(text)
         if not any(values):
             check.refuse(f"{field}[{place}].value", "is empty")
-        for value in values:
+        for value in values[:_ATTRIBUTES]:
             _text(check, f"{field}[{place}].value", value, MAX_VALUE_BYTES)
         pairs += [(key, value) for value in values]
     if len(pairs) > _ATTRIBUTES:
@@ -220,6 +223,9 @@ def _mask(check: Checker, paths: Sequence[str]) -> tuple[str, ...]:
         return MASKABLE
     if not paths:
         check.refuse("update_mask", "names no field; leave it out to change all")
+    if len(paths) > len(MASKABLE):
+        check.refuse("update_mask", f"names {len(paths)} fields; there are {len(MASKABLE)}")
+        return ()
     for place, path in enumerate(paths):
         if path not in MASKABLE:
             check.refuse(f"update_mask.paths[{place}]", f"is not one of {', '.join(MASKABLE)}")

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,13 +52,13 @@ def to_time_ms(column: pa.ChunkedArray | pa.Array, unit: TimeUnit | None) -> Cas
     return Cast(values, (valid(text) & ~whole & ~numeric & ~iso) | unreadable | numbers.bad | integers.bad)
 
 
-def carries_unit(column: pa.ChunkedArray | pa.Array) -> bool:
-    """Return whether a column of times needs no unit: timestamps and dates, or any text that is not a number."""
+def carries_unit(column: pa.ChunkedArray | pa.Array) -> Mask:
+    """Return which times of a column need no unit `[N]`: timestamps and dates, and text in ISO 8601."""
     array = plain(column)
-    text = numeric_text(array) if not pa.types.is_null(array.type) else None
-    return bool(pa.types.is_temporal(array.type)) or (
-        text is not None and bool(true(pc.match_substring_regex(text, _ISO)).any())
-    )
+    if pa.types.is_temporal(array.type):
+        return np.ones(len(array), np.bool_)
+    text = None if pa.types.is_null(array.type) else numeric_text(array)
+    return nowhere(array) if text is None else true(pc.match_substring_regex(text, _ISO))
 
 
 def _whole(numbers: Cast, unit: TimeUnit | None) -> Cast:

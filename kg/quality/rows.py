@@ -67,8 +67,7 @@ def _broken_rules(name: str, columns: dict[str, pa.Array], now_ms: int, raw: Raw
         if field in columns:
             broken += rules.id_rules(field, columns[field])
     if name == "interactions":
-        declared = raw.time_unit is not None or carries_unit(raw.rows["at_ms"])
-        broken += rules.time_rules(columns["at_ms"], now_ms, declared)
+        broken += rules.time_rules(columns["at_ms"], now_ms, _with_unit(raw))
         broken += rules.interaction_rules(columns)
     elif name == "products":
         broken += rules.product_rules(columns)
@@ -77,10 +76,18 @@ def _broken_rules(name: str, columns: dict[str, pa.Array], now_ms: int, raw: Raw
     return broken
 
 
+def _with_unit(raw: RawTable) -> Mask:
+    """Return whose times are in a known unit `[N]`; files with times of several kinds may stand in one table."""
+    if raw.time_unit is not None:
+        return np.ones(len(raw.rows), np.bool_)
+    return carries_unit(raw.rows["at_ms"])
+
+
 def _stop_if_column_is_in_other_unit(broken: Broken, raw: RawTable, at_ms: pa.Array) -> None:
     """A column in seconds is one mistake of the mapping, not a million bad rows."""
     wrong = np.flatnonzero(broken.rows)
-    if len(wrong) == 0 or len(wrong) < _WRONG_UNIT_SHARE * (len(at_ms) - at_ms.null_count):
+    numbers = np.asarray(at_ms.is_valid()) & ~_with_unit(raw)
+    if len(wrong) == 0 or len(wrong) < _WRONG_UNIT_SHARE * np.count_nonzero(numbers):
         return
     first = int(wrong[0])
     number = at_ms[first].as_py()

@@ -51,16 +51,14 @@ def id_rules(field: str, ids: pa.Array) -> Iterator[Broken]:
     yield Broken("id_control_character", field, rows(pc.match_substring_regex(distinct, _CONTROL)))
 
 
-def time_rules(at_ms: pa.Array, now_ms: int, declared: bool) -> Iterator[Broken]:
-    """A time is there, plausible in milliseconds unless its unit was declared, and not in the future."""
+def time_rules(at_ms: pa.Array, now_ms: int, with_unit: Mask) -> Iterator[Broken]:
+    """A time is there, plausible in milliseconds unless its unit is known, and not in the future."""
     valid = np.asarray(at_ms.is_valid())
     times = np.asarray(pc.fill_null(at_ms, 0))
     yield Broken("time_missing", "at_ms", ~valid)
     yield Broken("time_negative", "at_ms", times < 0)
-    wrong_unit = np.zeros(len(times), bool)
-    if not declared:
-        wrong_unit = valid & (times >= 0) & ((times < EARLIEST_MS) | (times > LATEST_MS))
-        yield Broken(WRONG_UNIT, "at_ms", wrong_unit)
+    wrong_unit = valid & ~with_unit & (times >= 0) & ((times < EARLIEST_MS) | (times > LATEST_MS))
+    yield Broken(WRONG_UNIT, "at_ms", wrong_unit)
     yield Broken("time_future", "at_ms", (times > now_ms + CLOCK_SKEW_MS) & ~wrong_unit)
 
 

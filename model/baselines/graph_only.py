@@ -18,6 +18,7 @@ from scipy import sparse
 from kg.snapshot import Histories
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
+from model.baselines.likeness import blocks
 from model.baselines.space import Axis, Choice, Real, Whole
 from model.baselines.taken import HistoryConfig, incidence, taken
 from model.ranker import Ranker
@@ -70,15 +71,17 @@ class RandomWalk:
 
     def scores(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> Float32s:
         """Return where walkers are after the last step `[B, P]`."""
-        product_count = len(self._discount)
-        begin = np.zeros((len(histories), self._step.shape[0]), np.float32)
-        begin[:, :product_count] = taken(histories, now_ms, self._config, product_count).toarray()
-        begin /= np.maximum(begin.sum(axis=1, keepdims=True), 1e-12)
-        damping = np.float32(self._config.damping)
-        at = begin
-        for _ in range(self._config.steps):
-            at = (1 - damping) * begin + damping * (at @ self._step)
-        scores: Float32s = at[:, :product_count] * self._discount
+        product_count, damping = len(self._discount), np.float32(self._config.damping)
+        weights = taken(histories, now_ms, self._config, product_count)
+        scores = np.empty((len(histories), product_count), np.float32)
+        for rows in blocks(len(histories), self._step.shape[0]):
+            begin = np.zeros((weights[rows].shape[0], self._step.shape[0]), np.float32)
+            begin[:, :product_count] = weights[rows].toarray()
+            begin /= np.maximum(begin.sum(axis=1, keepdims=True), 1e-12)
+            at = begin
+            for _ in range(self._config.steps):
+                at = (1 - damping) * begin + damping * (at @ self._step)
+            scores[rows] = at[:, :product_count] * self._discount
         return scores
 
 

@@ -6,7 +6,7 @@ A likeness is never a dense product × product table unless it has to be one: s 
 scores are (w F) F^T.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from kg.snapshot import Edges, Histories
 from model.baselines.taken import HistoryConfig, taken
 
 Float32s = npt.NDArray[np.float32]
+
+_BLOCK_BYTES = 64 * 2**20
 
 
 class Likeness(Protocol):
@@ -34,11 +36,20 @@ class Factored:
 
     def spread(self, weights: sparse.csr_matrix) -> Float32s:
         """Return the sums `[B, P]`."""
-        summed = weights @ self._factor  # [B, F]
-        # Many factors are shared by most products, so that a sparse result would be full: better a dense one at once.
-        dense = summed.toarray() if sparse.issparse(summed) else summed
-        scores: Float32s = (self._factor @ dense.T).T
-        return np.ascontiguousarray(scores)
+        scores = np.empty((weights.shape[0], self._factor.shape[0]), np.float32)
+        for rows in blocks(len(scores), self._factor.shape[1]):
+            summed = weights[rows] @ self._factor  # [B, F]
+            # Many factors are shared by most products, so that a sparse result would be full: better a dense one.
+            dense = summed.toarray() if sparse.issparse(summed) else summed
+            scores[rows] = (self._factor @ dense.T).T
+        return scores
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Yield parts of some rows, such that a dense array of `width` numbers for each row of a part stays small."""
+    step = max(1, _BLOCK_BYTES // (4 * max(1, width)))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 class Table:

@@ -18,12 +18,11 @@ from scipy import sparse
 from kg.snapshot import Histories
 from model.baselines.cold import popular_when_cold
 from model.baselines.contract import FitData
+from model.baselines.likeness import blocks
 from model.baselines.space import Axis, Real, Whole
 from model.ranker import Ranker
 
 Float32s = npt.NDArray[np.float32]
-
-_NEIGHBOUR_BLOCK = 512
 
 
 class TifuKnnConfig(BaseModel):
@@ -69,11 +68,11 @@ class TifuKnn:
         """Return the mixture of own and neighbours' purchases `[B, P]`."""
         own = user_vectors(histories, self._vectors.shape[1], self._config)
         scores = np.empty(own.shape, np.float32)
-        for start in range(0, len(histories), _NEIGHBOUR_BLOCK):
-            part = own[start : start + _NEIGHBOUR_BLOCK]
+        for rows in blocks(len(histories), max(self._vectors.shape)):
+            part = own[rows]
             near = self._neighbours(part) @ self._vectors
             mixed = self._config.own * part + (1 - self._config.own) * near
-            scores[start : start + _NEIGHBOUR_BLOCK] = mixed.toarray()
+            scores[rows] = mixed.toarray()
         return scores
 
     def _neighbours(self, own: sparse.csr_matrix) -> sparse.csr_matrix:

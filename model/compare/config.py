@@ -97,9 +97,20 @@ class ModelSpec(BaseModel):
             raise ValueError("exactly one of baseline, config and like is needed")
         if self.trials and not self.baseline:
             raise ValueError("trials are for baselines: a model of ours has a search")
+        if self.baseline and self.noise and (refused := _not_for_baselines(self.noise, self.noise_at)):
+            raise ValueError(refused)
         if self.baseline and (self.overrides or self.search or self.each_relation):
             raise ValueError("a baseline has no overrides: it is tuned by itself")
         return self
+
+
+def _not_for_baselines(noise: NoiseConfig, at: str) -> str:
+    """Return why a baseline can't have a noise; nothing if it can."""
+    if at == "scoring" and (noise.titles or noise.facts_removed or noise.facts_wrong):
+        return "noise_at = 'scoring' with titles or facts is for models of ours: a baseline has no finished catalogue"
+    if at != "scoring" and noise.events:
+        return "noise in the events that are learned from is for models of ours: some baselines know users by them"
+    return ""
 
 
 class Goal(BaseModel):

@@ -203,6 +203,11 @@ def _ranker(
     """Return the finished model, over a catalogue and facts with noise where there is any."""
     if noise is None or (changed := noisy_snapshot(snapshot, noise)) is snapshot:
         return ModelRanker("ours", trained.model)
+    if trained.graph.product_count != len(trained.model.matrix):
+        raise ModelError(
+            "noise in titles or facts that a finished model is asked with needs all products in its training",
+            "Keep the variant out of the protocol cold-products: give it `protocols`.",
+        )
     now_ms = int(case.now_ms.max())
     model = extend(trained.model, trained.kernel, trained.graph.keys, changed, histories, now_ms, place.cache_folder)
     return ModelRanker("ours", model)

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from kg.snapshot import Edges, Histories, Snapshot
 from model.case import Case, Question, Split
 
+_DEALS = 30  # each offers every edge an exchange
+
 
 class NoiseConfig(BaseModel):
     """How much is wrong; each a share between 0 and 1."""
@@ -92,8 +94,23 @@ def noisy_question(question: Question, noise: NoiseConfig) -> Question:
 def shuffled_facts(snapshot: Snapshot, seed: int = 7) -> Snapshot:
     """Return the snapshot with the tails of each relation dealt out anew: every node keeps its number of facts."""
     generator = np.random.default_rng([seed, 3])
-    facts = {name: _unique(edges.head, generator.permutation(edges.tail)) for name, edges in snapshot.facts.items()}
+    facts = {name: _dealt(edges, generator) for name, edges in snapshot.facts.items()}
     return renamed(replace(snapshot, facts=facts), f"shuffled-{seed}")
+
+
+def _dealt(edges: Edges, generator: np.random.Generator) -> Edges:
+    """Return edges of which pairs have exchanged their tails, again and again, where that gave no edge twice."""
+    head, tail = edges.head.astype(np.int64), edges.tail.astype(np.int64)
+    for _ in range(_DEALS):
+        one, other = generator.permutation(len(tail))[: len(tail) // 2 * 2].reshape(2, -1)
+        keys = np.concatenate([head[one] << 32 | tail[other], head[other] << 32 | tail[one]])
+        known = np.isin(keys, head << 32 | tail)
+        _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        loops = np.concatenate([head[one] == tail[other], head[other] == tail[one]])
+        right = ~(known | loops | (counts[place] > 1)).reshape(2, -1).any(0)
+        one, other = one[right], other[right]
+        tail[one], tail[other] = tail[other], tail[one]
+    return _unique(edges.head, tail.astype(np.int32))
 
 
 def without_facts(snapshot: Snapshot) -> Snapshot:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from model.text import encoder_digest
 from model.train import device_of, validation_sample
 
 _log = structlog.get_logger(__name__)
+
+_RECIPE = 2
+"""Raised when the same settings are to give another encoder: one that is kept is made anew."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,9 @@ def _step_size(done: float, warmup: float) -> float:
 
 def _run_key(snapshot: Snapshot, split: Split, model: ModelConfig, train: TrainConfig, config: FinetuneConfig) -> str:
     """Return a digest of what a run's result depends on."""
+    libraries = ["torch", "transformers", *(["peft"] if config.method == "lora" else [])]
     described: list[Any] = [
+        [_RECIPE, *(version(name) for name in libraries)],
         snapshot.content_hash,
         split.config.model_dump(mode="json"),
         encoder_digest(model.text),

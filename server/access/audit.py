@@ -11,7 +11,9 @@ import json
 import math
 import os
 import secrets
+import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from kgrank.v1.catalog_service_pb2 import FactNode
 from server.errors import AuditError
 
 _MOST_IDS = 20
+_KEY_BYTES = 32
 _PERSONAL = "user_id"
 _ERASE_USER = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods_by_name["EraseUser"].full_name
 _TOLD = {
@@ -207,14 +210,22 @@ def _moment(at: Timestamp) -> str | int:
 
 
 def _key(path: Path) -> bytes:
-    """Return the key of a file, which is made where it is missing."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    made = secrets.token_hex(32).encode()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(made)
-        file.flush()
-        os.fsync(file.fileno())
-    return made
+    """Return the key of a file, which is made where it is missing: whole, or not at all.
+
+    Raises:
+        ConfigError: what is there is no key.
+    """
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # for its owner only
+            file.write(secrets.token_hex(_KEY_BYTES).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process was quicker: its key is the one
+                os.link(file.name, path)
+    key = path.read_bytes()
+    if len(key) < 2 * _KEY_BYTES:
+        raise ConfigError(
+            f"the key of the audit log, {path}, has {len(key)} bytes; it needs {2 * _KEY_BYTES}",
+            "Put back a copy of it, or remove it: a new one is made, by which users named before are not found.",
+        )
+    return key

@@ -28,11 +28,16 @@ def refuse_exposure(settings: "ServeSettings") -> None:
             "serve.access.certificate_roles is set without serve.tls.client_ca_file",
             "Name the certificates that callers' certificates must be signed by.",
         )
-    if settings.access.certificate_roles and not settings.access.required:
-        raise ConfigError(
-            "serve.access.certificate_roles is set without serve.access.required: every caller would have every role",
-            "Set serve.access.required = true, or leave serve.access.certificate_roles out.",
-        )
+    credentials = {
+        "serve.access.certificate_roles": bool(settings.access.certificate_roles),
+        "serve.access.jwt.key_file": settings.access.jwt.key_file is not None,
+    }
+    for name, given in credentials.items():
+        if given and not settings.access.required:
+            raise ConfigError(
+                f"{name} is set without serve.access.required: every caller would have every role",
+                f"Set serve.access.required = true, or leave {name} out.",
+            )
     if not settings.production:
         return
     if not encrypted and not settings.insecure_anywhere:

@@ -78,6 +78,10 @@ class Held:
             self._check()
 
 
+_Remembered = OrderedDict[bytes, WebCaller]
+"""Callers whose web tokens were good, by the tokens' hashes, the oldest first."""
+
+
 class Gate:
     """Lets callers in. `let_in` and what `hold` returns belong to the event loop's thread.
 
@@ -95,7 +99,7 @@ class Gate:
         self._stamp: tuple[int, int] | None = None
         self._web = WebTokens(settings.jwt) if settings.jwt.key_file is not None else None
         self._web_stamp = _stamp(settings.jwt.key_file)
-        self._web_callers: OrderedDict[bytes, WebCaller] = OrderedDict()
+        self._web_callers = _Remembered()
         self._certificate_roles = frozenset(settings.certificate_roles)
         self._open = not settings.required and not settings.calls_per_s
         if settings.required:
@@ -150,8 +154,8 @@ class Gate:
         if self._web is not None and stamp is not None and stamp != self._web_stamp:
             self._web_stamp = stamp
             try:
-                self._web = WebTokens(self._settings.jwt)
-                self._web_callers.clear()
+                # A check by the old keys that is under way remembers its result where nobody looks any more.
+                self._web, self._web_callers = WebTokens(self._settings.jwt), _Remembered()
             except ConfigError as error:
                 _log.error("web_token_keys_not_read", reason=error.problem, remedy=error.remedy)
 
@@ -175,17 +179,18 @@ class Gate:
 
     def _of_web_token(self, credential: str) -> WebCaller | None:
         """Check a JSON Web Token; one that was good is good until it expires or the keys change."""
-        assert self._web is not None  # for mypy
+        remembered, web = self._web_callers, self._web  # in this order: `refresh` replaces them in the other
+        assert web is not None  # for mypy
         name = sha256(credential.encode("utf-8", "replace")).digest()
-        known = self._web_callers.get(name)
+        known = remembered.get(name)
         if known is not None and time() < known.expires_s:
             return known
-        self._web_callers.pop(name, None)
-        checked = self._web.check(credential)
+        remembered.pop(name, None)
+        checked = web.check(credential)
         if checked is not None:
-            self._web_callers[name] = checked
-            if len(self._web_callers) > _MOST_REMEMBERED:
-                self._web_callers.popitem(last=False)
+            remembered[name] = checked
+            if len(remembered) > _MOST_REMEMBERED:
+                remembered.popitem(last=False)
         return checked
 
     def _read_tokens(self) -> None:

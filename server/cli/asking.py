@@ -118,10 +118,10 @@ def asking(target: str | None, settings: "Settings") -> Iterator["Client"]:
 
 def own_address(settings: "Settings") -> str:
     """Return where this machine reaches a server with these settings; one that listens everywhere is at localhost."""
-    host = settings.serve.host.strip("[]")
-    if host in _EVERYWHERE:
-        host = "localhost"
-    return f"[{host}]:{settings.serve.port}" if ":" in host else f"{host}:{settings.serve.port}"
+    from server.listening import address_of
+
+    host = settings.serve.host
+    return address_of("localhost" if host in _EVERYWHERE else host, settings.serve.port)
 
 
 def _unavailable(address: str, error: "ServerUnavailableError") -> AskingError:

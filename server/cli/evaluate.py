@@ -96,7 +96,6 @@ def evaluate_model(
     model_config = scorer.network.config if scorer else settings.model
     check_tuned_here(model_config.text, data.content_hash, config)
     split = make_split(data, config)
-    generator = np.random.default_rng(seed)
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     searched = tuned_settings(tuned or [])
     if other := sorted(searched.keys() - set(names)):
@@ -115,7 +114,10 @@ def evaluate_model(
             with console.meter(f"{case.name}: tuning the baselines on validation") as meter:
                 learned = fit_data(data, case.known, tuning, model_config, settings.cache_folder, seed=seed)
                 fitted = [
-                    fit_baseline(name, learned, case, generator, meter.advance, settings=searched.get(name))
+                    # Each is tuned on the same users, whatever was tuned before it.
+                    fit_baseline(
+                        name, learned, case, np.random.default_rng(seed), meter.advance, settings=searched.get(name)
+                    )
                     for name in names
                 ]
             rankers = [*fitted, *rankers]

@@ -72,7 +72,8 @@ def serve(
 
     settings = settings_of(context)
     count = processes or settings.serve.processes
-    given = (("host", host), ("port", port), ("processes", count))
+    bare_host = None if host is None else host.strip("[]")
+    given = (("host", bare_host), ("port", port), ("processes", count))
     changed: dict[str, object] = {name: value for name, value in given if value is not None}
     # What is found at home unless the settings name another place.
     at_home = {"tokens_file": settings.tokens_file, "audit_file": settings.audit_file}
@@ -116,8 +117,10 @@ def _of_process(settings: "Settings", process: int) -> "Settings":
 
 
 def _teller(settings: "Settings", json: bool) -> Callable[[int, str | None], None]:
+    from server.listening import address_of
+
     def ready(port: int, model_version: str | None) -> None:
-        target = f"{settings.serve.host}:{port}"
+        target = address_of(settings.serve.host, port)
         if json:
             console.emit_json({"target": target, "model_version": model_version})
             sys.stdout.flush()

@@ -4,13 +4,16 @@ import os
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from time import time_ns
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kg.errors import ConfigError, SnapshotError
 from server.cli import console
 from server.cli.app import Json, settings_of
+
+if TYPE_CHECKING:
+    from kg.snapshot import Snapshot
 
 LATEST = "LATEST"
 """The file, in the folder of snapshots, that names the newest."""
@@ -33,33 +36,28 @@ def make_snapshot(
     json: Json = False,
 ) -> None:
     """Export the graph and keep it as a snapshot; training and serving take the newest."""
+    from kg.erasure import erasures_since
     from kg.exporting import row_count
     from kg.freeze import freeze
-    from kg.snapshot import Snapshot
+    from kg.redaction import redact_all
     from kg.store import Graph
 
     settings = settings_of(context)
     as_of_ms = None if as_of is None else parse_moment_ms(as_of)
     if name is not None and (not name or name.startswith(".") or "/" in name or name == LATEST):
         raise ConfigError(f"snapshot name {name!r} can't be a folder's", "Use letters, digits, dots and dashes.")
-    with (
-        Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
-        console.meter("exporting", row_count(graph)) as meter,
-    ):
-        commit = graph.last_commit  # read first: what is committed meanwhile may be in the tables, or not
-        tables = graph.export(as_of_ms, meter)
-    snapshot = freeze(tables, as_of_ms=as_of_ms, commit=0 if _is_past(as_of_ms) else commit)
-    folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
-    try:
-        known = folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
-    except SnapshotError as error:
-        if name is not None:
-            raise
-        _put_aside(folder, error)
-        known = False
+    with Graph.connect(settings.graph, settings.graph_folder, console.say) as graph:
+        with console.meter("exporting", row_count(graph)) as meter:
+            commit = graph.last_commit  # read first: what is committed meanwhile may be in the tables, or not
+            tables = graph.export(as_of_ms, meter)
+        snapshot = freeze(tables, as_of_ms=as_of_ms, commit=0 if _is_past(as_of_ms) else commit)
+        folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
+        known = _is_there(folder, snapshot, named=name is not None)
+        if not known:
+            snapshot.save(folder)
+        # Who was erased meanwhile may be in it; a server that erases from now on finds it.
+        redact_all(settings.snapshots_folder, erasures_since(graph, commit))
     name = folder.name
-    if not known:
-        snapshot.save(folder)
     pointer = settings.snapshots_folder / f".{LATEST}"
     pointer.write_text(name + "\n", encoding="utf-8")
     pointer.replace(settings.snapshots_folder / LATEST)
@@ -77,6 +75,21 @@ def make_snapshot(
         return
     rows = [(what, f"{count:,}") for what, count in snapshot.counts.items()]
     console.emit_table(f"snapshot {name}{' (unchanged)' if known else ''}", ("what", "count"), rows)
+
+
+def _is_there(folder: Path, snapshot: "Snapshot", *, named: bool) -> bool:
+    """Return whether a folder has this very snapshot; one that can't be opened is moved out of the way.
+
+    Raises:
+        SnapshotError: it can't be opened, and has the name that was asked for.
+    """
+    try:
+        return folder.is_dir() and type(snapshot).open(folder).content_hash == snapshot.content_hash
+    except SnapshotError as error:
+        if named:
+            raise
+        _put_aside(folder, error)
+        return False
 
 
 def _is_past(moment_ms: int | None) -> bool:

@@ -66,7 +66,9 @@ def _asked(settings: "Settings", taken: OSError) -> Finding:
     import grpc
     from grpc_health.v1 import health_pb2
 
-    where = f"{settings.serve.host}:{settings.serve.port}"
+    from server.listening import address_of
+
+    where = address_of(settings.serve.host, settings.serve.port)
     if settings.serve.tls.certificate_file is not None:
         return _shown(settings, where)
     try:

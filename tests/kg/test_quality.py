@@ -375,3 +375,11 @@ def test_report_holds_counts_and_no_content() -> None:
 def test_every_table_comes_out_in_its_schema() -> None:
     for name, table in checked().tables:
         assert table.schema.equals(SCHEMAS[name])
+
+
+def test_written_times_beside_them_do_not_say_what_numbers_mean() -> None:
+    rows = [EVENT | {"at_ms": str((AT_MS + n) // 1000)} for n in range(10)]
+    with pytest.raises(DataError, match=r"interactions\.at_ms"):
+        checked(interactions=[EVENT | {"at_ms": "2024-01-02"}, *rows])
+    few = checked(interactions=[*(EVENT | {"at_ms": str(AT_MS + n)} for n in range(20)), rows[0]])
+    assert rules_of(few) == [("interactions", "at_ms", "time_unit", 1)]

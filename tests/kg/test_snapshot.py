@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from kg import redaction
@@ -222,3 +224,16 @@ def test_a_damaged_manifest_is_refused(saved: Path, text: str) -> None:
 def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="is not a snapshot"):
         Snapshot.open(tmp_path)
+
+
+def test_users_whom_facts_named_in_older_snapshots_are_erased_there_too(tmp_path: Path) -> None:
+    snapshot = freeze(SHOP)
+    user_id = snapshot.users.array[BUSY].as_py()
+    nodes = [{"kind": "user", "id": user_id, "name": user_id}, {"kind": "brand", "id": user_id, "name": user_id}]
+    named = pa.concat_tables([snapshot.nodes, pa.Table.from_pylist(nodes, snapshot.nodes.schema)])
+    replace(snapshot, nodes=named).save(tmp_path / "old")
+    assert redaction.redact(tmp_path / "old", [Erasure(user_key(user_id), snapshot.commit + 1, 0)])
+    user, brand = Snapshot.open(tmp_path / "old").nodes.to_pylist()[-2:]
+    assert user["kind"] == "user"
+    assert user["id"] == user["name"] == Snapshot.open(tmp_path / "old").users.array[BUSY].as_py()
+    assert brand == nodes[1]

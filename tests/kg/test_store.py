@@ -18,6 +18,7 @@ from kg.errors import DataError, GraphError
 from kg.exporting import row_count
 from kg.facts import facts_about
 from kg.freeze import freeze
+from kg.loading import Loader, _load_products
 from kg.quality import clean
 from kg.sources.tables import TableFiles, read_tables
 from kg.store import Graph
@@ -140,6 +141,19 @@ def test_who_was_erased_does_not_come_back_with_the_files(graph: Graph) -> None:
     later = dict(event("e3", "ann", "beans"), at_ms=before_ms + 2)
     assert graph.load(replace(files, interactions=tables(interactions=[later]).interactions)).erased == 2
     assert graph.read("MATCH (u:User {id: 'ann'})-[r]->() RETURN type(r), u.attribute_keys") == [["PURCHASED", None]]
+
+
+def test_who_is_erased_while_files_are_loaded_is_not_in_the_graph_afterwards(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erased_meanwhile(loader: Loader, products: pa.Table) -> None:
+        erase_user(graph, "ann")
+        _load_products(loader, products)
+
+    monkeypatch.setattr("kg.loading._load_products", erased_meanwhile)
+    graph.load(tables(products=[{"product_id": "beans"}], interactions=[event("e1", "ann", "beans")]))
+    assert graph.read("MATCH (u:User) RETURN u.id") == []
+    assert len(graph.export().interactions) == 0
 
 
 @pytest.mark.parametrize("relation", ["lower", "HAS-DASH", "A`]->() DELETE", "", "1ST", "PURCHASED", "RECOMMENDED"])
@@ -268,6 +282,13 @@ def test_nodes_relationships_and_paths_become_plain_values(graph: Graph) -> None
     assert link == {"type": "HAS_BRAND", "from_catalogue": True}
     assert [part.get("labels") or part["type"] for part in path] == [["Product"], "HAS_BRAND", ["Brand"]]
     assert day == "2025-01-02"
+
+
+def test_a_path_has_its_relationships_also_where_they_have_no_properties(graph: Graph) -> None:
+    fact = {"head": "a", "relation": "GOES_WITH", "tail": "b"}
+    graph.load(tables(products=[{"product_id": "a"}, {"product_id": "b"}], facts=[fact]))
+    (path,) = graph.query("MATCH path = (:Product {id: 'a'})-[:GOES_WITH]->(:Product) RETURN path").plain_rows()[0]
+    assert [part.get("labels") or part["type"] for part in path] == [["Product"], "GOES_WITH", ["Product"]]
 
 
 def test_every_constraint_of_the_schema_is_in_the_database(graph: Graph) -> None:

@@ -271,3 +271,26 @@ def test_what_is_bought_again_is_ranked_first_where_repeats_count(cache: Path) -
     config = TRAIN.model_copy(update={"objective": "next_basket", "window_days": 7.0, "windows": 6})
     result = train(again, split, text, graph, model, config)
     assert result.validation_ndcg > 0.95
+
+
+@pytest.mark.parametrize("fewer", [{"epochs": 2}, {"patience": 1}])
+def test_fewer_epochs_or_less_patience_give_what_an_unbroken_run_gives(
+    prepared: Prepared, tmp_path: Path, fewer: dict[str, int]
+) -> None:
+    long = TRAIN.model_copy(update={"epochs": 8, "patience": 8})
+    run(prepared, config=long, checkpoint_folder=tmp_path)
+    short = long.model_copy(update=fewer)
+    resumed = run(prepared, config=short, checkpoint_folder=tmp_path, resume=True)
+    unbroken = run(prepared, config=short)
+    assert [record.epoch for record in resumed.records] == [record.epoch for record in unbroken.records]
+    assert torch.equal(resumed.model.matrix, unbroken.model.matrix)
+
+
+def test_training_a_small_graph_leaves_the_threads_as_they_were(prepared: Prepared) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(prepared, config=TRAIN.model_copy(update={"epochs": 1}))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -20,10 +20,11 @@ from kgrank.errors import DeniedError, OverloadedError, UnauthenticatedError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.access import tokens
-from server.access.config import JwtSettings
+from server.access.config import AccessSettings, JwtSettings
+from server.access.gate import Gate
 from server.access.limits import Rate, Rates
 from server.access.roles import NEEDS, Need, Role, need_of
-from server.access.web_tokens import WebTokens
+from server.access.web_tokens import WebCaller, WebTokens
 from tests.server.command import CommandLine
 from tests.server.guarded import Guarded, status
 from tests.server.methods import methods, path_of
@@ -315,3 +316,25 @@ def test_callers_without_a_name_are_limited_by_address(home: Path) -> None:
         with pytest.raises(OverloadedError) as refused:
             call(client, times=200)
         assert refused.value.reason == "RATE_LIMITED"
+
+
+def test_a_check_by_keys_that_were_withdrawn_meanwhile_is_not_remembered(provider: Provider, tmp_path: Path) -> None:
+    keys = tmp_path / "key.pem"
+    keys.write_text(provider.pem)
+    told = JwtSettings(key_file=keys, issuer="https://id", audience="kgrank")
+    gate = Gate(AccessSettings(required=True, jwt=told))
+    token, old = provider.token(), WebTokens.check
+
+    def renewed_meanwhile(checker: WebTokens, credential: str) -> WebCaller | None:
+        checked = old(checker, credential)
+        other = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+        kind = serialization.PublicFormat.SubjectPublicKeyInfo
+        keys.unlink()
+        keys.write_bytes(other.public_bytes(serialization.Encoding.PEM, kind))
+        gate.refresh()
+        return checked
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(WebTokens, "check", renewed_meanwhile)
+        assert gate._of_web_token(token) is not None
+    assert gate._of_web_token(token) is None

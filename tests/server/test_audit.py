@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from kg.errors import ConfigError
 from kgrank.client import Client, fact
 from kgrank.errors import CallError, DeniedError, InvalidRequestError, decode
 from kgrank.v1.model_service_pb2 import ActivateModelRequest, SetTrafficRequest, Traffic, TrafficShare
@@ -170,3 +172,19 @@ def test_a_record_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AuditError):
         audit.write(call_id="1", caller="c", method="m", request_id="")
     audit.close()
+
+
+def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl.key").write_bytes(b"")  # a full disk, once
+    with pytest.raises(ConfigError, match="has 0 bytes; it needs 64"):
+        Audit(tmp_path / "audit.jsonl")
+
+
+def test_audits_that_begin_together_have_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        audits = list(threads.map(lambda _: Audit(tmp_path / "audit.jsonl"), range(16)))
+    assert len({each.pseudonym(USER) for each in audits}) == 1
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["audit.jsonl", "audit.jsonl.key"]
+    assert (tmp_path / "audit.jsonl.key").stat().st_mode & 0o077 == 0
+    for each in audits:
+        each.close()

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from kg import backup as graph_backup
 from kg.erasure import erase_user
 from kg.errors import BackupError, DataError, GraphDiskError, GraphError
+from kg.redaction import unchanged
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
@@ -169,6 +171,16 @@ def test_a_restored_graph_is_the_same_in_every_node_and_relationship(tmp_path: P
         [[0.1, 0.25], 'ünïcode "q"\n']
     ]
     assert graph.read("MATCH (n:Restoring) RETURN count(n)") == [[0]]
+
+
+def test_snapshots_are_not_copied_while_an_erasure_rewrites_them(home: Path, tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    with ThreadPoolExecutor(1) as thread:
+        with unchanged(home / "snapshots"):
+            taken = thread.submit(backup, home, graph, tmp_path / "taken")
+            with pytest.raises(TimeoutError):
+                taken.result(1)
+        assert taken.result(60).files
 
 
 def test_while_a_backup_is_read_no_commit_begins(graph: Graph) -> None:

@@ -288,6 +288,10 @@ def test_every_violated_field_is_named_and_nothing_is_written(client: Client, gr
     assert [each.field for each in refused.value.violations] == ["facts[0].head.id"]
     with pytest.raises(InvalidRequestError):
         client.upsert_products([product(f"p{number}") for number in range(1001)])
+    many = product("p", category=[""] * 100_000, attributes={f"k{number}": "" for number in range(1000)})
+    with pytest.raises(InvalidRequestError) as refused:
+        client.upsert_products([many], ["nothing"] * 1000)
+    assert len(refused.value.violations) < 50
     assert graph.last_commit == 0
     assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]
 

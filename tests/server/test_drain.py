@@ -98,6 +98,17 @@ def test_a_graph_that_was_restored_from_a_backup_is_given_the_rest_again(tmp_pat
 
 
 @pytest.mark.neo4j
+def test_what_the_graph_took_before_a_kill_is_not_told_as_waiting(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = drained(tmp_path, graph, 30)
+    journal.set_drained(0)  # the server was killed before it noted that
+    assert journal.behind == 30
+    drain_all(journal, graph)
+    assert (journal.drained, journal.behind) == (30, 0)
+    journal.close()
+
+
+@pytest.mark.neo4j
 def test_a_backup_that_is_older_than_what_the_journal_keeps_is_told_of(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
     journal = drained(tmp_path, graph, 40)

@@ -16,7 +16,7 @@ from kgrank.v1 import common_pb2
 from server.erasing import Eraser
 from server.errors import JournalFullError
 from server.journal import Journal
-from server.journal_file import not_written
+from server.journal_file import JournalFile, not_written
 from tests.server.erasure import files_with, lines_of, properties, publish_for, shop_server
 from tests.server.shop import tables
 from tests.waiting import until
@@ -162,3 +162,24 @@ def test_an_erasure_that_a_kill_stopped_is_finished_by_the_next_start(home: Path
         assert client.recommend("user-06", k=1).user_state == common_pb2.USER_STATE_WARM
     assert files_with(home, "user-05") == []
     assert graph.read("MATCH (e:Erasure) RETURN e.user") == [[user_key("user-05")]]
+
+
+def test_an_erasure_of_another_server_that_the_journal_could_not_follow_is_followed_later(
+    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    failures = [sqlite3.OperationalError("unable to open database file")]
+    users = JournalFile.users
+
+    def failing(journal: JournalFile) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return users(journal)
+
+    with shop_server(home, graph) as (server, client):
+        client.write_event(event("user-04", "product-02"))
+        monkeypatch.setattr(JournalFile, "users", failing)
+        erase_user(graph, "user-04")  # as another server does
+        until(lambda: [each.user_key for each in server.server._journal.erasures()] == [user_key("user-04")])
+        assert not failures
+        assert "user-04" not in server.server._journal.users()

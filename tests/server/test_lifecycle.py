@@ -23,6 +23,7 @@ from kgrank.v1 import common_pb2
 from kgrank.v1.event_service_pb2 import EventOutcome
 from kgrank.v1.ranking_service_pb2 import RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from server.config import ServeSettings
 from server.drain import rows
 from server.journal import Journal
 from tests.server.running import running
@@ -193,6 +194,21 @@ def test_a_port_of_somebody_else_is_refused(home: Path) -> None:
         other.listen()
         with pytest.raises(PortTakenError, match="can't listen on"), running(home, port=other.getsockname()[1]):
             pass
+
+
+def test_a_host_that_is_none_of_this_machine_s_is_told_as_one(home: Path) -> None:
+    from server.listening import PortTakenError
+
+    with pytest.raises(PortTakenError, match="can't listen on") as refused, running(home, host="no-such-host.invalid"):
+        pass
+    assert refused.value.remedy.startswith("Check serve.host")
+
+
+def test_an_address_of_the_newer_kind_stands_in_brackets() -> None:
+    from server.listening import address_of
+
+    assert ServeSettings(host="[::1]").host == "::1"
+    assert (address_of("::1", 5), address_of("127.0.0.1", 5)) == ("[::1]:5", "127.0.0.1:5")
 
 
 def test_beside_others_a_server_listens_once_it_serves(

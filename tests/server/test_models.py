@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import json
 import shutil
 import threading
@@ -11,6 +12,9 @@ from structlog.testing import capture_logs
 from kgrank.client import Client, event
 from kgrank.errors import RefusedError
 from kgrank.v1 import common_pb2
+from model.artifact import ArtifactManifest, read_manifest
+from model.errors import ModelError
+from server.search.finder import Finder
 from tests.server.running import running
 from tests.server.shop import Shop
 from tests.waiting import until
@@ -124,6 +128,37 @@ def test_a_damaged_model_is_refused(home: Path, shop: Shop) -> None:
             with pytest.raises(RefusedError, match="damaged"):
                 client.activate_model(f"models/{version}")
         assert client.recommend("user-01").model_version == shop.versions[1]
+
+
+def test_a_folder_that_can_not_be_read_is_passed_over_and_refused_by_name(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home / "artifacts" / shop.versions[0], home / "artifacts" / "closed")
+
+    def reading(folder: Path) -> ArtifactManifest:
+        if folder.name == "closed":  # to root nothing is closed
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read_manifest(folder)
+
+    for module in ("server.models", "model.artifact"):
+        monkeypatch.setattr(f"{module}.read_manifest", reading)
+    with running(home) as server, Client(server.target) as client:
+        assert "models/closed" not in {model.name for model in client.list_models().models}
+        with pytest.raises(RefusedError, match="model closed can't be read: Permission denied"):
+            client.activate_model("models/closed")
+
+
+def test_a_model_whose_encoder_is_not_here_is_refused(home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*given: object) -> Finder:
+        raise ModelError("the encoder 'some/name' can't be loaded", "Put it into the cache.")
+
+    with running(home) as server, Client(server.target) as client:
+        active = client.recommend("user-01").model_version
+        monkeypatch.setattr(Finder, "build", missing)
+        other = next(version for version in shop.versions if version != active)
+        with pytest.raises(RefusedError, match="the encoder 'some/name' can't be loaded"):
+            client.activate_model(f"models/{other}")
+        assert client.recommend("user-01").model_version == active
 
 
 def test_how_a_shadow_differs_is_in_the_log_now_and_then_and_when_it_ends(

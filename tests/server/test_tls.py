@@ -144,6 +144,13 @@ def test_roles_of_certificates_need_callers_who_say_who_they_are(home: Path, tmp
     refuse_exposure(ServeSettings(tls=files, access={**access, "required": True}))  # type: ignore[arg-type]
 
 
+def test_web_tokens_need_callers_who_say_who_they_are(tmp_path: Path) -> None:
+    access = {"jwt": {"key_file": tmp_path / "keys.json", "issuer": "https://id", "audience": "kgrank"}}
+    with pytest.raises(ConfigError, match=r"jwt\.key_file is set without serve\.access\.required"):
+        refuse_exposure(ServeSettings(access=access))  # type: ignore[arg-type]
+    refuse_exposure(ServeSettings(access={**access, "required": True}))  # type: ignore[arg-type]
+
+
 def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
     with pytest.raises(ValueError, match="in the clear"):
         Client("shop.example:50051", credentials=Credentials(token="kgr_x_y"))

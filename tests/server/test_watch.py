@@ -3,7 +3,10 @@
 import asyncio
 import json
 import logging
+import os
 import queue
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -375,3 +378,29 @@ def test_the_standard_library_s_log_and_ours_are_json_lines(
     assert [(line["event"], line["level"]) for line in lines] == [("said", "info"), ("broke\nin two", "error")]
     assert lines[1]["logger"] == "asyncio"
     assert "ValueError" in lines[1]["exception"]
+
+
+LOG_TWO_LINES = """
+import logging, structlog
+from server.watch.logs import log_to_stderr
+log_to_stderr()
+for _ in range(3):
+    structlog.get_logger("ours").error("said", exc_info=ValueError("x" * 100_000))
+    logging.getLogger("asyncio").error("told")
+print("goes on")
+"""
+
+
+@pytest.mark.parametrize("stderr", ["full disk", "nobody reads"])
+def test_a_log_that_can_not_be_written_raises_nothing(stderr: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with Path("/dev/full").open("wb") as full, os.fdopen(writing, "wb") as unread:
+        said = subprocess.run(
+            [sys.executable, "-c", LOG_TWO_LINES],
+            stderr=full if stderr == "full disk" else unread,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert said.stdout == "goes on\n"

@@ -15,7 +15,7 @@ from model.compare.page import rewrite_block, write_report
 from model.compare.report import build
 from model.compare.statistics import Sample
 from model.compare.tables import goal_sheet
-from model.compare.touched import note_touch
+from model.compare.touched import LEDGER, note_touch
 from tests.model.compare.small_comparison import Compared
 
 
@@ -87,6 +87,10 @@ def test_every_look_at_test_data_is_counted(compared: Compared, tmp_path: Path) 
     other = note_touch(tmp_path, document | {"cells": ["another"]})
     assert other["reports_of_other_cells_before"] == 2
     assert other["first"] == first["at"]
+    with (tmp_path / LEDGER).open("a") as file:  # a kill, or a full disk, cut a line short
+        file.write('{"at": "20')
+    assert note_touch(tmp_path, document)["reports_of_other_cells_before"] == 1
+    assert len((tmp_path / LEDGER).read_text().splitlines()) == 4
 
 
 USERS = 400

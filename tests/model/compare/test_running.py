@@ -3,6 +3,7 @@
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,11 @@ def test_each_relation_is_left_out_in_turn(compared: Compared) -> None:
             {"goals": [{"data": "shop", "protocol": "next", "metric": "nonsense", "above": 0}]},
             r"goals\.0\.metric: .*'ndcg@5', .* or 'coverage@10' \(got 'nonsense'\)",
         ),
+        (
+            {"models": {"m": {"baseline": "ease", "noise": {"titles": 0.1}, "noise_at": "scoring"}}},
+            "noise_at = 'scoring' with titles or facts is for models of ours",
+        ),
+        ({"models": {"m": {"baseline": "bpr", "noise": {"events": 0.1}}}}, "noise in the events that are learned from"),
         ({"metric": "precision@10"}, r"metric: .*'ndcg@5', .* or 'mrr@10' \(got 'precision@10'\)"),
         ({"metric": "novelty@10"}, r"metric: .*\(got 'novelty@10'\)"),
     ],
@@ -269,3 +275,14 @@ def test_a_wrong_override_is_one_clear_error() -> None:
         RunSettings().with_overrides({"model.layers": 99})
     changed = RunSettings().with_overrides({"model.layers": 0, "model.text.max_tokens": 32})
     assert (changed.model.layers, changed.model.text.max_tokens) == (0, 32)
+
+
+def test_a_library_that_is_not_installed_has_no_version(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(library: str) -> str:
+        if library == "implicit":
+            raise PackageNotFoundError(library)
+        return version(library)
+
+    monkeypatch.setattr("model.compare.running.version", missing)
+    parts = run(compared.config, compared.place, only=["shop/next/popularity"], compute=False)
+    assert parts
