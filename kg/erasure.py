@@ -8,7 +8,7 @@ whether an id that he has already is among them, and nothing else.
 import hashlib
 import itertools
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 _PAGE = 5_000
 _INTERACTIONS = "|".join(each.type for each in schema.INTERACTIONS)
+_FORGET = (
+    "OPTIONAL MATCH (u)--(x) WHERE (x:Query OR x:Attribute OR x:Entity) AND NOT EXISTS { "
+    "MATCH (x)--(other) WHERE other <> u } "
+    "WITH u, collect(DISTINCT x) AS own FOREACH (x IN own | DETACH DELETE x) DETACH DELETE u"
+)
 _TABLED = [*(each.type for each in schema.INTERACTIONS), schema.SEARCHED.type, schema.RECOMMENDED.type]
 
 
@@ -62,10 +67,7 @@ def erase_user(graph: "Graph", user_id: str, at_ms: int | None = None) -> tuple[
             f"OPTIONAL MATCH (:User {{id: $user}})-[r:{_INTERACTIONS}]->() RETURN count(r)", user=user_id
         ).rows[0][0]
         commit.run(
-            "MATCH (u:User {id: $user}) "
-            "OPTIONAL MATCH (u)--(x) WHERE (x:Query OR x:Attribute OR x:Entity) AND NOT EXISTS { "
-            "MATCH (x)--(other) WHERE other <> u } "
-            "WITH u, collect(DISTINCT x) AS own FOREACH (x IN own | DETACH DELETE x) DETACH DELETE u",
+            f"MATCH (u:User {{id: $user}}) {_FORGET}",
             user=user_id,
         )
         commit.run(
@@ -111,19 +113,33 @@ def erased_users(commit: Commit, user_ids: Collection[str]) -> dict[str, int]:
     return {ids[key]: int(at_ms) for key, at_ms in found}
 
 
-def erase_loaded(graph: "Graph", tables: Tables, since: int) -> int:
-    """Take out of the graph those users of tables who were erased while these were loaded; return how many there were.
+def erase_loaded(graph: "Graph", tables: Tables, since: int) -> None:
+    """Take out of the graph what tables brought of users who were erased while these were loaded.
+
+    What such a user did after the erasure stays; who did nothing goes.
 
     Args:
         graph: the tables are in it.
         tables: what was loaded.
         since: the graph's last commit before that.
     """
-    erasures = erasures_since(graph, since)
-    if not erasures:
-        return 0
-    loaded = {user_key(user_id) for user_id in _named(tables)}
-    return erase_again(graph, [each for each in erasures if each.user_key in loaded])
+    at_ms = {each.user_key: each.at_ms for each in erasures_since(graph, since)}
+    if not at_ms:
+        return
+    erased = {user_id: at_ms[key] for user_id in _named(tables) if (key := user_key(user_id)) in at_ms}
+    before = tables.interactions.filter(pc.invert(_later(tables, erased)))
+    erase_events(graph, before["event_id"].to_pylist())
+    graph.write(
+        f"UNWIND $rows AS id MATCH (u:User {{id: id}}) WHERE NOT EXISTS {{ (u)-[:{_INTERACTIONS}]->() }} {_FORGET}",
+        list(erased),
+    )
+
+
+def _later(tables: Tables, erased: Mapping[str, int]) -> pa.ChunkedArray:
+    """Return which interactions are later than their user's erasure `[N]`; all of a user who was not erased."""
+    ids = pa.array(list(erased), pa.string())
+    since = pa.array([*erased.values()], pa.int64()).take(pc.index_in(tables.interactions["user_id"], ids))
+    return pc.fill_null(pc.greater(tables.interactions["at_ms"], since), True)
 
 
 def _named(tables: Tables) -> set[str]:
@@ -145,8 +161,6 @@ def without_erased(graph: "Graph", tables: Tables) -> tuple[Tables, int]:
         return tables, 0
     erased = {user_id: at_ms[key] for user_id in _named(tables) if (key := user_key(user_id)) in at_ms}
     ids = pa.array(list(erased), pa.string())
-    since = pa.array([*erased.values()], pa.int64()).take(pc.index_in(tables.interactions["user_id"], ids))
-    later = pc.fill_null(pc.greater(tables.interactions["at_ms"], since), True)
     about = [
         pc.and_(pc.equal(tables.facts[f"{side}_kind"], schema.USER.kind), pc.is_in(tables.facts[side], ids))
         for side in ("head", "tail")
@@ -154,7 +168,7 @@ def without_erased(graph: "Graph", tables: Tables) -> tuple[Tables, int]:
     kept = replace(
         tables,
         users=tables.users.filter(pc.invert(pc.is_in(tables.users["user_id"], ids))),
-        interactions=tables.interactions.filter(later),
+        interactions=tables.interactions.filter(_later(tables, erased)),
         facts=tables.facts.filter(pc.invert(pc.or_(*about))),
     )
     return kept, sum(len(table) for _, table in tables) - sum(len(table) for _, table in kept)

@@ -94,9 +94,10 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
     tables, erased = without_erased(graph, tables)
     progress.advance(erased)
     _load_products(loader, tables.products)
-    _load_users(loader, tables.users)
-    unknown = _load_interactions(loader, tables.interactions)
-    _load_facts(loader, tables.facts)
+    # Each step looks anew for who was erased meanwhile, so that a load that is killed leaves nobody of them either.
+    _load_users(loader, without_erased(graph, tables)[0].users)
+    unknown = _load_interactions(loader, without_erased(graph, tables)[0].interactions)
+    _load_facts(loader, without_erased(graph, tables)[0].facts)
     erase_loaded(graph, tables, before)
     return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown, erased)
 

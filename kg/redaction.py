@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kg.erasure import Erasure, user_key
 from kg.errors import SnapshotError
@@ -46,7 +47,7 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
         return 0
     with ExitStack() as stack:
         try:
-            stack.enter_context(unchanged(snapshots))
+            stack.enter_context(_alone(snapshots / ".erasing.lock"))
         except OSError as error:
             if not any(_opened_with(folder, erasures)[1] for folder in _folders(snapshots)):
                 return 0  # a folder that can only be read is none to worry about then
@@ -57,15 +58,17 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
 
 
 @contextmanager
-def unchanged(snapshots: Path) -> Iterator[None]:
-    """Keep a folder's snapshots from being rewritten until the end of the block.
-
-    Raises:
-        OSError: the folder can't be written to, or not be locked.
-    """
-    with (snapshots / ".erasing.lock").open("w") as lock:
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a lock, which another user of this machine may have made."""
+    try:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:
+        lock = os.open(file, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _folders(snapshots: Path) -> list[Path]:
@@ -85,9 +88,9 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     snapshot, found = _opened_with(folder, erasures)
     if snapshot is None or not found:
         return False
-    keep = ~np.isin(snapshot.histories.users_of_rows(), found)
+    keep = ~np.isin(snapshot.histories.users_of_rows(), snapshot.users.indices(found))
     ids = snapshot.users.array.to_pylist()
-    names = {ids[user_index]: f"erased-{uuid.uuid4().hex}" for user_index in found}
+    names = {user_id: f"erased-{uuid.uuid4().hex}" for user_id in found}
     redacted = replace(
         snapshot,
         users=Vocabulary([names.get(user_id, user_id) for user_id in ids]),
@@ -143,13 +146,18 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _opened_with(folder: Path, erasures: Collection[Erasure]) -> tuple[Snapshot | None, list[int]]:
-    """Return a snapshot, and the indices of those of its users who were erased since; None where it can't be opened."""
+def _opened_with(folder: Path, erasures: Collection[Erasure]) -> tuple[Snapshot | None, list[str]]:
+    """Return a snapshot, and those of its users who were erased since; None where it can't be opened."""
     try:
         snapshot = Snapshot.open(folder, verify=False)
     except SnapshotError:
         return None, []  # of another version, or damaged: nobody can open it either
-    return snapshot, users_among(snapshot.users, {each.user_key for each in erasures if each.commit > snapshot.commit})
+    keys = {each.user_key for each in erasures if each.commit > snapshot.commit}
+    if not keys:
+        return snapshot, []
+    named = snapshot.nodes.filter(pc.equal(snapshot.nodes["kind"], USER.kind))["id"].to_pylist()
+    known = {*snapshot.users.array.to_pylist(), *named}
+    return snapshot, [user_id for user_id in known if user_key(user_id) in keys]
 
 
 def _not_rewritten(path: Path, error: OSError) -> SnapshotError:
@@ -157,13 +165,6 @@ def _not_rewritten(path: Path, error: OSError) -> SnapshotError:
         f"snapshots can't be rewritten in {path}: {error.strerror or error}",
         "Free space, and let this server write there; it is tried again with every erasure and at every start.",
     )
-
-
-def users_among(users: Vocabulary, user_keys: Collection[str]) -> list[int]:
-    """Return the indices of the users whose id has one of these hashes (`kg.erasure.user_key`)."""
-    if not user_keys:
-        return []
-    return [index for index, user_id in enumerate(users.array.to_pylist()) if user_key(user_id) in user_keys]
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -97,8 +97,9 @@ class ExhaustiveSearch:
         # The product of a row-major block with this view is the layout that the int8 kernels take without a copy.
         self._codes = codes.to(torch.int8).T
         self._together = max(1, min(_MOST_TOGETHER, _BLOCK_BYTES // (4 * len(codes))))
-        self._rooms: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
-        for _ in range(torch.get_num_threads()):
+        self._threads = torch.get_num_threads()
+        self._rooms: queue.LifoQueue[list[Tensor]] = queue.LifoQueue()  # those that are in memory already first
+        for _ in range(self._threads):
             widths = [len(codes) // _GROUP**level for level in range(self._depth + 1)]
             self._rooms.put([_huge_pages(self._together, width) for width in widths])
 
@@ -114,13 +115,16 @@ class ExhaustiveSearch:
         """
         excluded = excluded or Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
 
+        together = max(1, min(self._together, -(-len(users) // self._threads)))
+
         def block(start: int) -> Found:
-            rows = np.arange(start, min(start + self._together, len(users)))
+            rows = np.arange(start, min(start + together, len(users)))
             return self._block(users.take(rows), excluded.of(rows, len(users)))
 
         # Each thread has blocks of its own: two that share one wait for each other at every step.
-        with ThreadPoolExecutor(self._rooms.qsize(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            parts = list(threads.map(block, range(0, len(users), self._together)))
+        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            parts = list(threads.map(block, range(0, len(users), together)))
+        torch.set_num_threads(self._threads)  # what threads that begin later take
         return Found(
             np.concatenate([each.product_index for each in parts]), np.concatenate([each.score for each in parts])
         )

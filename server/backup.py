@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from kg import backup as graph_backup
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
-from kg.errors import BackupError
+from kg.errors import BackupError, SnapshotError
 from kg.progress import SILENT, Progress
-from kg.redaction import unchanged
+from kg.snapshot import Snapshot
 from server.drain import tell_of_trimmed
 from server.journal import Journal
 from server.journal_file import COMMIT
@@ -40,6 +40,7 @@ FORMAT = 2
 _READ = (1, FORMAT)
 """1 had no values but those of JSON."""
 _SNAPSHOTS = "snapshots"
+_COPIES = 3
 _FOLDERS = (_SNAPSHOTS, "artifacts", "encoders")
 _FILES = ("tokens.json",)
 _OF_THE_DISK = "lost+found"
@@ -75,11 +76,7 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
         journals = [_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db"))]
         for name in _FOLDERS:
             if (home / name).is_dir():
-                with ExitStack() as stack:
-                    if name == _SNAPSHOTS:  # an erasure beside would leave a mixture of its old and its new files
-                        with suppress(OSError):  # a folder that can only be read is not rewritten either
-                            stack.enter_context(unchanged(home / name))
-                    shutil.copytree(home / name, partial / "home" / name, ignore=shutil.ignore_patterns(".*"))
+                _copy_folders(home / name, partial / "home" / name, checked=name == _SNAPSHOTS)
         for name in _FILES:
             if (home / name).is_file():
                 shutil.copy2(home / name, partial / "home" / name)
@@ -93,6 +90,33 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
             f"backup {folder} can't be written: {error}", "Free space, or choose another disk."
         ) from error
     return manifest
+
+
+def _copy_folders(source: Path, target: Path, *, checked: bool) -> None:
+    """Copy a folder of snapshots, artifacts or encoders.
+
+    A snapshot that an erasure rewrites meanwhile would be a mixture of its old and its new files: so a copy that can't
+    be opened is made again. What can't be opened then was damaged before.
+    """
+    hidden = shutil.ignore_patterns(".*")
+    target.mkdir()
+    for path in sorted(path for path in source.iterdir() if not path.name.startswith(".")):
+        copy = target / path.name
+        if not path.is_dir():
+            shutil.copy2(path, copy)
+            continue
+        for left in reversed(range(_COPIES if checked else 1)):
+            try:
+                shutil.copytree(path, copy, ignore=hidden)
+                if checked:
+                    Snapshot.open(copy)
+                break
+            except (SnapshotError, shutil.Error, FileNotFoundError) as error:
+                if not left:
+                    if isinstance(error, SnapshotError):
+                        break
+                    raise
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def read_backup(folder: Path) -> BackupManifest:

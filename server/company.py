@@ -2,7 +2,9 @@
 
 A transaction takes the interpreter from the loop a dozen times, however few events it has, so many small ones hold up
 the very callers that would have made a large one. Whoever has an answer writes again a moment later: so the next
-transaction waits until as many have come as the last one answered. The longer that one took, the more it may wait.
+transaction waits until nearly as many have come as the last one answered. The longer that one took, the more it may
+wait. (Until all have come would be too long where callers don't wait for answers: each transaction would gather a few
+more than the last.)
 """
 
 import time
@@ -15,7 +17,8 @@ _BY_LAST = 6.0
 """How long it waits at most, by how long the last transaction took."""
 
 _LONGEST_S = 0.025
-_LOOK_EVERY_S = 0.002
+_LOOK_EVERY_S = 0.001
+_NEARLY = 0.9
 
 
 class Company:
@@ -34,7 +37,7 @@ class Company:
         if max(count, self._callers) <= _MANY:
             return
         until_s = time.perf_counter() + min(_BY_LAST * self._took_s, _LONGEST_S)
-        while count < self._callers and time.perf_counter() < until_s:
+        while count < _NEARLY * self._callers and time.perf_counter() < until_s:
             time.sleep(_LOOK_EVERY_S)
             count = waiting()
 

@@ -4,9 +4,10 @@ A batch and the journal's offset are committed in one transaction of the graph, 
 nothing and loses nothing. While the graph is away, events wait in the journal; the wait between attempts grows.
 """
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 import pyarrow as pa
@@ -81,6 +82,9 @@ class Drain:
         self._retry.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        with suppress(sqlite3.Error):
+            if self._thread.ident is not None and (left := self._journal.undrained()[0]):
+                _log.warning("journal_left", events=left, remedy="Start a server with this journal again.")
 
     def _run(self) -> None:
         wait_s = _FIRST_WAIT_S

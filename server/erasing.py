@@ -195,6 +195,9 @@ class Eraser:
         except SnapshotError as error:
             _log.error("snapshot_not_redacted", reason=error.problem, remedy=error.remedy)
             self.redacted = False
+        except sqlite3.Error as error:
+            _log.error("snapshot_not_redacted", reason=f"the journal failed: {error}", remedy="See to its disk.")
+            self.redacted = False
         else:
             self.redacted = True
         return self.redacted

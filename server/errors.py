@@ -34,6 +34,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 # gRPC drops a status whose metadata are above 8 KiB, and the details travel in base64.
 _MOST_VIOLATION_BYTES = 4096
 _MOST_MESSAGE_BYTES = 400
+_ATTEMPTS_TAKE_S = 2.0
+_NOT_AGAIN = ("grpc-retry-pushback-ms", "-1")  # to a client that tries again by itself
 
 _log = structlog.get_logger(__name__)
 _REFUSALS = RefusalLog()
@@ -201,6 +203,12 @@ class Failure:
     reason: str
     message: str
     details: bytes
+    again_later: bool = False
+
+    @property
+    def trailing(self) -> tuple[tuple[str, str | bytes], ...]:
+        """The trailing metadata: what waits for longer than a client's attempts take together is not tried again."""
+        return ((DETAILS_KEY, self.details), *((_NOT_AGAIN,) if self.again_later else ()))
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
@@ -255,7 +263,8 @@ def _failure(status: _Status, error: Exception, message: str, metadata: dict[str
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     rich = status_pb2.Status(code=status.code.value[0], message=message, details=packed)
-    return Failure(status.code, status.reason, message, rich.SerializeToString())
+    again_later = status.code is grpc.StatusCode.UNAVAILABLE and (status.retry_after_s or 0) > _ATTEMPTS_TAKE_S
+    return Failure(status.code, status.reason, message, rich.SerializeToString(), again_later)
 
 
 def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:

@@ -19,6 +19,7 @@ from server.rpc import Front, service_handler
 _MOST_BYTES = 4 << 20
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
+_PING_APART_MS = 10_000  # gRPC's own 5 minutes would end a client's quiet stream for its pings
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _ANSWERS_WITHIN_S = 5.0  # where nobody listens, a host of our own refuses at once
 
@@ -149,6 +150,7 @@ def make_server(
             ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # what ends a quiet connection; a minute by default
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),  # else the third ping of a quiet connection is not sent
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_APART_MS),  # clients look after theirs, too
             *_connection_age(settings.connection_age_s),
         ],
     )

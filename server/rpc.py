@@ -27,7 +27,6 @@ from server.access.roles import need_of
 from server.admission import Admission, no_place
 from server.door import Door
 from server.errors import (
-    DETAILS_KEY,
     AuditError,
     Failure,
     InvalidRequestError,
@@ -143,7 +142,7 @@ class _Method:
         told = refused_again(_NO_PLACE) if not request_id(context) else None
         told = told or self._told(no_place(), context)
         self._ended(told.code, None, None, context)
-        await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+        await context.abort(told.code, told.message, told.trailing)
 
     async def one(self, serialised: bytes, context: Context) -> Message | bytes:
         """Answer a call with one response."""
@@ -167,7 +166,7 @@ class _Method:
             told = self._told(error, context)
             code = told.code
             _let_go(error)
-            await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+            await context.abort(told.code, told.message, told.trailing)
         finally:
             self._ended(code, time.perf_counter() - began_s, caller, context)
         raise AssertionError("abort raises")
@@ -203,7 +202,7 @@ class _Method:
             told = self._told(error, context)
             code = told.code
             _let_go(error)
-            await context.abort(told.code, told.message, ((DETAILS_KEY, told.details),))
+            await context.abort(told.code, told.message, told.trailing)
         finally:
             self._ended(code, None, caller, context)
 

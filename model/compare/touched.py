@@ -1,5 +1,6 @@
 """A ledger of every time that a report looked at test data: more than one look is one too many, so they are counted."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -19,22 +20,30 @@ def note_touch(home: Path, document: dict[str, Any]) -> dict[str, Any]:
         When, and how often the same data sets were touched before from this folder, for reports of other cells.
     """
     ledger = home / LEDGER
-    text = ledger.read_text(encoding="utf-8") if ledger.is_file() else ""
-    *lines, cut = text.split("\n")  # what stands after the last line break was cut off as it was written
-    hashes = sorted(part["hash"] for part in document["data"].values())
-    earlier = [told for told in map(json.loads, lines) if set(told["data"]) & set(hashes)]
-    cells = sorted(document["cells"])
-    others = [told for told in earlier if told["cells"] != cells]
+    hashes, cells = sorted(part["hash"] for part in document["data"].values()), sorted(document["cells"])
     entry = {"at": document["created_at"], "name": document["name"], "data": hashes, "cells": cells}
     home.mkdir(parents=True, exist_ok=True)
-    with ledger.open("r+" if text else "w", encoding="utf-8") as file:
-        file.seek(len(text.removesuffix(cut).encode()))
-        file.write(json.dumps(entry) + "\n")
-        file.truncate()
+    with ledger.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        lines = file.read().split("\n")
+        # A kill may have cut the last line short: the next one begins on a line of its own.
+        file.write(("\n" if lines[-1] else "") + json.dumps(entry) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    earlier = [told for told in map(_read, lines) if told is not None and set(told["data"]) & set(hashes)]
+    others = [told for told in earlier if told["cells"] != cells]
     return {
         "at": document["created_at"],
         "reports_of_other_cells_before": len(others),
         "first": earlier[0]["at"] if earlier else document["created_at"],
     }
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """Return an entry; None of a line that was cut short."""
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return told

@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +27,19 @@ _SERVICE_CONFIG = {
             "name": [
                 {"service": "kgrank.v1.RankingService"},
                 {"service": "kgrank.v1.EventService"},
-                {"service": "kgrank.v1.CatalogService"},
-                {"service": "kgrank.v1.UserService"},
-                {"service": "kgrank.v1.RuleService"},
-                {"service": "kgrank.v1.ModelService", "method": "ListModels"},
-                {"service": "kgrank.v1.ModelService", "method": "GetTraffic"},
+                *(
+                    {"service": f"kgrank.v1.{service}", "method": method}
+                    for service, methods in {
+                        "CatalogService": "UpsertProducts GetProduct ListProducts UpsertFacts ListFacts",
+                        "UserService": "GetUserProfile ExportUser",
+                        "RuleService": "UpsertRule ListRules",
+                        "ModelService": "ListModels GetTraffic",
+                    }.items()
+                    for method in methods.split()
+                ),
             ],
-            # An event carries an id, so that a second delivery changes nothing; see `Client.write_events`.
+            # Not what deletes: done twice, it says that there was nothing. An event carries an id, so that a second
+            # delivery changes nothing; see `Client.write_events`.
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
@@ -43,7 +50,15 @@ _SERVICE_CONFIG = {
             },
         }
     ],
+    # Where most calls fail, they are not sent four times over; a server that leaves with all its calls is no such case.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
 }
+
+_LONGEST_ANSWER_BYTES = 64 << 20
+"""gRPC's own 4 MiB is less than a page of large products, or the reasons of some thousand candidates."""
+
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 20_000, 5_000
+"""A server whose host is gone says nothing: a call would wait for it until TCP gives up."""
 
 _RECONNECT_MS = 100
 """How soon after a failure a channel connects again at first: gRPC's own second is longer than a call's attempts."""
@@ -59,6 +74,7 @@ class Credentials:
         ca: PEM certificates that vouch for the server; None: the machine's own.
         certificate: the caller's own PEM certificate, for mutual TLS.
         key: its PEM key.
+        token_file: holds the token, which is read again when the file changes.
     """
 
     token: str = ""
@@ -66,6 +82,7 @@ class Credentials:
     ca: bytes | None = None
     certificate: bytes | None = None
     key: bytes | None = None
+    token_file: Path | None = None
 
     def __repr__(self) -> str:
         return f"Credentials(token={'(set, not shown)' if self.token else None}, tls={self.encrypted})"
@@ -82,9 +99,10 @@ class Credentials:
         Raises:
             OSError: a file that it names can't be read.
         """
-        token = environment.get("KGRANK_TOKEN", "")
+        token, token_file = environment.get("KGRANK_TOKEN", ""), None
         if not token and environment.get("KGRANK_TOKEN_FILE"):
-            token = Path(environment["KGRANK_TOKEN_FILE"]).read_text(encoding="utf-8").strip()
+            token_file = Path(environment["KGRANK_TOKEN_FILE"])
+            token = _token_of(token_file)
 
         def contents(name: str) -> bytes | None:
             return Path(environment[name]).read_bytes() if environment.get(name) else None
@@ -95,7 +113,12 @@ class Credentials:
             ca=contents("KGRANK_CA_FILE"),
             certificate=contents("KGRANK_CERTIFICATE_FILE"),
             key=contents("KGRANK_KEY_FILE"),
+            token_file=token_file,
         )
+
+
+def _token_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip()
 
 
 def open_channel(target: str, credentials: Credentials) -> grpc.Channel:
@@ -107,6 +130,9 @@ def open_channel(target: str, credentials: Credentials) -> grpc.Channel:
     options = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.max_receive_message_length", _LONGEST_ANSWER_BYTES),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ]
     if credentials.encrypted:
         secure = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
@@ -115,7 +141,7 @@ def open_channel(target: str, credentials: Credentials) -> grpc.Channel:
         raise ValueError(f"the token would go to {target} in the clear: set KGRANK_CA_FILE or KGRANK_TLS=true")
     else:
         channel = grpc.insecure_channel(target, options=options)
-    return grpc.intercept_channel(channel, _Bearer(credentials.token)) if credentials.token else channel
+    return grpc.intercept_channel(channel, _Bearer(credentials)) if credentials.token else channel
 
 
 def _is_this_machine(target: str) -> bool:
@@ -145,11 +171,28 @@ class _Bearer(
 ):
     """Adds `authorization: Bearer TOKEN` to every call."""
 
-    def __init__(self, token: str) -> None:
-        self._pair = ("authorization", f"Bearer {token}")
+    def __init__(self, credentials: Credentials) -> None:
+        self._token, self._file = credentials.token, credentials.token_file
+        self._stamp = self._stamp_now()
+
+    def _stamp_now(self) -> tuple[int, int] | None:
+        """Return what changes with the token's file; None where there is none."""
+        try:
+            found = None if self._file is None else self._file.stat()
+        except OSError:
+            return None
+        return None if found is None else (found.st_mtime_ns, found.st_ino)
+
+    def _current(self) -> str:
+        """Return the token; the one before where its file can't be read."""
+        stamp = self._stamp_now()
+        if self._file is not None and stamp is not None and stamp != self._stamp:
+            with suppress(OSError, ValueError):
+                self._token, self._stamp = _token_of(self._file) or self._token, stamp
+        return self._token
 
     def _sent(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        metadata = [*(details.metadata or ()), self._pair]
+        metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._current()}")]
         told = _Details(
             details.method,
             details.timeout,

@@ -271,7 +271,8 @@ class Client:
         request = user_service_pb2.ExportUserRequest(user_id=user_id)
         try:
             for part in self._users.ExportUser(request, timeout=timeout_s):
-                yield from part.json_lines.decode().splitlines()
+                for line in part.json_lines.splitlines():  # of bytes: of text it splits at U+2028 too
+                    yield line.decode()
         except grpc.RpcError as error:
             raise decode(error) from None
 

@@ -31,6 +31,7 @@ from server.errors import AuditError
 
 _MOST_IDS = 20
 _KEY_BYTES = 32
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _PERSONAL = "user_id"
 _ERASE_USER = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods_by_name["EraseUser"].full_name
 _TOLD = {
@@ -220,8 +221,13 @@ def _key(path: Path) -> bytes:
             file.write(secrets.token_hex(_KEY_BYTES).encode())
             file.flush()
             os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another process was quicker: its key is the one
+            try:
                 os.link(file.name, path)
+            except FileExistsError:
+                pass  # another process was quicker: its key is the one
+            except OSError:  # a file system without links
+                with suppress(FileExistsError), os.fdopen(os.open(path, _NEW_FILE, 0o600), "wb") as whole:
+                    whole.write(Path(file.name).read_bytes())
     key = path.read_bytes()
     if len(key) < 2 * _KEY_BYTES:
         raise ConfigError(

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STATUS = {became: ProductOutcome.Status.Value(f"STATUS_{became.name}") for became in Written}
+_PAGE_BYTES = 3 << 20
+"""A page ends here: by default gRPC's clients take 4 MiB, and a product has some 20 KiB at most."""
+
 _FACT_PARTS = len(Fact.__dataclass_fields__)
 
 
@@ -87,9 +90,15 @@ class CatalogService:
         check.finish()
         last = after[0] if after else ""
         found = await self._link.run(lambda graph: page(graph, last, size + 1))
-        listed = found[:size]
-        more = [listed[-1].product.product_id] if len(found) > size else []
-        return ListProductsResponse(products=map(message_of, listed), next_page_token=_encode_token(more))
+        response = ListProductsResponse()
+        for stored in found[:size]:
+            if response.ByteSize() > _PAGE_BYTES:
+                break
+            response.products.append(message_of(stored))
+        count = len(response.products)
+        more = [found[count - 1].product.product_id] if len(found) > count else []
+        response.next_page_token = _encode_token(more)
+        return response
 
     async def DeleteProducts(self, request: DeleteProductsRequest, context: Context) -> DeleteProductsResponse:  # noqa: N802
         """Take products out of the catalogue."""

@@ -229,11 +229,13 @@ def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
 def test_users_whom_facts_named_in_older_snapshots_are_erased_there_too(tmp_path: Path) -> None:
     snapshot = freeze(SHOP)
     user_id = snapshot.users.array[BUSY].as_py()
-    nodes = [{"kind": "user", "id": user_id, "name": user_id}, {"kind": "brand", "id": user_id, "name": user_id}]
+    of_kinds = (("user", "only-in-facts"), ("user", user_id), ("brand", user_id))
+    nodes = [{"kind": kind, "id": name, "name": name} for kind, name in of_kinds]
     named = pa.concat_tables([snapshot.nodes, pa.Table.from_pylist(nodes, snapshot.nodes.schema)])
     replace(snapshot, nodes=named).save(tmp_path / "old")
-    assert redaction.redact(tmp_path / "old", [Erasure(user_key(user_id), snapshot.commit + 1, 0)])
-    user, brand = Snapshot.open(tmp_path / "old").nodes.to_pylist()[-2:]
-    assert user["kind"] == "user"
-    assert user["id"] == user["name"] == Snapshot.open(tmp_path / "old").users.array[BUSY].as_py()
-    assert brand == nodes[1]
+    for name in (user_id, "only-in-facts"):
+        assert redaction.redact(tmp_path / "old", [Erasure(user_key(name), snapshot.commit + 1, 0)])
+    other, user, brand = Snapshot.open(tmp_path / "old").nodes.to_pylist()[-3:]
+    assert other["id"] == other["name"] != "only-in-facts"
+    assert user["id"] == user["name"] == Snapshot.open(tmp_path / "old").users.array[BUSY].as_py() != user_id
+    assert brand == nodes[2]

@@ -218,6 +218,17 @@ def test_products_and_facts_are_listed_page_by_page(client: Client) -> None:
 
 
 @pytest.mark.neo4j
+def test_a_page_ends_before_it_is_larger_than_clients_take(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.services.catalogue._PAGE_BYTES", 300)
+    listed, token, pages = [], "", 0
+    while token or not pages:
+        page = client.list_products(page_size=50, page_token=token)
+        listed += [each.product_id for each in page.products]
+        token, pages = page.next_page_token, pages + 1
+    assert len(listed) == len(set(listed)) == 90
+    assert pages > 10
+
+
 def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: Path, graph: Graph) -> None:
     def token(parts: int) -> str:
         return base64.urlsafe_b64encode(json.dumps(["\ud800"] * parts).encode()).decode()

@@ -28,12 +28,12 @@ def test_many_wait_until_those_of_the_last_transaction_are_back() -> None:
     looks = itertools.count(20, 20)
     company = after(64, 10.0)
     company.wait(lambda: next(looks))
-    assert next(looks) == 100, "the fourth look showed 80 of 64"
+    assert next(looks) == 80, "the third look showed 60 of 64"
 
 
 def test_who_stays_away_is_not_waited_for_longer_than_the_last_transaction_allows() -> None:
-    assert 0.006 <= seconds(after(64, 0.001), [20]) < 0.02
-    assert 0.025 <= seconds(after(64, 10.0), [20]) < 0.5
+    assert seconds(after(64, 0.001), [20]) >= 0.006
+    assert 0.025 <= seconds(after(64, 10.0), [20]) < 5
 
 
 def test_more_than_last_time_wait_for_nobody() -> None:

@@ -133,6 +133,10 @@ def test_kubernetes_would_take_the_manifests(layer: str, tmp_path: Path) -> None
     kinds = {each["kind"] for each in objects.values()}
     assert {"StatefulSet", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Service"} <= kinds
     assert ("CronJob" in kinds) == (layer != "base")
+    # What is made of the policy: kustomize adds the servers' own label wherever it finds labels to match.
+    callers = objects["NetworkPolicy kgrank"]["spec"]["ingress"][0]["from"]
+    asked = {"key": "kgrank/caller", "operator": "In", "values": ["true"]}
+    assert callers == [{"podSelector": {"matchExpressions": [asked]}}]
 
 
 def manifests() -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_every_look_at_test_data_is_counted(compared: Compared, tmp_path: Path) 
     with (tmp_path / LEDGER).open("a") as file:  # a kill, or a full disk, cut a line short
         file.write('{"at": "20')
     assert note_touch(tmp_path, document)["reports_of_other_cells_before"] == 1
-    assert len((tmp_path / LEDGER).read_text().splitlines()) == 4
+    assert len((tmp_path / LEDGER).read_text().splitlines()) == 5
 
 
 USERS = 400
