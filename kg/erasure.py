@@ -129,6 +129,14 @@ def erase_loaded(graph: "Graph", tables: Tables, since: int) -> None:
     erased = {user_id: at_ms[key] for user_id in _named(tables) if (key := user_key(user_id)) in at_ms}
     before = tables.interactions.filter(pc.invert(_later(tables, erased)))
     erase_events(graph, before["event_id"].to_pylist())
+    # Attributes and facts have no time; and nobody but a load tells them of users.
+    relations = [schema.HAS_ATTRIBUTE.type, *pc.unique(tables.facts["relation"]).to_pylist()]
+    graph.write(
+        "UNWIND $rows AS id MATCH (u:User {id: id}) SET u.attribute_keys = null, u.attribute_values = null "
+        "WITH u MATCH (u)-[r]-() WHERE type(r) IN $relations DELETE r",
+        list(erased),
+        relations=relations,
+    )
     graph.write(
         f"UNWIND $rows AS id MATCH (u:User {{id: id}}) WHERE NOT EXISTS {{ (u)-[:{_INTERACTIONS}]->() }} {_FORGET}",
         list(erased),

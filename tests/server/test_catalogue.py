@@ -229,6 +229,7 @@ def test_a_page_ends_before_it_is_larger_than_clients_take(client: Client, monke
     assert pages > 10
 
 
+@pytest.mark.neo4j
 def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: Path, graph: Graph) -> None:
     def token(parts: int) -> str:
         return base64.urlsafe_b64encode(json.dumps(["\ud800"] * parts).encode()).decode()
