@@ -58,7 +58,9 @@ def _port(settings: "Settings") -> Finding:
             probe.bind(place)
         except OSError as error:
             return _asked(settings, error)
-    return ok("port", f"{host}:{port} is free: no server runs there")
+    from server.listening import address_of
+
+    return ok("port", f"{address_of(host, port)} is free: no server runs there")
 
 
 def _asked(settings: "Settings", taken: OSError) -> Finding:
