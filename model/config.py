@@ -76,8 +76,7 @@ class ModelConfig(BaseModel):
         0.1, ge=0, lt=1, description="share of products whose id is hidden while training: the cold case"
     )
     history_length: int = Field(20, ge=1, le=2048, description="last interactions of a user that the network reads")
-    heads: int = Field(2, ge=1, le=64, description="heads of a transformer block")
-    blocks: int = Field(1, ge=1, le=8, description="transformer blocks over a history, one after the other")
+    heads: int = Field(2, ge=1, le=64, description="heads of the transformer block")
     text_kernel_dimension: int = Field(
         128,
         ge=0,

@@ -1,16 +1,15 @@
-"""From a history to a user: attention pooling plus causal transformer blocks, one by default.
+"""From a history to a user: attention pooling plus one causal transformer block.
 
     a_ij = softmax_j(q_i·k_j / √d + recency_{i−j} + type_j − softplus(w) log(1 + days between))      j ≤ i
-    u_i  = normalise(c z_i + Σ_j a_ij z_j + blocks(z)_i)
+    u_i  = normalise(c z_i + Σ_j a_ij z_j + block(z)_i)
 
-A block is pre-norm self-attention with relative positions (Vaswani et al. 2017; Shaw et al. 2018; Kang and McAuley
+The block is pre-norm self-attention with relative positions (Vaswani et al. 2017; Shaw et al. 2018; Kang and McAuley
 2018, SASRec) and a feed-forward part. Its output projections start at zero, so that training begins at the pooling
 alone and the block adds what helps (as in Bachlechner et al. 2021, ReZero, and Zhang et al. 2019, Fixup).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -66,23 +65,27 @@ def recent_events(histories: Histories, length: int) -> RecentEvents:
     )
 
 
-class Block(nn.Module):
-    """A causal transformer block, which adds nothing before it has learned.
+class HistoryEncoder(nn.Module):
+    """User vectors from the vectors of the products in a history.
 
     Args:
         dimension: width d.
-        heads: attention heads.
+        heads: attention heads of the block.
         length: longest history L.
         dropout: share of features dropped while training.
     """
 
     def __init__(self, dimension: int, heads: int, length: int, dropout: float) -> None:
         super().__init__()
-        self._draw(dimension, heads, length, dropout)
-
-    def _draw(self, dimension: int, heads: int, length: int, dropout: float) -> None:
         self.heads = heads
         self.dropout = Dropout(dropout)
+        self.last_weight = nn.Parameter(torch.ones(()))
+        self.query = nn.Linear(dimension, dimension, bias=False)
+        self.key = nn.Linear(dimension, dimension, bias=False)
+        self.recency = nn.Parameter(torch.zeros(length, 1))
+        self.type_bias = nn.Parameter(torch.zeros(len(CODES), 1))
+        self.time_decay = nn.Parameter(torch.tensor(-4.0))  # softplus: about .02 per log-day
+        self.type_embedding = nn.Parameter(torch.zeros(len(CODES), dimension))
         self.norm_attention = nn.LayerNorm(dimension)
         self.project_in = nn.Linear(dimension, 3 * dimension)
         self.relative = nn.Parameter(torch.zeros(length, heads))
@@ -93,61 +96,6 @@ class Block(nn.Module):
         for zeroed in (self.project_out, self.feed_out):
             nn.init.zeros_(zeroed.weight)
             nn.init.zeros_(zeroed.bias)
-
-    def transformed(self, inputs: Tensor, place: Tensor, back: Tensor, visible: Tensor) -> Tensor:
-        """Return the block's output at some places `[B, Q, d]`.
-
-        Args:
-            inputs: `[B, L, d]`.
-            place: `[B, Q]` where to answer.
-            back: `[B, Q, L]` how many steps each input is back from there.
-            visible: `[B, Q, L]` whether it is there, and not later.
-        """
-        normed = self.dropout(self.norm_attention(inputs))
-        at_place = place[..., None].expand(-1, -1, inputs.shape[-1])
-        block = inputs.gather(1, at_place)
-        block = block + self.dropout(self._attend(normed, normed.gather(1, at_place), back, visible))
-        fed: Tensor = block + self.dropout(self.feed_out(F.gelu(self.feed_in(self.norm_feed(block)))))
-        return fed
-
-    def _attend(self, inputs: Tensor, queries: Tensor, back: Tensor, visible: Tensor) -> Tensor:
-        """Do multi-head attention of `queries [B, Q, d]` over `inputs [B, L, d]`."""
-        dimension = inputs.shape[-1]
-        weight, bias = self.project_in.weight, self.project_in.bias
-        query = _split_heads(F.linear(queries, weight[:dimension], bias[:dimension]), self.heads)
-        key, value = (
-            _split_heads(part, self.heads)
-            for part in F.linear(inputs, weight[dimension:], bias[dimension:]).chunk(2, dim=-1)
-        )  # [B, H, L, d/H]
-        scores = query @ key.transpose(-1, -2) * (dimension // self.heads) ** -0.5
-        scores = scores + F.embedding(back, self.relative).permute(0, 3, 1, 2)
-        mixed = _masked_softmax(scores, visible[:, None]) @ value  # [B, H, Q, d/H]
-        attended: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
-        return attended
-
-
-class HistoryEncoder(Block):
-    """User vectors from the vectors of the products in a history: the last of its blocks, and what is around it.
-
-    Args:
-        dimension: width d.
-        heads: attention heads of each block.
-        length: longest history L.
-        dropout: share of features dropped while training.
-        blocks: how many; those before the last answer at every place.
-    """
-
-    def __init__(self, dimension: int, heads: int, length: int, dropout: float, blocks: int = 1) -> None:
-        nn.Module.__init__(self)
-        self.last_weight = nn.Parameter(torch.ones(()))
-        self.query = nn.Linear(dimension, dimension, bias=False)
-        self.key = nn.Linear(dimension, dimension, bias=False)
-        self.recency = nn.Parameter(torch.zeros(length, 1))
-        self.type_bias = nn.Parameter(torch.zeros(len(CODES), 1))
-        self.time_decay = nn.Parameter(torch.tensor(-4.0))  # softplus: about .02 per log-day
-        self.type_embedding = nn.Parameter(torch.zeros(len(CODES), dimension))
-        self._draw(dimension, heads, length, dropout)  # after the others: a seed gives what it always gave
-        self.before = nn.ModuleList(Block(dimension, heads, length, dropout) for _ in range(blocks - 1))
 
     def forward(self, products: Tensor, events: RecentEvents, *, last_only: bool = False) -> Tensor:
         """Encode.
@@ -182,21 +130,32 @@ class HistoryEncoder(Block):
         pooled = _masked_softmax(attention, visible) @ products
 
         inputs = products + F.embedding(events.type, self.type_embedding)
+        normed = self.dropout(self.norm_attention(inputs))
         block_in = inputs.gather(1, at_place)
-        if len(self.before):
-            every = torch.arange(width, device=products.device)
-            steps = every[:, None] - every  # [L, L]
-            earlier = (steps >= 0) & valid[:, None, :]
-            steps = steps.clamp(min=0).expand(batch, -1, -1)
-            for block in self.before:
-                inputs = cast(Block, block).transformed(inputs, every.expand(batch, -1), steps, earlier)
-        user = self.last_weight * last + pooled + (self.transformed(inputs, place, back, visible) - block_in)
+        block = block_in + self.dropout(self._attend(normed, normed.gather(1, at_place), back, visible))
+        block = block + self.dropout(self.feed_out(F.gelu(self.feed_in(self.norm_feed(block)))))
+        user = self.last_weight * last + pooled + (block - block_in)
         return F.normalize(user, dim=-1) * (events.length > 0)[:, None, None]
 
     def last(self, products: Tensor, events: RecentEvents) -> Tensor:
         """Return the users as known after their last interaction `[B, d]`; see `forward`."""
         users: Tensor = self(products, events, last_only=True)
         return users[:, 0]
+
+    def _attend(self, inputs: Tensor, queries: Tensor, back: Tensor, visible: Tensor) -> Tensor:
+        """Do multi-head attention of `queries [B, Q, d]` over `inputs [B, L, d]`."""
+        dimension = inputs.shape[-1]
+        weight, bias = self.project_in.weight, self.project_in.bias
+        query = _split_heads(F.linear(queries, weight[:dimension], bias[:dimension]), self.heads)
+        key, value = (
+            _split_heads(part, self.heads)
+            for part in F.linear(inputs, weight[dimension:], bias[dimension:]).chunk(2, dim=-1)
+        )  # [B, H, L, d/H]
+        scores = query @ key.transpose(-1, -2) * (dimension // self.heads) ** -0.5
+        scores = scores + F.embedding(back, self.relative).permute(0, 3, 1, 2)
+        mixed = _masked_softmax(scores, visible[:, None]) @ value  # [B, H, Q, d/H]
+        attended: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        return attended
 
 
 def _split_heads(values: Tensor, heads: int) -> Tensor:

@@ -56,9 +56,7 @@ class RankingNetwork(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.relation_logit = nn.Parameter(torch.zeros(config.layers, len(relation_names)))
         self.layer_logit = nn.Parameter(torch.zeros(config.layers + 1))
-        self.history = HistoryEncoder(
-            config.dimension, config.heads, config.history_length, config.dropout, config.blocks
-        )
+        self.history = HistoryEncoder(config.dimension, config.heads, config.history_length, config.dropout)
         self.repeat = RepeatScore(feature_count(config.repeat_half_lives_days)) if config.repeat else None
         self.popularity_weight = nn.Parameter(torch.zeros(()))
 

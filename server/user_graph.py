@@ -53,8 +53,7 @@ def compiled_history(network: HistoryEncoder, folder: Path) -> EncodeLast:
     dimension, (longest, heads) = network.query.in_features, network.relative.shape
     batch = torch.export.Dim("batch", min=1, max=_MOST_ROWS)
     both = {0: batch} | ({1: torch.export.Dim("width", min=1, max=longest)} if longest > 1 else {})
-    blocks = len(network.before) + 1
-    file = folder / f"history-{dimension}-{heads}-{blocks}-{longest}-{len(CODES)}-{_FORMAT}.graph"
+    file = folder / f"history-{dimension}-{heads}-{longest}-{len(CODES)}-{_FORMAT}.graph"
     compiled = with_weights(_Last(network), _histories(dimension, longest), (both, both, both, {0: batch}), file)
     return lambda products, events: compiled(products, events.type, events.day, events.length)
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 
 from kg.snapshot import Histories
@@ -18,9 +17,9 @@ def two_users_and_a_cold_one() -> Histories:
     )
 
 
-def encoder(blocks: int = 1) -> HistoryEncoder:
+def encoder(length: int = 4) -> HistoryEncoder:
     torch.manual_seed(0)
-    made = HistoryEncoder(8, 2, 4, dropout=0.5, blocks=blocks).eval()
+    made = HistoryEncoder(8, 2, length, dropout=0.5).eval()
     for parameter in made.parameters():  # also those that start at zero must take part
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -45,32 +44,29 @@ def test_no_events_at_all_encode_to_zeros() -> None:
     assert not users.any()
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_what_comes_later_does_not_change_what_came_before(blocks: int) -> None:
+def test_what_comes_later_does_not_change_what_came_before() -> None:
     histories = two_users_and_a_cold_one()
     whole, shorter = recent_events(histories, 4), recent_events(histories.where(np.arange(5) != 2), 4)
-    full = encoder(blocks)(PRODUCTS[whole.product], whole)
-    cut = encoder(blocks)(PRODUCTS[shorter.product], shorter)
+    full = encoder()(PRODUCTS[whole.product], whole)
+    cut = encoder()(PRODUCTS[shorter.product], shorter)
     torch.testing.assert_close(full[0, :2], cut[0, :2])
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_the_last_place_alone_equals_the_last_of_all_places(blocks: int) -> None:
+def test_the_last_place_alone_equals_the_last_of_all_places() -> None:
     events = recent_events(two_users_and_a_cold_one(), 4)
-    every = encoder(blocks)(PRODUCTS[events.product], events)
-    last = encoder(blocks)(PRODUCTS[events.product], events, last_only=True)[:, 0]
+    every = encoder()(PRODUCTS[events.product], events)
+    last = encoder()(PRODUCTS[events.product], events, last_only=True)[:, 0]
     torch.testing.assert_close(last[0], every[0, 2])
     torch.testing.assert_close(last[2], every[2, 1])
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_a_batch_of_one_equals_its_row_of_a_larger_batch(blocks: int) -> None:
+def test_a_batch_of_one_equals_its_row_of_a_larger_batch() -> None:
     histories = two_users_and_a_cold_one()
     together = recent_events(histories, 4)
-    batch = encoder(blocks)(PRODUCTS[together.product], together, last_only=True)
+    batch = encoder()(PRODUCTS[together.product], together, last_only=True)
     for row in range(3):
         alone = recent_events(histories.take(np.array([row])), 4)
-        torch.testing.assert_close(encoder(blocks)(PRODUCTS[alone.product], alone, last_only=True)[0], batch[row])
+        torch.testing.assert_close(encoder()(PRODUCTS[alone.product], alone, last_only=True)[0], batch[row])
 
 
 def test_the_type_of_an_event_matters() -> None:
@@ -82,11 +78,3 @@ def test_the_type_of_an_event_matters() -> None:
     one, other = (encoder()(PRODUCTS[given.product], given, last_only=True) for given in (events, viewed))
     assert not torch.allclose(one[0], other[0])
     torch.testing.assert_close(one[2], other[2])
-
-
-def test_every_block_has_a_say() -> None:
-    events = recent_events(two_users_and_a_cold_one(), 4)
-    made = encoder(2)
-    both = made.last(PRODUCTS[events.product], events)
-    torch.nn.init.zeros_(made.before[0].project_out.weight)
-    assert (both - made.last(PRODUCTS[events.product], events)).abs().max() > 1e-3
