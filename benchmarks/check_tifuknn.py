@@ -101,7 +101,6 @@ def _ranked(kind: type[Published], parameters: dict[str, float], split: Split, p
     baskets = [_baskets(case.known, user) for user in range(len(case.known))]
     model = kind(**parameters)
     model.total_items = product_count
-    model.total_items = product_count
     vectors = [model._compute_user_vector(each) for each in baskets if each]  # without data sets of its own
     model.user_vectors = np.asarray(vectors, np.float32)
     model.tree = KDTree(model.user_vectors)

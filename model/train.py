@@ -7,8 +7,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from model.ranker import top_k
 from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
 from model.scoring import POPULARITY, full_scores
 from model.splits import Case, Split
+from model.threads import torch_threads
 from model.tracking import Tracking, tracked_run
 from model.workers import Workers, copy_from_first, current_workers, from_first, share_gradients
 
@@ -68,17 +68,7 @@ class Trained:
     validation_ndcg: float
 
 
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """Give torch back the number of threads that it had."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_own_threads()
+@torch_threads(0)
 @kept_memory()
 def train(
     snapshot: Snapshot,

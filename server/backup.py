@@ -13,8 +13,8 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +76,8 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
         journals = [_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db"))]
         for name in _FOLDERS:
             if (home / name).is_dir():
-                _copy_folders(home / name, partial / "home" / name, checked=name == _SNAPSHOTS)
+                copy = _copy_snapshot if name == _SNAPSHOTS else _copy_folder
+                _copy_folders(home / name, partial / "home" / name, copy)
         for name in _FILES:
             if (home / name).is_file():
                 shutil.copy2(home / name, partial / "home" / name)
@@ -92,31 +93,29 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
     return manifest
 
 
-def _copy_folders(source: Path, target: Path, *, checked: bool) -> None:
-    """Copy a folder of snapshots, artifacts or encoders.
-
-    A snapshot that an erasure rewrites meanwhile would be a mixture of its old and its new files: so a copy that can't
-    be opened is made again. What can't be opened then was damaged before.
-    """
-    hidden = shutil.ignore_patterns(".*")
+def _copy_folders(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
+    """Copy what a folder of snapshots, artifacts or encoders has, its folders by `copy`."""
     target.mkdir()
     for path in sorted(path for path in source.iterdir() if not path.name.startswith(".")):
-        copy = target / path.name
-        if not path.is_dir():
-            shutil.copy2(path, copy)
-            continue
-        for left in reversed(range(_COPIES if checked else 1)):
-            try:
-                shutil.copytree(path, copy, ignore=hidden)
-                if checked:
-                    Snapshot.open(copy)
-                break
-            except (SnapshotError, shutil.Error, FileNotFoundError) as error:
-                if not left:
-                    if isinstance(error, SnapshotError):
-                        break
-                    raise
-                shutil.rmtree(copy, ignore_errors=True)
+        (copy if path.is_dir() else shutil.copy2)(path, target / path.name)
+
+
+def _copy_folder(folder: Path, target: Path) -> None:
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(".*"))
+
+
+def _copy_snapshot(folder: Path, target: Path) -> None:
+    """Copy a snapshot, and again where an erasure rewrote it meanwhile: that is a mixture of old files and new ones.
+
+    What can't be opened after that was damaged before, and is copied as it is.
+    """
+    for _ in range(_COPIES - 1):
+        with suppress(SnapshotError, shutil.Error, FileNotFoundError):
+            _copy_folder(folder, target)
+            Snapshot.open(target)
+            return
+        shutil.rmtree(target, ignore_errors=True)
+    _copy_folder(folder, target)
 
 
 def read_backup(folder: Path) -> BackupManifest:

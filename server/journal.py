@@ -21,9 +21,9 @@ from typing import IO
 import structlog
 
 from kg.errors import KgrankError
-from server.company import Company
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
+from server.group_commit import GroupCommit
 from server.journal_copy import LONGEST_LOG_PAGES, JournalCopy
 from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
 from server.journal_insert import Stored, insert
@@ -245,13 +245,13 @@ class Journal(JournalFile):
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         waiting: _Waiting | _ToErase | None = self._queue.get()
-        company = Company()
+        group = GroupCommit()
         while waiting is not None:
             if isinstance(waiting, _ToErase):
                 self._erase(connection, waiting)
                 waiting = self._queue.get()
                 continue
-            company.wait(lambda: 1 + self._queue.qsize())
+            group.wait(lambda: 1 + self._queue.qsize())
             began_s = time.perf_counter()
             then: _ToErase | None = None
             together = [waiting]
@@ -284,7 +284,7 @@ class Journal(JournalFile):
                 raise
             finally:
                 self._took(together)
-            company.wrote(len(together), time.perf_counter() - began_s)
+            group.wrote(len(together), time.perf_counter() - began_s)
             waiting = then or self._queue.get()
 
     def _erase(self, connection: sqlite3.Connection, erasing: _ToErase) -> None:

@@ -33,7 +33,7 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def not_listened(who: str, host: str, port: int, error: Exception) -> PortTakenError:
+def cannot_listen(who: str, host: str, port: int, error: Exception) -> PortTakenError:
     """Return why somebody can't listen on an address, in one sentence, and what to do."""
     problem = f"{who} can't listen on {address_of(host, port)}: {getattr(error, 'strerror', None) or error}"
     if isinstance(error, socket.gaierror):
@@ -104,7 +104,7 @@ class Listening:
             raise self._taken(error) from error
 
     def _taken(self, error: Exception) -> PortTakenError:
-        return not_listened("the server", self._host, self._port, error)
+        return cannot_listen("the server", self._host, self._port, error)
 
     async def _others_listen(self) -> bool:
         if not self._shares or not self._port:

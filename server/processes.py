@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from kg.errors import KgrankError
-from server.listening import not_listened
+from server.listening import cannot_listen
 
 _log = structlog.get_logger(__name__)
 
@@ -163,7 +163,7 @@ def _reserved(host: str, port: int) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(place)
     except OSError as error:
-        raise not_listened("the servers", host, port, error) from error
+        raise cannot_listen("the servers", host, port, error) from error
     return reserved
 
 

@@ -21,8 +21,8 @@ from model.baselines.contract import FitData
 from model.baselines.known_users import UNKNOWN, KnownUsers
 from model.baselines.space import Axis, Real, Whole
 from model.baselines.taken import incidence
-from model.baselines.threads import one_blas_thread
 from model.ranker import Ranker
+from model.threads import one_blas_thread
 
 Float32s = npt.NDArray[np.float32]
 

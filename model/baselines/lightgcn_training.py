@@ -12,8 +12,8 @@ from model.baselines.known_users import KnownUsers
 from model.baselines.lightgcn import LightGcnConfig, LightGcnRanker
 from model.baselines.stopping import train_until_best
 from model.baselines.taken import incidence
-from model.baselines.threads import torch_threads
 from model.errors import ModelError
+from model.threads import torch_threads
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch Geometric scripts some layers on import

@@ -11,8 +11,8 @@ from kg.snapshot import Histories
 from model.baselines.contract import FitData
 from model.baselines.sasrec import SasRec, SasRecConfig, SasRecRanker, padded
 from model.baselines.stopping import train_until_best
-from model.baselines.threads import torch_threads
 from model.errors import ModelError
+from model.threads import torch_threads
 
 _SORTED_BATCHES = 32
 """Batches among which histories are sorted by length, so that little of a batch is padding."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
@@ -28,6 +27,7 @@ from model.compare.variants import Variant, variants
 from model.config import TextConfig
 from model.errors import ModelError
 from model.finetune.provenance import check_tuned_here
+from model.libraries import installed_version
 from model.settings import RunSettings
 from model.splits import make_split
 from model.text import encoder_digest
@@ -223,7 +223,7 @@ class _Run:
             "encoder": _encoder(variant.settings.model.text),
             "seed": seed,
             "depth": DEPTH,
-            "libraries": {name: _version(name) for name in _LIBRARIES},
+            "libraries": {name: installed_version(name) for name in _LIBRARIES},
         }
         if variant.baseline is None:
             inputs |= {"settings": settings, "code": self.ours}
@@ -369,14 +369,6 @@ def _name(section: Section, variant: Variant) -> str:
 
 def _same_lists(one: Outcome, other: Outcome) -> bool:
     return all((one.lists[key] == other.lists[key]).all() for key in one.lists)
-
-
-def _version(library: str) -> str | None:
-    """Return the version of a library; None where it is not installed, as the peers' need not be."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 @lru_cache

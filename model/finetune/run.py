@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from model.finetune.end_to_end import EndToEnd
 from model.finetune.objective import Objective
 from model.finetune.store import TunedEncoder, find_encoder, save_encoder
 from model.finetune.text_ranking import Quality
+from model.libraries import installed_version
 from model.splits import Split
 from model.text import encoder_digest
 from model.train import device_of, validation_sample
@@ -207,7 +207,7 @@ def _run_key(snapshot: Snapshot, split: Split, model: ModelConfig, train: TrainC
     """Return a digest of what a run's result depends on."""
     libraries = ["torch", "transformers", *(["peft"] if config.method == "lora" else [])]
     described: list[Any] = [
-        [_RECIPE, *(version(name) for name in libraries)],
+        [_RECIPE, *map(installed_version, libraries)],
         snapshot.content_hash,
         split.config.model_dump(mode="json"),
         encoder_digest(model.text),

@@ -83,8 +83,10 @@ def _is_there(folder: Path, snapshot: "Snapshot", *, named: bool) -> bool:
     Raises:
         SnapshotError: it can't be opened, and has the name that was asked for.
     """
+    from kg.snapshot import Snapshot
+
     try:
-        return folder.is_dir() and type(snapshot).open(folder).content_hash == snapshot.content_hash
+        return folder.is_dir() and Snapshot.open(folder).content_hash == snapshot.content_hash
     except SnapshotError as error:
         if named:
             raise

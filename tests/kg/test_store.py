@@ -2,7 +2,6 @@
 
 import json
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kg import loading, schema
+from kg import schema
 from kg.catalogue import take_out
 from kg.erasure import Erasure, erase_again, erase_user, erasures_since, user_key
 from kg.errors import DataError, GraphError
 from kg.exporting import row_count
 from kg.facts import facts_about
 from kg.freeze import freeze
-from kg.loading import Loader
 from kg.quality import clean
 from kg.sources.tables import TableFiles, read_tables
 from kg.store import Graph
@@ -120,58 +118,6 @@ def test_an_event_on_an_unknown_product_is_counted_and_left_out(graph: Graph) ->
     report = graph.load(tables(interactions=[event("e1", "ann", "nowhere")]))
     assert report.unknown_products == 1
     assert len(graph.export().interactions) == 0
-
-
-def test_who_was_erased_does_not_come_back_with_the_files(graph: Graph) -> None:
-    fact = {"head": "ann", "relation": "KNOWS", "tail": "bob", "head_kind": "user", "tail_kind": "user"}
-    files = tables(
-        products=[{"product_id": "beans"}],
-        users=[{"user_id": name, "attributes": [("town", name)]} for name in ("ann", "bob")],
-        interactions=[event("e1", "ann", "beans"), event("e2", "bob", "beans")],
-        facts=[fact],
-    )
-    before_ms = int(files.interactions["at_ms"][0].as_py())
-    graph.load(files)
-    erase_user(graph, "ann", before_ms + 1)
-    report = graph.load(files)
-    assert report.erased == 3
-    assert graph.read("MATCH (u:User) RETURN u.id") == [["bob"]]
-    assert freeze(graph.export()).users.array.to_pylist() == ["bob"]
-    # What came after the erasure is new.
-    later = dict(event("e3", "ann", "beans"), at_ms=before_ms + 2)
-    assert graph.load(replace(files, interactions=tables(interactions=[later]).interactions)).erased == 2
-    assert graph.read("MATCH (u:User {id: 'ann'})-[r]->() RETURN type(r), u.attribute_keys") == [["PURCHASED", None]]
-
-
-@pytest.mark.parametrize("step", ["_load_products", "_load_users", "_load_interactions", "_load_facts"])
-@pytest.mark.parametrize("comes_back", [False, True])
-def test_who_is_erased_while_files_are_loaded_is_not_in_the_graph_afterwards(
-    graph: Graph, monkeypatch: pytest.MonkeyPatch, step: str, comes_back: bool
-) -> None:
-    going_on = getattr(loading, step)
-    fact = {"head": "ann", "relation": "KNOWS", "tail": "bob", "head_kind": "user", "tail_kind": "user"}
-    files = tables(
-        products=[{"product_id": "beans"}],
-        users=[{"user_id": name, "attributes": [("town", name)]} for name in ("ann", "bob")],
-        interactions=[event("e1", "ann", "beans"), event("e2", "bob", "beans")],
-        facts=[fact],
-    )
-    after_ms = int(files.interactions["at_ms"][0].as_py()) + 1
-
-    def erased_meanwhile(loader: Loader, table: pa.Table) -> object:
-        monkeypatch.setattr(loading, step, going_on)
-        erase_user(graph, "ann", after_ms)
-        if comes_back:  # a server tells of it
-            later = dict(event("e3", "ann", "beans"), at_ms=after_ms + 1)
-            graph.write("MERGE (:Product {id: 'beans'})")
-            graph.append_events(tables(interactions=[later]).interactions, "journal", 1)
-        return going_on(loader, table)
-
-    monkeypatch.setattr(loading, step, erased_meanwhile)
-    graph.load(files)
-    left = graph.read("MATCH (u:User {id: 'ann'}) OPTIONAL MATCH (u)-[r]->() RETURN r.event_id")
-    assert left == ([["e3"]] if comes_back else [])
-    assert graph.read("MATCH (u:User {id: 'bob'})-[r:PURCHASED]->() RETURN r.event_id") == [["e2"]]
 
 
 def test_a_fact_beside_a_link_of_the_catalogue_stays_one_when_its_end_joins(graph: Graph) -> None:

@@ -1,6 +1,8 @@
 """Fine-tuning on a shop whose words only its histories explain, with a tiny encoder made here."""
 
+import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
+from kg.errors import MissingExtraError
 from kg.freeze import freeze
 from kg.snapshot import Snapshot
 from kg.tables import FACTS, INTERACTIONS, PRODUCTS, Tables
@@ -303,6 +306,20 @@ def test_the_same_seed_gives_the_same_encoder_and_it_is_made_once(
     assert not steps
     third = tune(shop, model, tmp_path / "one", config.model_copy(update={"seed": 8}))
     assert third.content != one.content
+
+
+def test_lora_without_its_package_says_what_to_install(
+    shop: tuple[Snapshot, Split], model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(library: str) -> str:
+        if library == "peft":
+            raise PackageNotFoundError(library)
+        return version(library)
+
+    monkeypatch.setattr("model.libraries.version", missing)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match="LoRA needs the package peft"):
+        tune(shop, model, tmp_path, CONFIG.model_copy(update={"method": "lora"}))
 
 
 def test_a_killed_run_goes_on_to_the_same_encoder(

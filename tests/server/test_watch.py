@@ -1,12 +1,7 @@
 """What the server tells of itself: metrics, probes, traces, logs."""
 
 import asyncio
-import json
-import logging
-import os
 import queue
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -35,7 +30,6 @@ from server.engine import Engine
 from server.question import Question, Ranking, UserState
 from server.watch.answers import Coverage, stability_index
 from server.watch.config import WatchSettings
-from server.watch.logs import log_to_stderr
 from server.watch.metrics import Metrics
 from server.watch.web import MetricsPortTakenError, Web
 from tests.server.running import Running, running
@@ -361,46 +355,3 @@ def test_a_call_s_line_has_its_request_id_and_no_person(home: Path) -> None:
     (told,) = [each for each in logged if each["event"] == "call_refused"]
     assert told["request_id"] == refused.value.metadata["request_id"] != ""
     assert USER not in str(logged)
-
-
-def test_the_standard_library_s_log_and_ours_are_json_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = logging.getLogger().handlers[:]
-    try:
-        log_to_stderr()
-        structlog.get_logger("ours").info("said", of='quo"te\n{"event": "forged"}')
-        logging.getLogger("asyncio").error("broke\nin two", exc_info=ValueError("a\nb"))
-        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    finally:
-        logging.basicConfig(handlers=before, force=True)
-        structlog.reset_defaults()
-    assert [(line["event"], line["level"]) for line in lines] == [("said", "info"), ("broke\nin two", "error")]
-    assert lines[1]["logger"] == "asyncio"
-    assert "ValueError" in lines[1]["exception"]
-
-
-LOG_TWO_LINES = """
-import logging, structlog
-from server.watch.logs import log_to_stderr
-log_to_stderr()
-for _ in range(3):
-    structlog.get_logger("ours").error("said", exc_info=ValueError("x" * 100_000))
-    logging.getLogger("asyncio").error("told")
-print("goes on")
-"""
-
-
-@pytest.mark.parametrize("stderr", ["full disk", "nobody reads"])
-def test_a_log_that_can_not_be_written_raises_nothing(stderr: str) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with Path("/dev/full").open("wb") as full, os.fdopen(writing, "wb") as unread:
-        said = subprocess.run(
-            [sys.executable, "-c", LOG_TWO_LINES],
-            stderr=full if stderr == "full disk" else unread,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert said.stdout == "goes on\n"

@@ -283,6 +283,6 @@ def test_a_library_that_is_not_installed_has_no_version(compared: Compared, monk
             raise PackageNotFoundError(library)
         return version(library)
 
-    monkeypatch.setattr("model.compare.running.version", missing)
+    monkeypatch.setattr("model.libraries.version", missing)
     parts = run(compared.config, compared.place, only=["shop/next/popularity"], compute=False)
     assert parts

@@ -1,4 +1,4 @@
-"""When the next transaction of the journal begins: at once while few write, with many once they are back.
+"""Group commit: when the next transaction of the journal begins, at once while few write, with many once they are back.
 
 A transaction takes the interpreter from the loop a dozen times, however few events it has, so many small ones hold up
 the very callers that would have made a large one. Whoever has an answer writes again a moment later: so the next
@@ -21,7 +21,7 @@ _LOOK_EVERY_S = 0.001
 _NEARLY = 0.9
 
 
-class Company:
+class GroupCommit:
     """Waits for the callers of the last transaction; belongs to the thread that writes."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ def one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads; 0 leaves it as it is."""
+    """Let torch use `count` threads, 0: as many as before; give it back those it had, whatever was done meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
