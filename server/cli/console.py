@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +25,17 @@ _PLAIN_WIDTH = 160
 """Columns of a table where stdout is a file or a pipe."""
 
 out = Console(markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Stderr(Console):
+    """Goes on where nobody reads any more: rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+
+
+err = _Stderr(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -33,8 +43,12 @@ EXIT_MISSING_EXTRA = 3
 
 
 def say(line: str) -> None:
-    """Tell a person what is going on; goes to stderr, so that `--json` output stays clean."""
-    err.print(line, markup=False)
+    """Tell a person what is going on; goes to stderr, so that `--json` output stays clean.
+
+    What can't be written there is lost: a full disk under a server's log must not end the server.
+    """
+    with suppress(OSError):
+        err.print(line, markup=False)
 
 
 def emit_json(value: object) -> None:

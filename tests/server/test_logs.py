@@ -32,9 +32,11 @@ def test_the_standard_library_s_log_and_ours_are_json_lines(
 
 LOG_TWO_LINES = """
 import logging, structlog
+from server.cli import console
 from server.watch.logs import log_to_stderr
 log_to_stderr()
 for _ in range(3):
+    console.say("serving")
     structlog.get_logger("ours").error("said", exc_info=ValueError("x" * 100_000))
     logging.getLogger("asyncio").error("told")
 print("goes on")
