@@ -229,7 +229,7 @@ def load_artifact(folder: Path) -> Artifact:
             popularity[:, 0].numpy().copy(), rebuy.numpy(), newcomer[:, 0].numpy().astype(np.bool_)
         )
         near = neighbours_from(with_prefix(tensors, "neighbours."), len(products), config.neighbours)
-        scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near)
+        scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near).with_loans()
     except (
         SafetensorError,
         pa.ArrowException,

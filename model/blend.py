@@ -26,7 +26,7 @@ GRID: dict[str, tuple[float, ...]] = {
     POPULARITY: (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     HISTORY: (0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0),
 }
-NEWCOMER_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+NEWCOMER_GRID = (*np.arange(0, 2.75, 0.25).tolist(), 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 _LEAST_LEFT = 0.85
 """What newcomers are given must leave others this share of the NDCG@10 that they have without."""
 _LOOKED_AT = 4000

@@ -296,4 +296,4 @@ def _extended(model: TrainedModel, anew: Int64s, graph: Tensor | None, text: Ten
     matrix[rows, model.blocks[TEXT]] = text
     if graph is not None:
         matrix[rows, model.blocks[GRAPH]] = graph
-    return model.over(matrix)
+    return model.over(matrix, anew)

@@ -206,7 +206,7 @@ class _Members:
 
 def _together(members: list[Trained], neighbours: AnyNeighbours | None) -> Trained:
     """Return the members as one model, with the neighbours of what they were trained on."""
-    model = combine([member.model for member in members]).with_neighbours(neighbours)
+    model = combine([member.model for member in members]).with_neighbours(neighbours).with_loans()
     return replace(members[0], model=model)
 
 

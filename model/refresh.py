@@ -88,9 +88,10 @@ def extend(
     )
     members = [assemble(network, text, graph, statistics, kernel, identity_index) for network in model.networks]
     extended = combine(members).with_blend(model.blend)
-    if model.neighbours is None:
-        return extended
-    if isinstance(model.neighbours, LearnedNeighbours):
+    neighbours = model.neighbours
+    if isinstance(neighbours, LearnedNeighbours):
         moment = moment_of(histories, now_ms, kinds_of(snapshot, config.exclude_relations))
-        return extended.with_neighbours(model.neighbours.moved(place, moment))
-    return extended.with_neighbours(model.neighbours.moved(place, graph.product_count))
+        neighbours = neighbours.moved(place, moment)
+    elif neighbours is not None:
+        neighbours = neighbours.moved(place, graph.product_count)
+    return extended.with_neighbours(neighbours).with_loans()

@@ -5,9 +5,9 @@
 
 The matrix has the z of each network m (one, or the members of an ensemble), the text features t (centred, reduced to
 principal components, unit length), popularity, and whether training has met the product, side by side; temperature and
-weights go into the user vectors. What a newcomer is given stands for the neighbours and the trained vector that it has
-not yet (`model.newcomers`), so it is given where there is a history to rank by, and not to users of whom nothing is
-known.
+weights go into the user vectors. A newcomer borrows popularity and neighbours of its like (`model.borrowing`). What it
+is given besides stands for the trained vector that it has not yet (`model.newcomers`), so it is given where there is a
+history to rank by, and not to users of whom nothing is known.
 """
 
 import copy
@@ -22,6 +22,7 @@ from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Histories
+from model.borrowing import Loans, loans
 from model.history import EncodeLast, recent_events
 from model.learned_neighbours import AnyNeighbours
 from model.network import RankingNetwork
@@ -97,6 +98,7 @@ class TrainedModel:
         self.blend = blend
         self.neighbours = neighbours
         self.statistics = statistics
+        self._loans: Loans | None = None
         self._encoders: Sequence[EncodeLast] = [network.history.last for network in self.networks]
         self._repeats: Sequence[ScoreRepeats] = [each.repeat for each in self.networks if each.repeat is not None]
         columns = {
@@ -143,6 +145,16 @@ class TrainedModel:
         made.neighbours = neighbours
         return made
 
+    def with_loans(self) -> "TrainedModel":
+        """Return the same model whose newcomers borrow of their like what they have not yet."""
+        made = copy.copy(self)
+        made._loans = None
+        newcomers = np.flatnonzero(self.statistics.newcomer)
+        if len(newcomers):
+            made._matrix = self._matrix.clone()
+            made._borrow(newcomers)
+        return made
+
     def with_quicker(self, encoders: Sequence[EncodeLast], repeats: Sequence[ScoreRepeats]) -> "TrainedModel":
         """Return the same model with something quicker that says what its networks say of users, one for each.
 
@@ -154,15 +166,35 @@ class TrainedModel:
         made._encoders, made._repeats = encoders, repeats
         return made
 
-    def over(self, matrix: Tensor) -> "TrainedModel":
-        """Return the same model with another product matrix `[P, D]`; further products are ones that nobody has had."""
+    def over(self, matrix: Tensor, anew: Int64s) -> "TrainedModel":
+        """Return the same model over other products; further ones are ones that nobody has had.
+
+        Args:
+            matrix: `[P, D]` the product matrix, which is then the model's.
+            anew: the products that are other than before, or new.
+        """
         more = len(matrix) - len(self._matrix)
         made = copy.copy(self)
         made._matrix = matrix
         if more:
             made.statistics = self.statistics.with_more(more)
             made.neighbours = None if self.neighbours is None else self.neighbours.with_more(more)
+        asked = np.sort(anew[made.statistics.newcomer[anew]])
+        if more or len(asked):
+            made._borrow(asked)
         return made
+
+    def _borrow(self, asked: Int64s) -> None:
+        """Let some newcomers borrow, ascending; the others do as before."""
+        statistics = self.statistics
+        known = np.flatnonzero(~statistics.newcomer)
+        if not len(known):
+            return
+        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
+        made = loans(graph, len(self.networks), text, statistics.popularity, known, asked)
+        popularity = np.maximum(statistics.popularity[asked], made.of(statistics.popularity))
+        self._matrix[torch.from_numpy(asked), self._blocks[POPULARITY]] = torch.from_numpy(popularity)[:, None]
+        self._loans = made if self._loans is None else self._loans.with_others(made)
 
     @torch.inference_mode()
     def encode_users(
@@ -203,7 +235,10 @@ class TrainedModel:
         if self.neighbours is None or not self.blend.neighbours:
             return offsets, product_index, score, score
         repeated = sparse.csr_matrix((score, product_index, offsets), (len(histories), len(self._matrix)))
-        near = self.neighbours.scores(histories, now_ms) * np.float32(self.blend.neighbours)
+        near = self.neighbours.scores(histories, now_ms)
+        if self._loans is not None:
+            near = self._loans.added_to(near, histories)
+        near = near * np.float32(self.blend.neighbours)
         # Zeros of the other kind make both have every product of either.
         history, near = _with_pattern(repeated, near), _with_pattern(near, repeated)
         return near.indptr.astype(np.int64), near.indices, history.data + near.data, history.data

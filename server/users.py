@@ -43,7 +43,8 @@ class UserEncoder:
     def with_scorer(self, scorer: ScoringModel) -> "UserEncoder":
         """Return an encoder with the same model over a changed catalogue; what is kept stays good, and is shared.
 
-        Vectors of users who had a product whose text has changed follow within the hour, or with their next event.
+        Vectors of users who had a product whose text has changed, and what new products borrow of neighbours, follow
+        within the hour, or with a user's next event.
         """
         made = UserEncoder(scorer, self._histories)
         made._kept = self._kept

@@ -243,10 +243,11 @@ class ScoreComponents(google.protobuf.message.Message):
     history: builtins.float
     """Repeated interactions with this very product."""
     popularity: builtins.float
-    """What everyone takes."""
+    """What everyone takes; of a product that training has not met at least what they take of the products most like it."""
     neighbours: builtins.float
     """What others had together with the history, product by product; in a model that learns it, also what sells lately in
-    the categories of the history, of products that the user has not had.
+    the categories of the history, of products that the user has not had. A product that training has not met has at
+    least what the products most like it have, until the user has had it.
     """
     query: builtins.float
     """Fit of the product with the words and the meaning of a query, with the categories of the context, or, where the

@@ -1,0 +1,113 @@
+"""What a newcomer borrows of the products most like it: the popularity and the neighbours that it has not yet.
+
+    popularity(p) = max(popularity(p), Σ_q w_pq popularity(q))                  q: the K known products most like p
+    neighbours(u, p) = max(neighbours(u, p), Σ_q w_pq neighbours(u, q))
+    w_pq = softmax_q(s_pq / τ),   s_pq = (z_p·z_q + t_p·t_q) / 2                vectors of the graph and of the text
+
+What nobody has had yet is described, and so is what people had: so what is said of a product by those who had its like
+is the best guess of what will be said of it (Schein et al. 2002 for the problem; the guess is a nearest-neighbour
+regression). Newcomers are those of `model.newcomers`, which gives them a constant on top.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from kg.snapshot import Histories
+
+_LENDERS = 10
+_SHARPNESS = 0.05
+_MOST_LENDING = 50_000
+"""Known products at most that lend, the most popular ones: all pairs of a million would take hours."""
+_TOGETHER = 256
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Loans:
+    """Of which of P products N newcomers borrow, and how much.
+
+    Shapes: `newcomer [N]` ascending, `lender [N, K]` product indices, `weight [N, K]`, each row adding up to 1.
+    """
+
+    newcomer: Int64s
+    lender: Int32s
+    weight: Float32s
+    product_count: int
+
+    def of(self, values: Float32s) -> Float32s:
+        """Return what each newcomer borrows `[N]` of values of products `[P]`."""
+        borrowed: Float32s = (values[self.lender] * self.weight).sum(axis=1)
+        return borrowed
+
+    def added_to(self, near: sparse.csr_matrix, histories: Histories) -> sparse.csr_matrix:
+        """Return what neighbours say of B users' products with what newcomers borrow of it `[B, P]`, columns ascending.
+
+        Args:
+            near: `[B, P]` at least 0.
+            histories: of the B users; nothing is borrowed for a product that the user has had.
+        """
+        borrowed = (near @ self._spread).tocsr()
+        if not borrowed.nnz:
+            return near
+        users = np.repeat(np.arange(near.shape[0]), np.diff(borrowed.indptr))
+        had = histories.users_of_rows() * np.int64(self.product_count) + histories.product_index
+        borrowed.data[np.isin(users * np.int64(self.product_count) + borrowed.indices, had)] = 0
+        more = near.maximum(borrowed).tocsr()
+        more.sort_indices()
+        return more
+
+    def with_others(self, others: "Loans") -> "Loans":
+        """Return these and others over more products, which replace those of the same newcomers."""
+        stays = ~np.isin(self.newcomer, others.newcomer)
+        newcomer = np.concatenate([self.newcomer[stays], others.newcomer])
+        order = np.argsort(newcomer)
+        lender = np.concatenate([self.lender[stays], others.lender])[order]
+        weight = np.concatenate([self.weight[stays], others.weight])[order]
+        return Loans(newcomer[order], lender, weight, others.product_count)
+
+    @cached_property
+    def _spread(self) -> sparse.csr_matrix:
+        """How much each product lends to each `[P, P]`."""
+        newcomer = np.repeat(self.newcomer, self.lender.shape[1])
+        entries = (self.weight.ravel(), (self.lender.ravel(), newcomer))
+        return sparse.csr_matrix(entries, (self.product_count, self.product_count))
+
+
+@torch.inference_mode()
+def loans(graph: Tensor, networks: int, text: Tensor, popularity: Float32s, known: Int64s, asked: Int64s) -> Loans:
+    """Return of which known products some newcomers borrow.
+
+    Args:
+        graph: `[P, M d]` unit vectors of the products by M networks, side by side.
+        networks: M.
+        text: `[P, T]` unit vectors of their texts; T may be 0.
+        popularity: `[P]`.
+        known: `[Q]` the products that are no newcomers, at least one.
+        asked: `[N]` newcomers, ascending.
+    """
+    if len(known) > _MOST_LENDING:
+        known = np.sort(known[np.argsort(-popularity[known], kind="stable")[:_MOST_LENDING]])
+    parts = 1 + (text.shape[1] > 0)
+
+    def described(products: Int64s) -> Tensor:
+        rows = torch.from_numpy(products)
+        vectors: Tensor = torch.cat([graph[rows] * networks**-0.5, text[rows]], dim=1) * parts**-0.5
+        return vectors
+
+    lenders, kept = described(known), min(_LENDERS, len(known))
+    lender, weight = np.empty((len(asked), kept), np.int32), np.empty((len(asked), kept), np.float32)
+    for start in range(0, len(asked), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        alike, place = (described(asked[some]) @ lenders.T).topk(kept, dim=1)
+        lender[some] = known[place.numpy()]
+        weight[some] = (alike / _SHARPNESS).softmax(1).numpy()
+    return Loans(asked, lender, weight, len(graph))
