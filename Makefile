@@ -40,14 +40,14 @@ format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff check --fix .
 
 # These are about a model or a snapshot that they have to be given.
-GIVEN := $(addprefix benchmarks/,check_baseline.py past_searches.py reasons.py refit.py search_quality.py time_to_best.py)
+GIVEN := $(addprefix benchmarks/,check_baseline.py newcomers.py past_searches.py reasons.py refit.py search_quality.py time_to_best.py)
 
 bench: $(READY) ## the benchmarks that need no model: one JSON line each, ours and a peer in the same run
 	@for script in $(filter-out $(GIVEN) benchmarks/synthetic_shop.py,$(wildcard benchmarks/*.py)); do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
 
 # A comparison that misses its data says so in the report; finished cells are kept under KGRANK_HOME.
 WORKERS ?= $(shell nproc)
-REPORTS := beauty beauty-cold completejourney ml-100k gift-cards ablation finetune stability
+REPORTS := beauty beauty-cold completejourney completejourney-cold ml-100k gift-cards ablation finetune stability
 
 report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
 	@for name in $(REPORTS); do \

@@ -2,15 +2,15 @@
 
     score(u, p) += w_c          for a product p that nobody had in what was trained on, where u has a history
 
-Such a product has its text and its facts. Popularity and neighbours are borrowed (`model.borrowing`), its vector is made
-of less than those of its rivals: it ranks well among its like, and far too low among all. How much too low can be seen
+Such a product has its text and its facts. Popularity and neighbours are borrowed (`model.borrowing`), its vector is
+made of less than those of its rivals: it ranks well among its like, and too low among all. How much too low can be seen
 without one: some products are hidden from the finished model, which meets them again as it meets what joins tomorrow
 (`model.refresh`). Validation users who went on to one of them say how much it takes, those who went on to any other
 say what that costs. The NDCG@10 of all together is nearly the same over a wide range of w_c (on Beauty, from 0 to 1):
 what newcomers gain others lose, so it can't choose. w_c is the least that brings newcomers to a share of what others
-reach (`train.newcomer_share`). Its default is nearly two thirds: with a half, before anything was borrowed, newcomers on
-Beauty's validation data were ranked no better than by text alone, which does not know who is new (NDCG@10 .037 against
-.040).
+reach (`train.newcomer_share`). Its default is nearly two thirds: with a half, before anything was borrowed, newcomers
+on Beauty's validation data were ranked no better than by text alone, which does not know who is new (NDCG@10 .037
+against .040).
 """
 
 from dataclasses import replace
