@@ -40,7 +40,8 @@ format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff check --fix .
 
 # These are about a model or a snapshot that they have to be given.
-GIVEN := $(addprefix benchmarks/,check_baseline.py newcomers.py past_searches.py reasons.py refit.py search_quality.py time_to_best.py)
+GIVEN := $(addprefix benchmarks/,check_baseline.py check_tifuknn.py newcomers.py past_searches.py \
+	reasons.py refit.py search_quality.py time_to_best.py)
 
 bench: $(READY) ## the benchmarks that need no model: one JSON line each, ours and a peer in the same run
 	@for script in $(filter-out $(GIVEN) benchmarks/synthetic_shop.py,$(wildcard benchmarks/*.py)); do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done

@@ -55,15 +55,17 @@ class Loans:
             near: `[B, P]` at least 0.
             histories: of the B users; nothing is borrowed for a product that the user has had.
         """
-        borrowed = (near @ self._spread).tocsr()
-        if not borrowed.nnz:
+        lent = (near @ self._spread).tocsc().tocsr()  # there and back: columns ascending, in half the time of sorting
+        if not lent.nnz:
             return near
-        users = np.repeat(np.arange(near.shape[0]), np.diff(borrowed.indptr))
-        had = histories.users_of_rows() * np.int64(self.product_count) + histories.product_index
-        borrowed.data[np.isin(users * np.int64(self.product_count) + borrowed.indices, had)] = 0
-        more = near.maximum(borrowed).tocsr()
-        more.sort_indices()
-        return more
+        columns = self.newcomer.astype(near.indices.dtype)[lent.indices]
+        borrowed = sparse.csr_matrix((lent.data, columns, lent.indptr), near.shape)
+        had = np.isin(histories.product_index, self.newcomer)
+        if had.any():
+            pairs = histories.users_of_rows()[had] * np.int64(self.product_count) + histories.product_index[had]
+            users = np.repeat(np.arange(near.shape[0]), np.diff(borrowed.indptr))
+            borrowed.data[np.isin(users * np.int64(self.product_count) + borrowed.indices, pairs)] = 0
+        return near.maximum(borrowed).tocsr()
 
     def with_others(self, others: "Loans") -> "Loans":
         """Return these and others over more products, which replace those of the same newcomers."""
@@ -76,10 +78,10 @@ class Loans:
 
     @cached_property
     def _spread(self) -> sparse.csr_matrix:
-        """How much each product lends to each `[P, P]`."""
-        newcomer = np.repeat(self.newcomer, self.lender.shape[1])
-        entries = (self.weight.ravel(), (self.lender.ravel(), newcomer))
-        return sparse.csr_matrix(entries, (self.product_count, self.product_count))
+        """How much each product lends to each newcomer `[P, N]`."""
+        place = np.repeat(np.arange(len(self.newcomer)), self.lender.shape[1])
+        entries = (self.weight.ravel(), (self.lender.ravel(), place))
+        return sparse.csr_matrix(entries, (self.product_count, len(self.newcomer)))
 
 
 @torch.inference_mode()

@@ -234,11 +234,13 @@ class TrainedModel:
             offsets, product_index = repeats.offsets, repeats.product_index
         if self.neighbours is None or not self.blend.neighbours:
             return offsets, product_index, score, score
-        repeated = sparse.csr_matrix((score, product_index, offsets), (len(histories), len(self._matrix)))
         near = self.neighbours.scores(histories, now_ms)
         if self._loans is not None:
             near = self._loans.added_to(near, histories)
         near = near * np.float32(self.blend.neighbours)
+        if not len(score):
+            return near.indptr.astype(np.int64), near.indices, near.data, np.zeros_like(near.data)
+        repeated = sparse.csr_matrix((score, product_index, offsets), (len(histories), len(self._matrix)))
         # Zeros of the other kind make both have every product of either.
         history, near = _with_pattern(repeated, near), _with_pattern(near, repeated)
         return near.indptr.astype(np.int64), near.indices, history.data + near.data, history.data
