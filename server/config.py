@@ -104,14 +104,20 @@ class ServeSettings(BaseModel):
         le=86_400,
         description="seconds after which a client is asked to connect anew, its calls unharmed; 0: never",
     )
-    drain_s: float = Field(10, ge=0, le=600, description="longest wait for running calls after SIGTERM")
+    drain_s: float = Field(
+        10,
+        ge=0,
+        le=600,
+        description="longest wait for running calls after SIGTERM, and as long again for the journal to drain",
+    )
     threads: int = Field(0, ge=0, le=1024, description="processor threads that score; 0: half of what torch would take")
     reflection: bool | None = Field(
         None, description="answer gRPC reflection; unset: unless `production` or `access.required` is set"
     )
     production: bool = Field(
         False,
-        description="refuse to start without TLS and required callers; no reflection unless asked for",
+        description="refuse to start without required callers, or without TLS unless insecure_anywhere is set; no "
+        "reflection unless asked for",
     )
     insecure_anywhere: bool = Field(
         False,
