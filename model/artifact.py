@@ -32,6 +32,7 @@ from torch import Tensor
 
 from kg.snapshot import Snapshot
 from kg.vocabulary import Vocabulary
+from model.borrowing import Loans
 from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
 from model.finetune.store import MANIFEST as ENCODER_MANIFEST
@@ -39,20 +40,22 @@ from model.finetune.store import link_files
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics
 from model.scorer import Blend, TextKernel, TrainedModel
+from model.scoring import POPULARITY
 from model.splits import Split
 from model.stored_neighbours import neighbours_from, tensors_of, with_prefix
 from model.text import own_folder
 from model.train import Trained
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)
-"""Before 3, no product was told from one that training had met."""
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)
+"""Before 3, no product was told from one that training had met; before 4, those that were borrowed nothing."""
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 IDS = "ids.arrow"
 ENCODER = "encoder"
 INSIDE = f"./{ENCODER}"
 """What a manifest calls the encoder that stands in the artifact itself."""
+_LOANS = ("newcomer", "lender", "weight")
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
 
@@ -129,8 +132,13 @@ def save_artifact(
         for name, value in each.state_dict().items()
     }
     tensors |= {f"neighbours.{name}": value for name, value in tensors_of(trained.model.neighbours).items()}
-    tensors |= {"matrix": trained.model.matrix, "kernel.mean": trained.kernel.mean, "kernel.axes": trained.kernel.axes}
+    matrix = trained.model.matrix.clone()
+    own = torch.from_numpy(trained.model.statistics.popularity)  # not what is borrowed, which the loans say
+    matrix[:, trained.model.blocks[POPULARITY]] = own[:, None]
+    tensors |= {"matrix": matrix, "kernel.mean": trained.kernel.mean, "kernel.axes": trained.kernel.axes}
     tensors["rebuy"] = torch.from_numpy(trained.model.statistics.rebuy)
+    if trained.model.loans is not None:
+        tensors |= {f"loans.{name}": torch.from_numpy(getattr(trained.model.loans, name)) for name in _LOANS}
     now = datetime.now(UTC)
     partial: Path | None = None
     try:
@@ -229,7 +237,9 @@ def load_artifact(folder: Path) -> Artifact:
             popularity[:, 0].numpy().copy(), rebuy.numpy(), newcomer[:, 0].numpy().astype(np.bool_)
         )
         near = neighbours_from(with_prefix(tensors, "neighbours."), len(products), config.neighbours)
-        scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near).with_loans()
+        scorer = TrainedModel(networks, graph, text, statistics, Blend(**manifest.blend), near)
+        if manifest.schema_version > 3:
+            scorer = scorer.with_loans(_loans_of(with_prefix(tensors, "loans."), statistics))
     except (
         SafetensorError,
         pa.ArrowException,
@@ -276,6 +286,21 @@ def _with_encoder_in(folder: Path, config: ModelConfig) -> ModelConfig:
     if config.text.encoder != INSIDE:
         return config
     return config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(folder / ENCODER)})})
+
+
+def _loans_of(tensors: Mapping[str, Tensor], statistics: ProductStatistics) -> Loans | None:
+    """Return of whom newcomers borrow; None where nobody does."""
+    if not tensors:
+        return None
+    newcomer, lender, weight = (tensors[name].numpy() for name in _LOANS)
+    count = len(statistics.newcomer)
+    if not np.array_equal(newcomer, np.flatnonzero(statistics.newcomer)):
+        raise ValueError("loans are not those of the newcomers")
+    if lender.shape != weight.shape or len(lender) != len(newcomer):
+        raise ValueError(f"loans of shape {lender.shape}, weights of {weight.shape}, for {len(newcomer)} newcomers")
+    if lender.min(initial=0) < 0 or lender.max(initial=0) >= count or statistics.newcomer[lender].any():
+        raise ValueError(f"loans are of others than the known among {count} products")
+    return Loans(newcomer, lender, weight, count)
 
 
 def _with_newcomers(matrix: Tensor, manifest: ArtifactManifest) -> Tensor:

@@ -138,9 +138,9 @@ def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
         columns = unit.blocks[TEXT]
         text = (users.vectors[:, columns] @ unit.matrix[:, columns].T).numpy()
         found.append(top_k(text, _PROMISING, seen=seen, candidates=case.candidates)[0])
-        if unit.neighbours is not None:
-            near = unit.neighbours.scores(histories, now_ms).toarray()
-            found.append(top_k(near, _PROMISING, seen=seen, candidates=case.candidates)[0])
+        near = unit.near(histories, now_ms)
+        if near is not None:
+            found.append(top_k(near.toarray(), _PROMISING, seen=seen, candidates=case.candidates)[0])
         for row in range(len(rows)):
             chosen = np.unique(np.concatenate([each[row] for each in found]))
             chosen = chosen[chosen >= 0]

@@ -19,11 +19,14 @@ from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Histories
+from model.neighbours import strongest
 
 _LENDERS = 10
 _SHARPNESS = 0.05
 _MOST_LENDING = 50_000
 """Known products at most that lend, the most popular ones: all pairs of a million would take hours."""
+_MOST_BORROWED = 1000
+"""Newcomers at most that borrow for one user, those that borrow most: what is added to a user's scores is kept."""
 _TOGETHER = 256
 
 Int32s = npt.NDArray[np.int32]
@@ -58,9 +61,11 @@ class Loans:
         lent = (near @ self._spread).tocsc().tocsr()  # there and back: columns ascending, in half the time of sorting
         if not lent.nnz:
             return near
+        if np.diff(lent.indptr).max() > _MOST_BORROWED:
+            lent = strongest(lent, _MOST_BORROWED)
         columns = self.newcomer.astype(near.indices.dtype)[lent.indices]
         borrowed = sparse.csr_matrix((lent.data, columns, lent.indptr), near.shape)
-        had = np.isin(histories.product_index, self.newcomer)
+        had = self._borrows[histories.product_index]
         if had.any():
             pairs = histories.users_of_rows()[had] * np.int64(self.product_count) + histories.product_index[had]
             users = np.repeat(np.arange(near.shape[0]), np.diff(borrowed.indptr))
@@ -77,6 +82,13 @@ class Loans:
         return Loans(newcomer[order], lender, weight, others.product_count)
 
     @cached_property
+    def _borrows(self) -> npt.NDArray[np.bool_]:
+        """Whether each product borrows `[P]`."""
+        borrows = np.zeros(self.product_count, np.bool_)
+        borrows[self.newcomer] = True
+        return borrows
+
+    @cached_property
     def _spread(self) -> sparse.csr_matrix:
         """How much each product lends to each newcomer `[P, N]`."""
         place = np.repeat(np.arange(len(self.newcomer)), self.lender.shape[1])
@@ -85,7 +97,7 @@ class Loans:
 
 
 @torch.inference_mode()
-def loans(graph: Tensor, networks: int, text: Tensor, popularity: Float32s, known: Int64s, asked: Int64s) -> Loans:
+def find_loans(graph: Tensor, networks: int, text: Tensor, popularity: Float32s, known: Int64s, asked: Int64s) -> Loans:
     """Return of which known products some newcomers borrow.
 
     Args:

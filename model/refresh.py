@@ -94,4 +94,5 @@ def extend(
         neighbours = neighbours.moved(place, moment)
     elif neighbours is not None:
         neighbours = neighbours.moved(place, graph.product_count)
-    return extended.with_neighbours(neighbours).with_loans()
+    extended = extended.with_neighbours(neighbours)
+    return extended.with_loans() if model.lends else extended

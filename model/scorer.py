@@ -22,7 +22,7 @@ from scipy import sparse
 from torch import Tensor
 
 from kg.snapshot import Histories
-from model.borrowing import Loans, loans
+from model.borrowing import Loans, find_loans
 from model.history import EncodeLast, recent_events
 from model.learned_neighbours import AnyNeighbours
 from model.network import RankingNetwork
@@ -83,6 +83,9 @@ class TrainedModel:
         statistics: of the P products.
         blend: component weights.
         neighbours: item-item weights of the P products; None without that component.
+
+    Newcomers borrow (`model.borrowing`) once `with_loans` has said so: then `lends` is set, and `loans` says of whom,
+    where there are newcomers.
     """
 
     def __init__(
@@ -98,7 +101,8 @@ class TrainedModel:
         self.blend = blend
         self.neighbours = neighbours
         self.statistics = statistics
-        self._loans: Loans | None = None
+        self.lends = False
+        self.loans: Loans | None = None
         self._encoders: Sequence[EncodeLast] = [network.history.last for network in self.networks]
         self._repeats: Sequence[ScoreRepeats] = [each.repeat for each in self.networks if each.repeat is not None]
         columns = {
@@ -145,14 +149,18 @@ class TrainedModel:
         made.neighbours = neighbours
         return made
 
-    def with_loans(self) -> "TrainedModel":
-        """Return the same model whose newcomers borrow of their like what they have not yet."""
+    def with_loans(self, loans: Loans | None = None) -> "TrainedModel":
+        """Return the same model whose newcomers borrow of their like what they have not yet.
+
+        Args:
+            loans: as they were found before; found here when None.
+        """
         made = copy.copy(self)
-        made._loans = None
+        made.lends, made.loans = True, None
         newcomers = np.flatnonzero(self.statistics.newcomer)
         if len(newcomers):
             made._matrix = self._matrix.clone()
-            made._borrow(newcomers)
+            made._borrow(newcomers, loans)
         return made
 
     def with_quicker(self, encoders: Sequence[EncodeLast], repeats: Sequence[ScoreRepeats]) -> "TrainedModel":
@@ -180,21 +188,32 @@ class TrainedModel:
             made.statistics = self.statistics.with_more(more)
             made.neighbours = None if self.neighbours is None else self.neighbours.with_more(more)
         asked = np.sort(anew[made.statistics.newcomer[anew]])
-        if more or len(asked):
-            made._borrow(asked)
+        if self.lends and (more or len(asked)):
+            made._borrow(asked, None)
         return made
 
-    def _borrow(self, asked: Int64s) -> None:
+    def near(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> sparse.csr_matrix | None:
+        """Return what neighbours say of B users' products, of unit weight `[B, P]`; None without them.
+
+        Columns ascend within a user.
+        """
+        if self.neighbours is None:
+            return None
+        near = self.neighbours.scores(histories, now_ms)
+        return near if self.loans is None else self.loans.added_to(near, histories)
+
+    def _borrow(self, asked: Int64s, made: Loans | None) -> None:
         """Let some newcomers borrow, ascending; the others do as before."""
         statistics = self.statistics
         known = np.flatnonzero(~statistics.newcomer)
         if not len(known):
             return
-        graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
-        made = loans(graph, len(self.networks), text, statistics.popularity, known, asked)
+        if made is None:
+            graph, text = (self._matrix[:, self._blocks[name]] for name in (GRAPH, TEXT))
+            made = find_loans(graph, len(self.networks), text, statistics.popularity, known, asked)
         popularity = np.maximum(statistics.popularity[asked], made.of(statistics.popularity))
         self._matrix[torch.from_numpy(asked), self._blocks[POPULARITY]] = torch.from_numpy(popularity)[:, None]
-        self._loans = made if self._loans is None else self._loans.with_others(made)
+        self.loans = made if self.loans is None else self.loans.with_others(made)
 
     @torch.inference_mode()
     def encode_users(
@@ -232,11 +251,9 @@ class TrainedModel:
             scores = [score_of(features) for score_of in self._repeats]
             score = (torch.stack(scores).mean(0) * self.blend.history).numpy()
             offsets, product_index = repeats.offsets, repeats.product_index
-        if self.neighbours is None or not self.blend.neighbours:
+        near = self.near(histories, now_ms) if self.blend.neighbours else None
+        if near is None:
             return offsets, product_index, score, score
-        near = self.neighbours.scores(histories, now_ms)
-        if self._loans is not None:
-            near = self._loans.added_to(near, histories)
         near = near * np.float32(self.blend.neighbours)
         if not len(score):
             return near.indptr.astype(np.int64), near.indices, near.data, np.zeros_like(near.data)

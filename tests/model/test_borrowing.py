@@ -1,5 +1,7 @@
 """What newcomers borrow: of whom, how much, and for whom not."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kg.snapshot import Histories, Snapshot
 from model import borrowing
-from model.artifact import load_artifact, save_artifact
+from model.artifact import MANIFEST, TENSORS, load_artifact, save_artifact
+from model.errors import ArtifactError
 from model.pipeline import fit_model
 from model.scorer import TrainedModel
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, NEWCOMER, POPULARITY, TEXT, components
@@ -113,13 +117,9 @@ def test_nothing_is_borrowed_for_what_the_user_has_had(model: TrainedModel, spli
 def test_a_newcomer_with_a_past_of_its_own_keeps_what_is_more(model: TrainedModel) -> None:
     popularity = model.statistics.popularity.copy()
     popularity[NEW[:2]] = [9, 0.001]
-    known = TrainedModel(
-        model.networks,
-        *(model.matrix[:, model.blocks[name]] for name in (GRAPH, TEXT)),
-        replace(model.statistics, popularity=popularity),
-        model.blend,
-        model.neighbours,
-    ).with_loans()
+    graph, text = (model.matrix[:, model.blocks[name]] for name in (GRAPH, TEXT))
+    statistics = replace(model.statistics, popularity=popularity)
+    known = TrainedModel(model.networks, graph, text, statistics, model.blend, model.neighbours).with_loans()
     column = known.matrix[:, known.blocks[POPULARITY]][:, 0].numpy()
     assert column[NEW[0]] == 9
     assert column[NEW[1]] > 0.001
@@ -165,8 +165,61 @@ def test_where_nothing_is_known_nothing_is_lent(model: TrainedModel, split: Spli
         np.testing.assert_array_equal(part, parts(new, split)[name])
 
 
-def test_an_artifact_lends_as_the_model_did(trained: Trained, snapshot: Snapshot, split: Split, tmp_path: Path) -> None:
-    loaded = load_artifact(save_artifact(tmp_path, snapshot, split, trained, TRAIN)).scorer
-    expected = parts(trained.model, split)
-    for name, part in parts(loaded, split).items():
-        np.testing.assert_allclose(part, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+def test_of_many_newcomers_those_that_borrow_most_are_kept(
+    model: TrainedModel, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = parts(model, split)[NEIGHBOURS][:, NEW]
+    monkeypatch.setattr(borrowing, "_MOST_BORROWED", 1)
+    kept = parts(model, split)[NEIGHBOURS][:, NEW]
+    np.testing.assert_array_equal(np.count_nonzero(kept, axis=1), np.minimum(np.count_nonzero(whole, axis=1), 1))
+    np.testing.assert_allclose(kept.max(axis=1), whole.max(axis=1), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: Trained, snapshot: Snapshot, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_artifact(tmp_path_factory.mktemp("artifacts"), snapshot, split, trained, TRAIN)
+
+
+def test_an_artifact_lends_as_the_model_did(trained: Trained, split: Split, loaded: Path) -> None:
+    scorer, expected = load_artifact(loaded).scorer, parts(trained.model, split)
+    np.testing.assert_array_equal(scorer.statistics.popularity, trained.model.statistics.popularity)
+    for name, part in parts(scorer, split).items():
+        np.testing.assert_array_equal(part, expected[name], err_msg=name)
+
+
+def test_a_newcomer_that_becomes_like_others_borrows_of_those(split: Split, loaded: Path) -> None:
+    scorer = load_artifact(loaded).scorer
+    matrix = scorer.matrix.clone()
+    for block in (GRAPH, TEXT):
+        matrix[NEW[0], scorer.blocks[block]] = matrix[0, scorer.blocks[block]]  # a drill
+    changed = scorer.over(matrix, NEW[:1])
+    own, column = changed.statistics.popularity, changed.matrix[:, changed.blocks[POPULARITY]][:, 0].numpy()
+    lent = weights(changed, NEW[:1], 10)
+    assert lent[:, HALF : 2 * HALF].sum() < 1e-3
+    np.testing.assert_allclose(column[NEW[0]], (lent @ own)[0], rtol=1e-4)
+
+
+def test_an_artifact_from_before_lending_lends_nothing(trained: Trained, split: Split, loaded: Path) -> None:
+    manifest = json.loads((loaded / MANIFEST).read_text())
+    (loaded / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 3}))
+    scorer = load_artifact(loaded).scorer
+    (loaded / MANIFEST).write_text(json.dumps(manifest))
+    assert not scorer.lends
+    expected = parts(unlent(trained.model), split)
+    for name, part in parts(scorer, split).items():
+        np.testing.assert_array_equal(part, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("newcomer", torch.zeros(EXTRA, dtype=torch.int64)), ("lender", torch.full((EXTRA, 10), 99, dtype=torch.int32))],
+)
+def test_loans_that_do_not_fit_are_refused(loaded: Path, tmp_path: Path, name: str, wrong: torch.Tensor) -> None:
+    folder = tmp_path / loaded.name
+    shutil.copytree(loaded, folder)
+    save_file({**load_file(folder / TENSORS), f"loans.{name}": wrong}, folder / TENSORS)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["digests"][TENSORS]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="does not fit together: loans are"):
+        load_artifact(folder)

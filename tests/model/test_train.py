@@ -179,7 +179,7 @@ def test_an_artifact_comes_back_as_it_was(prepared: Prepared, trained: Trained, 
         ("ids.arrow", None, "is missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"schema_version": 3', b'"schema_version": 99'),
+            lambda old: old.replace(b'"schema_version": 4', b'"schema_version": 99'),
             "schema version 99",
         ),
         ("manifest.json", lambda old: old[:40], "is damaged"),
