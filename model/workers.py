@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from model.config import TrainConfig
 from model.errors import ModelError
+
+_LONGEST_WAIT = timedelta(days=7)  # what the first process does for all may take hours: fine-tuning, encoding
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def joined_workers(config: TrainConfig) -> Iterator[Workers]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"the {count} training processes don't find each other: {error}",

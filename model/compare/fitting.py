@@ -39,7 +39,7 @@ class Workplace:
 
     Args:
         cache_folder: of text features.
-        checkpoint_folder: of trainings under way.
+        checkpoint_folder: of the training under way; it is removed with its end.
         threads: of baselines; 0: the library's choice.
         on_epoch: hears of every epoch.
     """
@@ -78,7 +78,6 @@ def fit_ours(
             "Set train.refit to known or none.",
         )
     chosen: list[Trained] = []
-    checkpoints = place.checkpoint_folder / next(iter(asked))
     trained = fit_model(
         learned,
         learned_split,
@@ -86,7 +85,7 @@ def fit_ours(
         settings.train,
         place.cache_folder,
         finetune_config=settings.finetune,
-        checkpoint_folder=checkpoints,
+        checkpoint_folder=place.checkpoint_folder,
         resume=True,
         listener=Listener(on_epoch=place.on_epoch, on_chosen=chosen.append),
     )
@@ -116,7 +115,7 @@ def fit_ours(
                 created_at=_now(),
             ),
         )
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(place.checkpoint_folder, ignore_errors=True)
 
 
 def fit_peer(

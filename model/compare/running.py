@@ -27,7 +27,7 @@ from model.compare.variants import Variant, variants
 from model.config import TextConfig
 from model.errors import ModelError
 from model.finetune.provenance import check_tuned_here
-from model.libraries import installed_version
+from model.libraries import installed_libraries
 from model.settings import RunSettings
 from model.splits import make_split
 from model.text import encoder_digest
@@ -46,8 +46,6 @@ _APART = (
     "kg.errors",
     "model.errors",
 )
-# What the numbers of a result come out of, beside our own code.
-_LIBRARIES = ("torch", "torch-geometric", "transformers", "peft", "implicit", "numpy", "scipy")
 _LEARNING = ("model.pipeline", "model.train", "model.refresh", "model.checkpoint")
 
 
@@ -223,7 +221,7 @@ class _Run:
             "encoder": _encoder(variant.settings.model.text),
             "seed": seed,
             "depth": DEPTH,
-            "libraries": {name: installed_version(name) for name in _LIBRARIES},
+            "libraries": installed_libraries(),
         }
         if variant.baseline is None:
             inputs |= {"settings": settings, "code": self.ours}
@@ -251,7 +249,11 @@ class _Run:
         for overrides in variant.search:
             option = replace(variant, settings=variant.settings.with_overrides(overrides), search=())
             # Waited for, if others are at it: what comes next depends on the best.
-            cells = self._trained(section, option, [option], self.config.seeds[0], wait=True)
+            try:
+                cells = self._trained(section, option, [option], self.config.seeds[0], wait=True)
+            except KgrankError as error:
+                self.watcher.on_problem(f"{_name(section, variant)} with {dict(overrides)}", error.problem)
+                continue
             if cells is None:
                 continue
             tried[variant.name] = tried.get(variant.name, 0) + 1
@@ -284,6 +286,9 @@ class _Run:
         missing = {each.key: each for each, _ in together if each is cell or self.store.find(each) is None}
         asked = {each.key: variant.asked_noise for each, variant in together if each.key in missing}
         workplace = self._workplace(lambda epoch, ndcg: self.watcher.on_epoch(cell, epoch, ndcg))
+        # By the training, not by what is asked of it: it goes on whatever is missing next time.
+        training = self.cell(section, plain, cell.seed, None).key
+        workplace = replace(workplace, checkpoint_folder=workplace.checkpoint_folder / training)
         outcomes: dict[str, Outcome] = {}
         for key, outcome in fit_ours(section.snapshot, section.split, plain, cell.seed, asked, workplace):
             self.store.keep(missing[key], outcome)

@@ -7,11 +7,15 @@ from typing import Any
 
 from kg.snapshot import Snapshot
 from model.baselines import BASELINES, fit_data
+from model.compare.code_version import code_version
+from model.config import TextConfig
+from model.libraries import installed_libraries
 from model.metrics import per_user
 from model.pipeline import Listener, fit_model
 from model.ranker import rank
 from model.settings import RunSettings
 from model.splits import Split
+from model.text import encoder_digest
 from model.tuning.space import overridden
 
 Report = Callable[[int, float], None]
@@ -19,6 +23,21 @@ Report = Callable[[int, float], None]
 
 Measure = Callable[[Mapping[str, Any], Report], float]
 """From changed settings to the value of the trial."""
+
+
+def made_by(name: str, text: TextConfig) -> list[Any]:
+    """Return what a value of a search comes out of beside its settings: code, libraries and encoder.
+
+    Args:
+        name: of a baseline, or of our network.
+        text: the encoder's settings.
+
+    Raises:
+        ModelError: the encoder can't be read.
+    """
+    fitted_by = BASELINES[name].fit.__module__ if name in BASELINES else "model.pipeline"
+    code = code_version([fitted_by, "model.ranker", "model.splits"], apart=("model.config", "model.settings"))
+    return [code, installed_libraries(), encoder_digest(text)]
 
 
 def network_measure(snapshot: Snapshot, split: Split, settings: RunSettings, text_cache_folder: Path) -> Measure:

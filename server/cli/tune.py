@@ -82,7 +82,8 @@ def tune(
         measure = measures.network_measure(data, split, run, settings.cache_folder)
     else:
         measure = measures.peer_measure(model, data, split, run, settings.cache_folder)
-    described = [model, data.content_hash, run.model_dump(mode="json"), describe(varied)]
+    made_by = measures.made_by(model, run.model.text)
+    described = [model, data.content_hash, run.model_dump(mode="json"), describe(varied), *made_by]
     key = hashlib.blake2b(json_module.dumps(described, sort_keys=True).encode(), digest_size=4).hexdigest()
     folder = settings.home / "tune" / f"{model}-{key}"
     budget = Budget(trials or (_DEFAULT_TRIALS if minutes is None else _MANY_TRIALS), minutes)

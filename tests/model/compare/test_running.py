@@ -53,6 +53,18 @@ def test_validation_chooses_among_a_search(compared: Compared) -> None:
     assert badly.variant.settings == entry.variant.settings
 
 
+def test_an_option_of_a_search_that_cannot_be_trained_is_told_and_left_out(compared: Compared, tmp_path: Path) -> None:
+    ours = compared.config.models["ours"].model_copy(update={"search": ({"model.repeat": True}, {})})
+    config = compared.config.model_copy(update={"models": compared.config.models | {"ours": ours}, "seeds": (1,)})
+    place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
+    heard = Heard()
+    made = next(part for part in run(config, place, heard.watcher()) if isinstance(part, Section))
+    assert [bool(entry.problem) for entry in made.entries] == [False, False, False]
+    chosen = next(entry for entry in made.entries if entry.variant.name == "ours")
+    assert (chosen.tried, chosen.variant.chosen) == (1, {})
+    assert any("ours with {'model.repeat': True}: model.repeat is learned by" in each for each in heard.problems)
+
+
 def test_a_second_run_computes_nothing_and_says_the_same(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
