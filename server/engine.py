@@ -245,12 +245,12 @@ class Engine:
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
         told, _ = self._told(question, self.now_ms())
-        return self.histories.latest(question.user_id, told)
+        return self.histories.latest(question.user_id, len(self.index), told)
 
     def only_told(self, question: Question) -> frozenset[int]:
         """Return the products that a question's context tells of and the stored history does not have."""
         told, _ = self._told(question, self.now_ms())
-        seen = self.histories.seen(question.user_id) if told else ()
+        seen = self.histories.seen(question.user_id, len(self.index)) if told else ()
         return frozenset(each.product_index for each in told).difference(int(product) for product in seen)
 
     def now_ms(self) -> int:
@@ -329,8 +329,8 @@ class Engine:
             candidates, unknown_candidates = self._indices(dict.fromkeys(question.candidates))
         exclude_seen = self._exclude_seen if question.exclude_seen is None else question.exclude_seen
         if exclude_seen:
-            left_out += [self.histories.seen(question.user_id), _products_of(told)]
-        elif question.seeds and candidates is None:
+            left_out += [self.histories.seen(question.user_id, len(self.index)), _products_of(told)]
+        elif question.seeds and candidates is None and not question.only_found:
             left_out.append(self._indices(question.seeds)[0])
         selected = self.selection.wanted_by(question)
         if not selected:

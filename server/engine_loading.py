@@ -81,12 +81,12 @@ class EngineLoader:
 
     def _load(self, model_version: str, journal: Journal, beside: Sequence[Engine]) -> Engine:
         artifact = self._places.models.load(model_version)
-        artifact = replace(artifact, scorer=with_compiled_users(artifact.scorer, self._places.cache))
         snapshot = self._snapshot(artifact, beside)
         if artifact.manifest.snapshot_hash != snapshot.content_hash:
             artifact = self._refreshed(artifact, snapshot)
         else:
             artifact = self._catalogue.fitted(artifact, snapshot)
+        artifact = replace(artifact, scorer=with_compiled_users(artifact.scorer, self._places.cache))
         shared = next((each.histories for each in beside if each.snapshot is snapshot), None)
         histories = shared or LiveHistories(snapshot, self._settings.history_limit)
         if shared is None:

@@ -19,6 +19,8 @@ from kg.tables import CATEGORY_SEPARATOR
 from server.question import Filter, PriceRange
 
 KEPT_MASKS = 128
+_MOST_NAMED = 4096
+"""Characters of the names in a filter that is kept: a larger one is made again faster than it is worth its room."""
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -66,6 +68,8 @@ class CatalogueFilters:
                 self._masks.move_to_end(wanted)
                 return kept
         made = self._mask(wanted)
+        if _named(wanted) > _MOST_NAMED:
+            return made
         with self._keeping:
             self._masks[wanted] = made
             while len(self._masks) > KEPT_MASKS:
@@ -118,6 +122,12 @@ class CatalogueFilters:
                 if node is not None:
                     mask[facts.heads(node)] = True
         return mask
+
+
+def _named(wanted: Filter) -> int:
+    """Return how many characters the names in a filter have."""
+    attributes = (each for key, values in wanted.attributes for each in (key, *values))
+    return sum(map(len, (*wanted.categories, *wanted.brands, *attributes)))
 
 
 class _Tails:

@@ -190,22 +190,31 @@ class LiveHistories:
         rows = self._rows(user_id)
         return int(rows.stop) - int(rows.start) + len(self._appended.get(user_id, ()))
 
-    def seen(self, user_id: str) -> Int32s:
-        """Return every product that a user has had, some of them more than once, in no order."""
+    def seen(self, user_id: str, products: int) -> Int32s:
+        """Return every product that a user has had, some of them more than once, in no order.
+
+        Args:
+            user_id: the user.
+            products: how many the asker knows: a catalogue that others see may have grown already.
+        """
         stored = self._stored.product_index[self._rows(user_id)]
         appended = self._appended.get(user_id)
         if appended is None:
             return stored
-        return np.concatenate([stored, np.array(list(appended.products), np.int32)])
+        had = np.array(list(appended.products), np.int32)
+        return np.concatenate([stored, had[had < products]])
 
-    def latest(self, user_id: str, more: Sequence[Interaction] = ()) -> Histories:
+    def latest(self, user_id: str, products: int, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
 
         Args:
             user_id: the user; an unknown one has an empty history.
+            products: how many the asker knows; interactions with later ones are left out.
             more: interactions of this request only, which come after the stored ones of the same time.
         """
-        return self._latest(user_id, more, self._limit)
+        latest = self._latest(user_id, more, self._limit)
+        known = latest.product_index < products
+        return latest if known.all() else latest.where(known)
 
     def whole(self, user_id: str) -> Histories:
         """Return all interactions of a user, oldest first, as a batch of one."""

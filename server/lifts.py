@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model.scoring import QUERY, RULE
 from server.filters import CatalogueFilters
 from server.question import Question
-from server.rulebook import Effect
+from server.rulebook import MOST_LEVELS, Effect
 
 SEARCH_WEIGHT = 20.0
 """What a full fit with a search's query adds, learned with `server.search.finder.MEANING_SHARE`."""
@@ -35,7 +35,8 @@ class Lifts:
     Args:
         query: `[P]` by what is looked for; None for nothing.
         rule: `[P]` by the shop's rules; None for nothing.
-        levels: masks `[P]`, each of the products that rules and categories lift alike; one None where all are.
+        levels: masks `[P]`, each of the products that rules and categories lift alike; one None where all are, and
+            none at all where there are more than `MOST_LEVELS` of them.
     """
 
     query: Float32s | None
@@ -68,6 +69,7 @@ def lifts_of(question: Question, effect: Effect, filters: CatalogueFilters, prod
         inside = filters.in_categories(question.categories)
         query = inside * np.float32(CONTEXT_CATEGORY_WEIGHT)
         levels = tuple(side if each is None else each & side for each in levels for side in (inside, ~inside))
+        levels = levels if len(levels) <= MOST_LEVELS else ()
     if question.fit is not None:
         query = np.zeros(product_count, np.float32) if query is None else query
         weight = SEARCH_WEIGHT if question.only_found else CONTEXT_QUERY_WEIGHT

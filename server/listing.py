@@ -24,6 +24,11 @@ Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 
+def depth_of(k: int) -> int:
+    """Return among how many of the best a mix chooses k."""
+    return 4 * k + 20
+
+
 class Listing:
     """What lists are put together by, of one catalogue.
 
@@ -65,12 +70,18 @@ class Listing:
         places = _places(index, pins)
         if mix == NO_MIX and not places:
             return _taken(ranking, np.arange(min(k, len(index))))
+        fresh = self.is_fresh[index] if mix.exploration_share else np.zeros(len(index), np.bool_)
+        inside = np.zeros(len(index), np.bool_)
+        if mix.diversity:
+            inside[: depth_of(k)] = True
+            inside[np.flatnonzero(fresh)[: depth_of(k)]] = True
         pool = Pool(
             ranking.score,
             self._filters.brand[index],
             self._filters.category[index],
-            self.is_fresh[index] if mix.exploration_share else np.zeros(len(index), np.bool_),
-            self._unit(index) if mix.diversity else np.empty((len(index), 0), np.float32),
+            fresh,
+            inside,
+            self._unit(index[inside]),
         )
         made = arrange(pool, k, mix, places)
         taken = _taken(ranking, made.place)
@@ -80,6 +91,18 @@ class Listing:
                 parts[name] = parts[name] + part if name in parts else part
         score = taken.score + made.diversity + made.exploration + made.rule
         return replace(taken, score=score.astype(np.float32), parts=parts)
+
+    def most(self, mix: Mix, allowed: Bools | None) -> int:
+        """Return how many products caps let through at most, of those that are allowed `[P]`; None allows all."""
+        bounds = [len(self._index)]
+        for numbers, cap in (
+            (self._filters.brand, mix.max_per_brand),
+            (self._filters.category, mix.max_per_category),
+        ):
+            if cap is not None:
+                of = numbers if allowed is None else numbers[allowed]
+                bounds.append(int(np.minimum(np.bincount(of[of >= 0]), cap).sum() + np.count_nonzero(of < 0)))
+        return min(bounds)
 
     def _unit(self, product_index: Int64s) -> Float32s:
         """Return vectors whose inner product is the mean of the cosines of graph and text `[K, D]`."""

@@ -31,13 +31,15 @@ class Pool:
     """Well ranked products, best first.
 
     Shapes, N products: `score [N]`; `brand [N]` and `category [N]` their numbers, -1 for none; `fresh [N]` those that
-    few users have had; `vectors [N, D]` with likeness as inner product, empty where nothing asks for it.
+    few users have had; `inside [N]` those that diversity chooses among, and `vectors [V, D]` theirs, with likeness as
+    inner product, of no width where nothing asks for it.
     """
 
     score: Float32s
     brand: npt.NDArray[np.int32]
     category: npt.NDArray[np.int32]
     fresh: Bools
+    inside: Bools
     vectors: Float32s
 
 
@@ -52,7 +54,7 @@ class Arranged:
 
 
 def arrange(pool: Pool, k: int, mix: Mix, pins: Sequence[tuple[int, int]] = ()) -> Arranged:
-    """Return the k first of a list; fewer where the pool or the caps allow no more.
+    """Return the k first of a list; fewer where the pool or the caps allow no more. Pins count in caps, and stay.
 
     Args:
         pool: what there is to choose from.
@@ -65,17 +67,19 @@ def arrange(pool: Pool, k: int, mix: Mix, pins: Sequence[tuple[int, int]] = ()) 
     slots = _fresh_slots(pool, count, mix.exploration_share, pinned)
     taken = _Taken(pool, mix, list(pinned.values()))
     places: list[int] = []
-    for position in range(count):
-        row = pinned.get(position)
-        if row is None and position in slots:
-            row = taken.best(fresh=True)
+    end = 0
+    while end < count:
+        row = pinned.get(end)
         if row is None:
-            row = taken.best()
-        if row is not None:  # else the caps leave nothing, and a later pin moves up
-            taken.take(row)
-            places.append(row)
+            row = taken.next(fresh=end in slots)
+            if row is None:  # the caps leave nothing
+                break
+        else:
+            taken.count_likeness(row)
+        places.append(row)
+        end += 1
     # A list too short for a pin's position ends with it.
-    places += [row for position, row in sorted(pinned.items()) if position >= count]
+    places += [row for position, row in sorted(pinned.items()) if position >= end]
     return _with_components(pool, taken, places, set(pinned.values()))
 
 
@@ -90,24 +94,51 @@ class _Taken:
         self._brands: Counter[int] = Counter()
         self._categories: Counter[int] = Counter()
         self.penalty = np.zeros(len(pool.score), np.float32)
+        self._inside = np.flatnonzero(pool.inside)
+        self._last = np.float32(np.inf)
         dial = min(mix.diversity, _MOST_DIVERSE)
-        spread = float(pool.score.max() - pool.score.min()) if len(pool.score) else 0.0
+        scores = pool.score[self._inside]
+        spread = float(scores.max() - scores.min()) if len(scores) else 0.0
         self._weight = dial / (1 - dial) * (spread or 1.0)
+        for row in pinned:
+            self._count(row)
 
-    def best(self, *, fresh: bool = False) -> int | None:
-        """Return the row that comes next by itself, `fresh` ones only if asked for; None where none may."""
-        may = self._left & self._pool.fresh if fresh else self._left
-        worth = np.where(may, self._pool.score + self.penalty, -np.inf)
-        row = int(worth.argmax())
-        return row if may[row] else None
-
-    def take(self, row: int) -> None:
-        """Put a row into the list."""
-        pool, mix = self._pool, self._mix
+    def next(self, *, fresh: bool) -> int | None:
+        """Take the row that comes next by itself, a fresh one if asked for and there is one; None where none may."""
+        row = self._best(self._left & self._pool.fresh) if fresh else None
+        if row is None:
+            row = self._best(self._left)
+            if row is None:
+                return None
+            if self._weight and not self._pool.inside[row]:  # behind those that diversity has put behind
+                self.penalty[row] = min(np.float32(0), self._last - self._pool.score[row])
+            self._last = self._pool.score[row] + self.penalty[row]
         self._left[row] = False
-        if self._weight:
-            likeness = np.maximum(pool.vectors @ pool.vectors[row], 0) * self._weight
-            self.penalty[self._left] = np.minimum(self.penalty, -likeness)[self._left]
+        self._count(row)
+        self.count_likeness(row)
+        return row
+
+    def count_likeness(self, row: int) -> None:
+        """Let a row that is in the list count against what is like it."""
+        if not self._weight or not self._pool.inside[row]:
+            return
+        own = self._pool.vectors[np.searchsorted(self._inside, row)]
+        likeness = np.maximum(self._pool.vectors @ own, 0) * self._weight
+        left = self._left[self._inside]
+        rows = self._inside[left]
+        self.penalty[rows] = np.minimum(self.penalty[rows], -likeness[left])
+
+    def _best(self, may: Bools) -> int | None:
+        """Return the row of the best worth, of those that diversity chooses among as long as there are any."""
+        if self._weight and (may & self._pool.inside).any():
+            may = may & self._pool.inside
+        worth = np.where(may, self._pool.score + self.penalty, -np.inf)
+        row = int(worth.argmax()) if len(worth) else 0
+        return row if len(worth) and may[row] else None
+
+    def _count(self, row: int) -> None:
+        """Count a row in the caps, and close those that it fills."""
+        pool, mix = self._pool, self._mix
         for number, counts, most in (
             (int(pool.brand[row]), self._brands, mix.max_per_brand),
             (int(pool.category[row]), self._categories, mix.max_per_category),

@@ -11,6 +11,9 @@ from kg.snapshot import Snapshot
 from kg.vocabulary import MISSING
 from server.filters import CatalogueFilters
 
+MOST_LEVELS = 8
+"""So many lifts are ranked one by one; of more, every product's score is looked at."""
+
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -35,7 +38,8 @@ class Effect:
 
     Args:
         lift: `[P]` in standard deviations of a user's scores; None where nothing is lifted or lowered.
-        levels: masks `[P]`, each of the products that are lifted alike; one None where all are.
+        levels: masks `[P]`, each of the products that are lifted alike; one None where all are, and none at all where
+            there are more than `MOST_LEVELS` of them.
         blocked_index: what is left out.
         pins: by position; among rules for one position the one of the smallest id.
     """
@@ -76,36 +80,43 @@ def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilte
     """
     lift = np.zeros(len(snapshot.products), np.float32)
     blocked = np.zeros(len(snapshot.products), np.bool_)
-    pins: dict[int, Bools] = {}
+    pins: dict[int, Int64s] = {}
     named: set[str] = set()
     for rule in sorted(rules, key=lambda each: each.rule_id):
         products = _products(rule, snapshot, filters)
         if rule.action is Action.PIN:
             again = rule.target is Target.PRODUCT and rule.name in named
-            if products.any() and rule.position not in pins and not again:
+            if len(products) and rule.position not in pins and not again:
                 pins[rule.position] = products
                 named |= {rule.name} if rule.target is Target.PRODUCT else set()
         elif rule.action is Action.BLOCK:
-            blocked |= products
+            blocked[products] = True
         else:
             lift[products] += rule.strength if rule.action is Action.BOOST else -rule.strength
+    levels: tuple[Bools | None, ...] = (None,)
     lifted = bool(lift.any())
+    if lifted:
+        strengths = np.unique(lift)
+        levels = tuple(lift == level for level in strengths) if len(strengths) <= MOST_LEVELS else ()
     return Effect(
         lift if lifted else None,
-        tuple(lift == level for level in np.unique(lift)) if lifted else (None,),
+        levels,
         np.flatnonzero(blocked),
-        tuple(Pin(position, pins[position]) for position in sorted(pins)),
+        tuple(Pin(position, _mask(pins[position], len(lift))) for position in sorted(pins)),
     )
 
 
-def _products(rule: Rule, snapshot: Snapshot, filters: CatalogueFilters) -> Bools:
-    """Return which products a rule is about `[P]`."""
+def _products(rule: Rule, snapshot: Snapshot, filters: CatalogueFilters) -> Int64s:
+    """Return the products that a rule is about."""
     if rule.target is Target.BRAND:
-        return filters.of_brands([rule.name])
+        return np.flatnonzero(filters.of_brands([rule.name]))
     if rule.target is Target.CATEGORY:
-        return filters.in_categories([rule.name])
-    mask = np.zeros(len(snapshot.products), np.bool_)
+        return np.flatnonzero(filters.in_categories([rule.name]))
     product_index = snapshot.products.index(rule.name)
-    if product_index != MISSING:
-        mask[product_index] = True
+    return np.array([] if product_index == MISSING else [product_index], np.int64)
+
+
+def _mask(products: Int64s, count: int) -> Bools:
+    mask = np.zeros(count, np.bool_)
+    mask[products] = True
     return mask

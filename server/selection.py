@@ -21,14 +21,13 @@ from model.retrieval import ProductIndex, added
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, ScoringModel, UserVectors
 from server.filters import CatalogueFilters
 from server.lifts import Lifts, lifts_of
-from server.listing import Listing
-from server.question import NO_FILTER, NO_MIX, Fit, Question, Ranking
+from server.listing import Listing, depth_of
+from server.question import NO_FILTER, NO_MIX, Fit, Mix, Question, Ranking
 from server.rulebook import NO_EFFECT, Effect, RuleBook, effect_of
 from server.search.finder import Asked, Finder
 from server.users import Encoded
 
 _SAMPLED_PRODUCTS = 1024
-_MOST_LEVELS = 8
 _FEW_LEFT_OUT = 512
 
 Int64s = npt.NDArray[np.int64]
@@ -135,7 +134,7 @@ class Selection:
         k = len(candidates if candidates is not None else ()) if question.k is None else question.k
         if question.only_found and question.fit is not None:
             candidates = question.fit.product_index
-        depth = k if question.mix == NO_MIX and not pins else 4 * k + 20
+        depth = k if question.mix == NO_MIX and not pins else depth_of(k)
         while True:
             products = scope.of(candidates) if candidates is not None else None
             if products is None:
@@ -147,15 +146,14 @@ class Selection:
             order = np.argsort(-score, kind="stable")
             ranking = Ranking(products[order], score[order], {name: part[order] for name, part in parts.items()})
             listed = self._listing.listed(ranking, question.mix, pins, k)
-            # Caps may pass over a whole pool.
-            if len(listed.product_index) >= min(k, len(self._index)) or len(products) < depth:
+            if candidates is not None or self._is_whole(listed, question.mix, k, scope, len(products) < depth):
                 return listed
             depth *= 4
 
     def similar(self, question: Question, like: UserVectors, candidates: Int64s | None, leave_out: Int64s) -> Ranking:
         """Answer a question about the products most like one, whose vector `like` is that of a user."""
         k = question.k or 1
-        depth = k if question.mix == NO_MIX else 4 * k + 20
+        depth = k if question.mix == NO_MIX else depth_of(k)
         allowed = self._allowed(question, self.effect())
         if candidates is not None:
             given = np.zeros(len(self._index), np.bool_)
@@ -169,9 +167,14 @@ class Selection:
             order = np.argsort(-score, kind="stable")
             ranking = Ranking(products[order], score[order], {name: parts[name][0, order] for name in (GRAPH, TEXT)})
             listed = self._listing.listed(ranking, question.mix, (), k)
-            if len(listed.product_index) >= min(k, len(self._index)) or len(products) < depth:
+            if self._is_whole(listed, question.mix, k, scope, len(products) < depth):
                 return listed
             depth *= 4
+
+    def _is_whole(self, listed: Ranking, mix: Mix, k: int, scope: _Scope, was_all: bool) -> bool:
+        """Return whether no deeper pool makes a list longer: caps may pass over a whole pool."""
+        count = len(listed.product_index)
+        return was_all or count >= k or count >= self._listing.most(mix, scope.allowed)
 
     def lifted(self, question: Question, user: Encoded) -> Float32s | None:
         """Return what is added to the score of every product `[P]`, for a product's place among all; None: nothing."""
@@ -221,7 +224,8 @@ class Selection:
         found = []
         lift = lifts.both
         # Among products that are lifted alike the order is the model's: the best of each level come into question.
-        if lift is not None and len(lifts.levels) > _MOST_LEVELS:
+        if not lifts.levels:
+            assert lift is not None
             found.append(self._best_by_all_scores(user, scope, lift * np.float32(unit), depth))
         else:
             found += [self._nearest(user, scope, level, depth) for level in lifts.levels]

@@ -21,9 +21,13 @@ _WARMED_TOGETHER = 256
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A user's vector `[D]` and what is added to scores, as in `UserVectors`; good for this version of the history."""
+    """A user's vector `[D]` and what is added to scores, as in `UserVectors`.
+
+    Good for this version of the history, and for a catalogue of `products` or more.
+    """
 
     version: int
+    products: int
     at_ms: int
     vector: npt.NDArray[np.float32]
     added_index: npt.NDArray[np.int32]
@@ -61,11 +65,12 @@ class UserEncoder:
         if fresh:
             # The version is read before the history: an event in between makes a stale entry, never a wrong one.
             versions = [self._histories.version(users[row][0]) for row in fresh]
-            histories = stack([self._histories.latest(*users[row]) for row in fresh])
+            products = len(self._scorer.matrix)
+            histories = stack([self._histories.latest(users[row][0], products, users[row][1]) for row in fresh])
             made = self._scorer.encode_users(histories, moments(histories, now_ms))
             vectors = made.vectors.numpy()
             for place, row in enumerate(fresh):
-                encoded = Encoded(versions[place], now_ms, vectors[place], *made.added(place))
+                encoded = Encoded(versions[place], products, now_ms, vectors[place], *made.added(place))
                 rows[row] = encoded
                 user_id, told = users[row]
                 if user_id and not told:
@@ -86,6 +91,8 @@ class UserEncoder:
     def _keep(self, user_id: str, now_ms: int) -> Encoded | None:
         encoded = self._kept.get(user_id)
         if encoded is None or encoded.version != self._histories.version(user_id):
+            return None
+        if encoded.products > len(self._scorer.matrix):  # made with a larger catalogue, which has come meanwhile
             return None
         return encoded if abs(now_ms - encoded.at_ms) <= CACHED_FOR_MS else None
 

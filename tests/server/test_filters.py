@@ -1,6 +1,10 @@
+import numpy as np
+
 from kgrank.client import Client
 from kgrank.v1.common_pb2 import AttributeFilter, Filter, PriceRange
-from tests.server.shop import BRANDS, PRODUCT_COUNT
+from server import question
+from server.filters import CatalogueFilters
+from tests.server.shop import BRANDS, PRODUCT_COUNT, Shop
 
 
 def numbers(results: "object") -> set[int]:
@@ -100,3 +104,11 @@ def test_a_filter_that_can_not_be_meant_is_refused(client: Client) -> None:
         "filter.attributes[0].key",
         "filter.attributes[0].values",
     }
+
+
+def test_the_mask_of_a_large_filter_is_not_kept(shop: Shop) -> None:
+    filters = CatalogueFilters(shop.snapshot)
+    small, large = question.Filter(brands=("Bolt",)), question.Filter(brands=("Bolt", "x" * 5000))
+    assert filters.mask(small) is filters.mask(small)
+    assert filters.mask(large) is not filters.mask(large)
+    np.testing.assert_array_equal(filters.mask(large), filters.mask(small))

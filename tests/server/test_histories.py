@@ -13,6 +13,8 @@ from tests.server.shop import Shop
 LIMIT = 5
 NAN = float("nan")
 
+ALL = 1_000_000
+
 moments = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 12)), max_size=30)
 
 
@@ -36,11 +38,11 @@ def test_late_early_and_repeated_events_find_their_place(
     shop: Shop, events: list[tuple[int, int, int]], user: str
 ) -> None:
     histories, did = appended(shop, user, events)
-    for found, wanted in ((histories.latest(user), did[-LIMIT:]), (histories.whole(user), did)):
+    for found, wanted in ((histories.latest(user, ALL), did[-LIMIT:]), (histories.whole(user), did)):
         told = zip(found.product_index.tolist(), found.type.tolist(), found.at_ms.tolist(), strict=True)
         assert list(told) == [(each.product_index, each.type, each.at_ms) for each in wanted]
     assert histories.length(user) == len(did)
-    assert Counter(set(histories.seen(user).tolist())) == Counter({int(each.product_index) for each in did})
+    assert Counter(set(histories.seen(user, ALL).tolist())) == Counter({int(each.product_index) for each in did})
     stored = LiveHistories(shop.snapshot, LIMIT).whole(user)
     frozen = [Interaction(*each, NAN) for each in zip(stored.product_index, stored.type, stored.at_ms, strict=True)]
     assert all(histories.holds(user, each) for each in frozen)
@@ -61,5 +63,17 @@ def test_events_are_nothing_that_the_collector_of_cycles_looks_through(shop: Sho
 def test_what_is_told_only_now_comes_after_what_is_stored_of_that_moment(shop: Shop) -> None:
     histories, did = appended(shop, "user-01", [(3, 0, 100)])
     now = Interaction(4, 1, did[-1].at_ms, NAN)
-    assert histories.latest("user-01", [now]).product_index.tolist()[-2:] == [3, 4]
-    assert np.array_equal(histories.latest("user-01").product_index, histories.whole("user-01").product_index[-LIMIT:])
+    assert histories.latest("user-01", ALL, [now]).product_index.tolist()[-2:] == [3, 4]
+    assert np.array_equal(
+        histories.latest("user-01", ALL).product_index, histories.whole("user-01").product_index[-LIMIT:]
+    )
+
+
+def test_who_knows_fewer_products_is_told_of_those(shop: Shop) -> None:
+    histories, did = appended(shop, "user-01", [(3, 0, 100), (len(shop.snapshot.products), 0, 101)])
+    known = [each.product_index for each in did if each.product_index < len(shop.snapshot.products)]
+    latest = histories.latest("user-01", len(shop.snapshot.products))
+    assert latest.product_index.tolist() == known[1 - LIMIT :]
+    assert latest.offsets.tolist() == [0, len(latest.product_index)]
+    assert set(histories.seen("user-01", len(shop.snapshot.products)).tolist()) == set(known)
+    assert histories.latest("user-01", ALL).product_index[-1] == len(shop.snapshot.products)

@@ -1,4 +1,6 @@
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError
-from kgrank.v1.common_pb2 import Filter, Mix, ScoreComponents
+from kgrank.v1.common_pb2 import Context, Filter, Mix, ScoreComponents
 from server import question
+from server.listing import Listing
 from server.mix import Pool, arrange
 from tests.server.shop import Shop
 
@@ -21,7 +24,7 @@ def ids(results: "object") -> list[str]:
     return [result.product_id for result in results]  # type: ignore[attr-defined]
 
 
-def pool_of(count: int, seed: int = 0, fresh: float = 0.3) -> Pool:
+def pool_of(count: int, seed: int = 0, fresh: float = 0.3, inside: int = 60) -> Pool:
     generator = np.random.default_rng(seed)
     vectors = generator.normal(size=(count, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -30,7 +33,8 @@ def pool_of(count: int, seed: int = 0, fresh: float = 0.3) -> Pool:
         generator.integers(-1, 4, count).astype(np.int32),
         generator.integers(-1, 3, count).astype(np.int32),
         generator.random(count) < fresh,
-        vectors,
+        np.arange(count) < inside,
+        vectors[:inside],
     )
 
 
@@ -49,6 +53,7 @@ def test_a_list_too_short_for_a_pin_ends_with_it(count: int, position: int) -> N
     per_brand=st.none() | st.integers(1, 4),
     per_category=st.none() | st.integers(1, 4),
     pins=st.dictionaries(st.integers(1, 20), st.integers(0, 59), max_size=3),
+    inside=st.integers(0, 60),
     seed=st.integers(0, 1000),
 )
 def test_whatever_the_mix_the_list_is_sorted_by_what_its_components_add_up_to(
@@ -59,9 +64,10 @@ def test_whatever_the_mix_the_list_is_sorted_by_what_its_components_add_up_to(
     per_brand: int | None,
     per_category: int | None,
     pins: dict[int, int],
+    inside: int,
     seed: int,
 ) -> None:
-    pool = pool_of(count, seed)
+    pool = pool_of(count, seed, inside=inside)
     rows = {position: row for position, row in pins.items() if row < count}
     pinned = [(position, row) for position, row in rows.items() if list(rows.values()).count(row) == 1]
     made = arrange(pool, k, question.Mix(diversity, per_brand, per_category, share), pinned)
@@ -70,10 +76,10 @@ def test_whatever_the_mix_the_list_is_sorted_by_what_its_components_add_up_to(
     assert np.isfinite(score).all()
     scale = 1e-5 * max(1.0, float(np.abs(score).max(initial=0)))
     assert (np.diff(score) <= scale).all()
-    held = {row for _, row in pinned}
+    held = [row for position, row in pinned if position <= k]
     for numbers, most in ((pool.brand, per_brand), (pool.category, per_category)):
-        counted = Counter(numbers[[row for row in made.place.tolist() if row not in held]].tolist())
-        assert most is None or all(times <= most for number, times in counted.items() if number >= 0)
+        counted, by_rules = Counter(numbers[made.place].tolist()), Counter(numbers[held].tolist())
+        assert most is None or all(n <= max(most, by_rules[number]) for number, n in counted.items() if number >= 0)
     if per_brand is None and per_category is None:
         assert len(made.place) == min(k, count)
         for position, row in pinned:
@@ -85,12 +91,46 @@ def test_diversity_takes_the_known_order_of_maximal_marginal_relevance() -> None
     # Two alike, and one across from them with a lower score.
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     nothing = np.full(3, -1, np.int32)
-    pool = Pool(np.array([1.0, 0.9, 0.0], np.float32), nothing, nothing, np.zeros(3, np.bool_), vectors)
+    pool = Pool(
+        np.array([1.0, 0.9, 0.0], np.float32), nothing, nothing, np.zeros(3, np.bool_), np.ones(3, np.bool_), vectors
+    )
     assert arrange(pool, 3, question.Mix()).place.tolist() == [0, 1, 2]
     # At .5: .9 - 1 * 1 * 1 for the second, which is less than 0.
     made = arrange(pool, 3, question.Mix(diversity=0.5))
     assert made.place.tolist() == [0, 2, 1]
     assert made.diversity.tolist() == pytest.approx([0, 0, -1])
+
+
+def test_what_diversity_does_not_look_at_comes_after_what_it_does() -> None:
+    pool = replace(pool_of(50, inside=20), brand=np.arange(50, dtype=np.int32) % 8)
+    made = arrange(pool, 30, question.Mix(diversity=0.9, max_per_brand=3))
+    assert len(made.place) == 24
+    inside = made.place < 20
+    assert inside[: inside.sum()].all()
+    assert 0 < inside.sum() < 24
+    np.testing.assert_array_equal(np.sort(made.place[~inside]), made.place[~inside])
+
+
+def test_a_pin_counts_in_a_cap_and_others_give_way() -> None:
+    pool = replace(pool_of(20), brand=np.zeros(20, np.int32))
+    made = arrange(pool, 6, question.Mix(max_per_brand=2), [(2, 9), (5, 7)])
+    assert made.place.tolist() == [9, 7]
+    made = arrange(pool, 6, question.Mix(max_per_brand=3), [(2, 9), (5, 7)])
+    assert made.place.tolist() == [0, 9, 7]
+
+
+def test_caps_that_let_few_through_end_the_search_for_more(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    depths: list[int] = []
+    listed = Listing.listed
+
+    def counted(self: Listing, ranking: question.Ranking, *arguments: Any) -> question.Ranking:
+        depths.append(len(ranking.product_index))
+        return listed(self, ranking, *arguments)
+
+    monkeypatch.setattr(Listing, "listed", counted)
+    answer = client.recommend("user-03", k=8, exclude_seen=False, mix=Mix(max_per_brand=1, diversity=0.3))
+    assert len({int(result.product_id[8:]) % 3 for result in answer.results}) == len(answer.results) == 3
+    assert depths == [52]
 
 
 def test_a_list_grows_more_diverse_as_the_dial_turns(client: Client) -> None:
@@ -157,3 +197,10 @@ def test_a_mix_out_of_range_is_refused(client: Client) -> None:
     assert {violation.field for violation in refused.value.violations} == {
         f"mix.{field}" for field in ("diversity", "max_per_brand", "max_per_category", "exploration_share")
     }
+
+
+def test_a_seed_is_found_by_a_search_and_not_recommended(client: Client) -> None:
+    context = Context(seed_product_ids=["product-41"])
+    assert ids(client.search("Thing 41", context=context).results)[0] == "product-41"
+    assert "product-41" not in ids(client.recommend("stranger", k=90, context=context).results)
+    assert "product-41" not in ids(client.recommend("stranger", k=90, context=context, exclude_seen=False).results)

@@ -19,7 +19,7 @@ from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableE
 from kgrank.v1 import rule_service_pb2
 from kgrank.v1.common_pb2 import Filter, Mix, ScoreComponents
 from server.filters import CatalogueFilters
-from server.rulebook import RuleBook, effect_of
+from server.rulebook import MOST_LEVELS, RuleBook, effect_of
 from tests.server.command import CommandLine
 from tests.server.running import Running, running
 from tests.server.shop import Shop
@@ -176,6 +176,20 @@ def test_many_different_rules_rank_like_few(client: Client, book: RuleBook) -> N
     everything = client.rank("user-08", [f"product-{number:02}" for number in range(90)])
     listed = client.recommend("user-08", k=20, exclude_seen=False)
     assert ids(listed.results) == ids(everything.results)[:20]
+
+
+@pytest.mark.parametrize(("count", "levels"), [(1, 2), (MOST_LEVELS - 1, MOST_LEVELS), (MOST_LEVELS, 0)])
+def test_no_masks_are_made_of_more_levels_than_are_ranked_one_by_one(shop: Shop, count: int, levels: int) -> None:
+    rules = [rule(Action.BOOST, Target.PRODUCT, f"product-{each:02}", strength=1.0 + each) for each in range(count)]
+    effect = effect_of(rules, shop.snapshot, CatalogueFilters(shop.snapshot))
+    assert len(effect.levels) == levels
+    assert effect.lift is not None
+    assert np.count_nonzero(effect.lift) == count
+
+
+def test_what_lifts_all_alike_is_one_level(shop: Shop) -> None:
+    everything = rule(Action.BOOST, Target.CATEGORY, "Things", strength=2.0)
+    assert len(effect_of([everything], shop.snapshot, CatalogueFilters(shop.snapshot)).levels) == 1
 
 
 def test_what_the_catalogue_lacks_is_passed_over(shop: Shop) -> None:

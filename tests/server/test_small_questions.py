@@ -30,6 +30,7 @@ def test_the_components_of_one_user_are_to_the_bit_those_of_a_batch(added: int) 
     index = ProductIndex(matrix, Scan(matrix), EXACT)
     user = Encoded(
         version=0,
+        products=100,
         at_ms=0,
         vector=generator.standard_normal(21, np.float32),
         added_index=np.sort(generator.choice(100, added, replace=False)).astype(np.int32),

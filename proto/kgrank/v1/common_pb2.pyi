@@ -116,7 +116,8 @@ class Context(google.protobuf.message.Message):
     @property
     def seed_product_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Products that stand for what the user is after: on the page, in the cart. Treated as viewed now, in this order.
-        At most 1000.
+        They are not recommended themselves, unless `allowed_product_ids` names them; Rank and Search have them. At most
+        1000.
         """
 
     @property
@@ -392,9 +393,11 @@ class Mix(google.protobuf.message.Message):
     diversity: builtins.float
     """From 0, the best by score alone, to 1, as unlike each other as can be (maximal marginal relevance); 0 if not set."""
     max_per_brand: builtins.int
-    """Most results of one brand, at least 1; no limit if not set."""
+    """Most results of one brand, at least 1; no limit if not set. What the shop's rules pin counts, but stays."""
     max_per_category: builtins.int
-    """Most results of one category, the deepest that a product is in, at least 1; no limit if not set."""
+    """Most results of one category, the deepest that a product is in, at least 1; no limit if not set. What the shop's
+    rules pin counts, but stays.
+    """
     exploration_share: builtins.float
     """Share of the results, from 0 to 1, for products that few users have had yet; 0 if not set."""
     def __init__(
@@ -421,7 +424,8 @@ global___Mix = Mix
 @typing.final
 class Reason(google.protobuf.message.Message):
     """A path in the graph that ends at the result. `edges[i]` joins `nodes[i]` and `nodes[i + 1]`, and every edge exists, in
-    the graph or as an interaction told in the request's context. The reasons of a result are about different things.
+    the graph or as an interaction told in the request's context; a seed is one, `VIEWED`. The reasons of a result are
+    about different things.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -439,7 +443,9 @@ class Reason(google.protobuf.message.Message):
     """The path in plain words."""
     @property
     def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Node]:
-        """From the user (SimilarProducts: from the product asked about) to the result: one more than edges."""
+        """From the user, an anonymous visitor too (SimilarProducts: from the product asked about), to the result: one more
+        than edges.
+        """
 
     @property
     def edges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Edge]:
@@ -500,7 +506,9 @@ class Node(google.protobuf.message.Message):
     kind: builtins.str
     """`user`, `product`, `brand`, `category`, `attribute`, or a kind of entity that the data set declares."""
     id: builtins.str
-    """Its id; empty for people other than the user, several of whom one node stands for."""
+    """Its id; empty for an anonymous visitor, with whom a path begins, and for people other than the user, several of whom
+    one node stands for.
+    """
     name: builtins.str
     """What a person calls it."""
     def __init__(
