@@ -21,6 +21,7 @@ from server.question import Fit
 from server.search.meaning import MeaningIndex, QueryEncoder
 from server.search.reader import query_reader
 from server.search.spelling import Speller
+from server.search.tokens import normalised
 from server.search.words import WordIndex
 
 MEANING_SHARE = 0.3
@@ -110,7 +111,7 @@ class Finder:
     def find(self, asked: Sequence[Asked]) -> list[Fit]:
         """Return what fits each of some queries; they are read together."""
         corrected = [self._speller.corrected(each.query) for each in asked]
-        texts = [mended or each.query for mended, each in zip(corrected, asked, strict=True)]
+        texts = [mended or normalised(each.query) for mended, each in zip(corrected, asked, strict=True)]
         vectors = None if self.encoder is None else self.encoder.encode(texts)
         return [
             self._fit(each, texts[row], corrected[row], None if vectors is None else vectors[row])
@@ -125,7 +126,8 @@ class Finder:
         """
         if self.encoder is None or not searched:
             return None
-        vectors = self.encoder.encode([self._speller.corrected(query) or query for query, _ in searched])
+        queries = [query for query, _ in searched]
+        vectors = self.encoder.encode([self._speller.corrected(query) or normalised(query) for query in queries])
         weights = np.array([weight for _, weight in searched], np.float32)
         lean: Float32s = weights @ vectors / max(np.float32(1), weights.sum())
         return lean
@@ -133,7 +135,7 @@ class Finder:
     def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
         depth = max(_FEWEST, 2 * asked.k)
         worded, bm25 = self.words.find(text, depth, asked.allowed)
-        # Of the whole catalogue's best, so that a filter does not change how well a product fits.
+        # Of the best in the whole catalogue as it is now, so that a filter does not change how well a product fits.
         best = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
         product_index = worded
         meaning = self._meaning

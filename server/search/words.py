@@ -2,14 +2,15 @@
 
     bm25(q, p) = Σ_w,f boost_f idf(w) tf (k1 + 1) / (tf + k1 (1 − b + b |p_f| / mean |f|)),  k1 1.2, b .75
 
-over words w of the query and fields f of the product (Robertson and Zaragoza 2009). Words are lower case, without
-accents, reduced to their English stems; each Chinese or Japanese character is a word of its own. An index is immutable;
-the index of a changed catalogue shares all but the changed products with the one before.
+over words w of the query and fields f of the product (Robertson and Zaragoza 2009). Words are reduced to their English
+stems (`server.search.tokens`). An index is immutable; the index of a changed catalogue shares all but the changed
+products with the one before. What was taken out of the catalogue is found no more, and its words are forgotten; tantivy
+counts it in idf and in mean |f| until it merges the segment that it was in.
 """
 
 import threading
 import weakref
-from functools import cached_property
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 import tantivy
 
 from kg.snapshot import Snapshot
+from server.search.lexicon import Lexicon
+from server.search.tokens import AS_TYPED, STEMMED, normalised, stems, typed_words
 
 MOST_WORDS = 32
 """Words of a query that are looked for; the rest is passed over."""
@@ -25,8 +28,6 @@ MOST_WORDS = 32
 BOOSTS = {"title": 2.0, "brand": 1.0, "text": 1.0}
 """How much a word counts in a field; `text` has title, brand, category and description together."""
 
-_SPLIT = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\p{L}\p{M}\p{N}&&[^\p{Han}\p{Hiragana}\p{Katakana}]]+"
-_LONGEST_WORD = 64
 _WRITER_BYTES = 64 << 20
 _TERMS_OF_A_SET = 4096
 _TYPED = "typed"
@@ -44,12 +45,23 @@ class WordIndex:
         index: tantivy's, which later catalogues are added to.
         writer: its only one.
         catalogue: the texts that are in it.
+        taken_out: products whose texts are not, ascending.
+        vocabulary: the words of those that are.
     """
 
-    def __init__(self, index: tantivy.Index, writer: tantivy.IndexWriter, catalogue: pa.Table) -> None:
+    def __init__(
+        self,
+        index: tantivy.Index,
+        writer: tantivy.IndexWriter,
+        catalogue: pa.Table,
+        taken_out: Int64s,
+        vocabulary: Lexicon,
+    ) -> None:
+        self.vocabulary = vocabulary
         self._index = index
         self._writer = writer
         self._catalogue = catalogue
+        self._taken_out = taken_out
         # Weakly: who holds on to an old index must not hold all that came after it.
         self._next: weakref.ref[WordIndex] | None = None
         self._going_on = threading.Lock()
@@ -63,44 +75,51 @@ class WordIndex:
     def build(cls, snapshot: Snapshot) -> "WordIndex":
         """Index a catalogue; 100,000 products take some seconds."""
         index = tantivy.Index(_schema())
-        index.register_tokenizer("words", _WORDS)
-        index.register_tokenizer(_TYPED, _AS_TYPED)
+        index.register_tokenizer("words", STEMMED)
+        index.register_tokenizer(_TYPED, AS_TYPED)
         # One thread, so that equal catalogues give equal segments.
         writer = index.writer(heap_size=_WRITER_BYTES, num_threads=1)
-        catalogue = snapshot.catalogue.select(_COLUMNS)
-        _add(writer, catalogue, np.arange(len(catalogue)))
+        catalogue, taken_out = snapshot.catalogue.select(_COLUMNS), snapshot.products.taken_out
+        _add(writer, catalogue, np.setdiff1d(np.arange(len(catalogue)), taken_out))
         writer.commit()
-        return cls(index, writer, catalogue)
+        index.reload()
+        vocabulary = Lexicon(dict(index.searcher().terms_with_prefix(_TYPED, "")))
+        return cls(index, writer, catalogue, taken_out, vocabulary)
 
     def following(self, snapshot: Snapshot) -> "WordIndex":
         """Return the index of a later catalogue whose first products are this one's, changed or not; else a new one.
 
         An index is gone on with once: for the same catalogue again the answer is the same, for another one anew.
         """
-        catalogue = snapshot.catalogue.select(_COLUMNS)
+        catalogue, taken_out = snapshot.catalogue.select(_COLUMNS), snapshot.products.taken_out
         with self._going_on:
-            if catalogue.equals(self._catalogue):
+            if self._is_of(catalogue, taken_out):
                 return self
             if self._next is not None:
                 following = self._next()
-                if following is not None and catalogue.equals(following._catalogue):
+                if following is not None and following._is_of(catalogue, taken_out):
                     return following
                 return WordIndex.build(snapshot)
             if len(catalogue) < len(self):
                 return WordIndex.build(snapshot)
-            following = self._extended(catalogue)
+            following = self._extended(catalogue, taken_out)
             self._next = weakref.ref(following)
             return following
 
-    def _extended(self, catalogue: pa.Table) -> "WordIndex":
-        changed = _changed(self._catalogue, catalogue)
-        again = changed[changed < len(self)].tolist()
-        if again:
-            # Not by term: for a number that removes nothing.
-            self._writer.delete_documents_by_query(tantivy.Query.term_set_query(self._index.schema, "product", again))
-        _add(self._writer, catalogue, changed)
+    def _is_of(self, catalogue: pa.Table, taken_out: Int64s) -> bool:
+        return np.array_equal(taken_out, self._taken_out) and catalogue.equals(self._catalogue)
+
+    def _extended(self, catalogue: pa.Table, taken_out: Int64s) -> "WordIndex":
+        changed = np.union1d(_changed(self._catalogue, catalogue), np.setxor1d(taken_out, self._taken_out))
+        gone = np.setdiff1d(changed[changed < len(self)], self._taken_out)
+        come = np.setdiff1d(changed, taken_out)
+        if len(gone):
+            of_them = tantivy.Query.term_set_query(self._index.schema, "product", gone.tolist())
+            self._writer.delete_documents_by_query(of_them)  # not by term: for a number that removes nothing
+        _add(self._writer, catalogue, come)
         self._writer.commit()
-        return WordIndex(self._index, self._writer, catalogue)
+        vocabulary = self.vocabulary.changed(_typed(self._catalogue, gone), _typed(catalogue, come))
+        return WordIndex(self._index, self._writer, catalogue, taken_out, vocabulary)
 
     def find(self, query: str, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:
         """Return the k products that fit a query's words best, and how well; fewer where fewer have one of them.
@@ -131,13 +150,8 @@ class WordIndex:
                 return found[passes][:k], score[passes][:k]
             depth = min(len(self), 4 * depth)
 
-    @cached_property
-    def vocabulary(self) -> dict[str, int]:
-        """Every word of the catalogue as it is typed, and how many products have it."""
-        return dict(self._searcher.terms_with_prefix(_TYPED, ""))
-
     def _query(self, text: str) -> tantivy.Query | None:
-        words = list(dict.fromkeys(_WORDS.analyze(text)))[:MOST_WORDS]
+        words = list(dict.fromkeys(stems(text)))[:MOST_WORDS]
         if not words:
             return None
         term, schema = tantivy.Query.term_query, self._index.schema
@@ -155,11 +169,6 @@ class WordIndex:
         return np.array(found, np.int64), np.array([score for score, _ in hits], np.float32)
 
 
-def typed_words(text: str) -> list[str]:
-    """Return the words of a text as `WordIndex.vocabulary` has them."""
-    return _AS_TYPED.analyze(text)
-
-
 def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder().add_unsigned_field("product", indexed=True, fast=True)
     for field in BOOSTS:
@@ -169,7 +178,7 @@ def _schema() -> tantivy.Schema:
 
 def _add(writer: tantivy.IndexWriter, catalogue: pa.Table, product_index: Int64s) -> None:
     rows = catalogue.take(pa.array(product_index)) if len(product_index) < len(catalogue) else catalogue
-    columns = [rows[name].to_pylist() for name in BOOSTS]
+    columns = [map(normalised, rows[name].to_pylist()) for name in BOOSTS]
     for index, *texts in zip(product_index.tolist(), *columns, strict=True):
         document = tantivy.Document()
         document.add_unsigned("product", index)
@@ -177,6 +186,12 @@ def _add(writer: tantivy.IndexWriter, catalogue: pa.Table, product_index: Int64s
             document.add_text(field, text)
         document.add_text(_TYPED, texts[-1])
         writer.add_document(document)
+
+
+def _typed(catalogue: pa.Table, product_index: Int64s) -> Counter[str]:
+    """Return how many of some products have each word."""
+    texts = catalogue["text"].take(pa.array(product_index)).to_pylist()
+    return Counter(word for text in texts for word in set(typed_words(text)))
 
 
 def _changed(before: pa.Table, after: pa.Table) -> Int64s:
@@ -187,15 +202,3 @@ def _changed(before: pa.Table, after: pa.Table) -> Int64s:
         same = pc.equal(before[name], after[name].slice(0, len(before)))
         differs[: len(before)] |= ~same.to_numpy().astype(np.bool_)
     return np.flatnonzero(differs)
-
-
-def _analyzer(*, stemmed: bool) -> tantivy.TextAnalyzer:
-    kind = tantivy.Filter
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(_SPLIT))
-    for each in (kind.lowercase(), kind.ascii_fold(), kind.remove_long(_LONGEST_WORD)):
-        builder = builder.filter(each)
-    return (builder.filter(kind.stemmer("english")) if stemmed else builder).build()
-
-
-_WORDS = _analyzer(stemmed=True)
-_AS_TYPED = _analyzer(stemmed=False)

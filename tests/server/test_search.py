@@ -14,6 +14,7 @@ from kgrank.v1.common_pb2 import Context, Filter
 from server.journal import Journal
 from server.journal_file import WrittenSearch
 from server.past_searches import PastSearches
+from server.search.lexicon import Lexicon
 from server.search.meaning import MeaningIndex
 from server.search.spelling import Speller
 from server.search.words import WordIndex
@@ -158,7 +159,8 @@ def test_a_mask_finds_the_best_of_what_it_lets_through(shop: Shop) -> None:
 
 
 def test_a_speller_mends_what_is_near_and_leaves_the_rest() -> None:
-    speller = Speller({"lipstick": 90, "lipsticks": 3, "shampoo": 40, "hair": 50, "dryer": 20, "4711": 2, "red": 9})
+    products = {"lipstick": 90, "lipsticks": 3, "shampoo": 40, "hair": 50, "dryer": 20, "4711": 2, "red": 9}
+    speller = Speller(Lexicon(products))
     assert speller.corrected("lipstcik red") == "lipstick red"
     assert speller.corrected("Shampo") == "shampoo"
     assert speller.corrected("hairdryer") == "hair dryer"
