@@ -8,12 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg.freeze import freeze
 from kg.tables import CODES
 from model.artifact import load_artifact
 from model.history import HistoryEncoder, RecentEvents
 from model.repeat import RepeatScore
+from server.catalogue import LiveCatalogue
+from server.config import ServeSettings
+from server.engine_loading import EngineLoader, Places
+from server.journal import Journal
+from server.models import ModelFolder
+from server.rulebook import RuleBook
 from server.user_graph import compiled_history, compiled_repeat, with_compiled_users
-from tests.server.shop import Shop
+from tests.server.shop import Shop, tables
 
 WIDTH, HEADS, LENGTH = 16, 2, 6
 
@@ -127,3 +134,16 @@ def test_a_model_ranks_alike_with_its_users_compiled(shop: Shop) -> None:
 def refuse(*_: Any, **__: Any) -> None:
     """Stand for an exporter that fails."""
     raise RuntimeError("an operator that nobody knows")
+
+
+def test_a_model_that_is_served_on_another_snapshot_is_compiled_too(home: Path, shop: Shop) -> None:
+    other = freeze(tables(60))
+    other.save(home / "snapshots" / "other")
+    places = Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache", home / "snapshots" / "other")
+    loader = EngineLoader(ServeSettings(), places, LiveCatalogue(home / "cache"), RuleBook())
+    journal = Journal(home / "journal.db")
+    engine = loader.load(shop.versions[0], journal, [])
+    journal.close()
+    assert engine.snapshot.content_hash == other.content_hash != engine.artifact.manifest.snapshot_hash
+    scorer = engine.artifact.scorer
+    assert scorer._encoders[0] != scorer.network.history.last
