@@ -3,6 +3,9 @@
 People who had product X and later product p lead from X to p: `(X)<-[:PURCHASED]-(somebody)-[:PURCHASED]->(p)`. That is
 the relation between products that training counts as transitions. It is told with a number and without names, and only
 from `FEWEST` people on, so that nobody stands out.
+
+Of two products, those who had the rarer one are looked up among those who had the other. All of them are, unless that
+takes too long: then as many as time allows, drawn at random, and there are at least as many people as are found.
 """
 
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kg.reason import AtLeast
 from kg.snapshot import Histories
 
 FEWEST = 3
@@ -18,8 +22,8 @@ FEWEST = 3
 TRANSITIONS = "NEXT"
 """What a model calls its weight of transitions."""
 
-_MOST_PEOPLE = 256
-_MOST_ROWS = 20_000
+_MOST_LOOKUPS = 20_000
+"""People who are looked up for one candidate, over all products of a history."""
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -31,10 +35,11 @@ class Followed:
 
     Args:
         product_index: the earlier product.
-        people: how many.
+        people: how many; `AtLeast` where not all were looked up.
         before: type code of what most of them did with the earlier one.
         after: type code of what those did with the later one.
-        weight: people / sqrt(those who had the one · those who had the other), the symmetric normalisation of a fact.
+        weight: people / sqrt(those who had the one · those who had the other), the symmetric normalisation of a fact;
+            where not all were looked up, each of `people` counts for those who were not.
     """
 
     product_index: int
@@ -45,7 +50,7 @@ class Followed:
 
 
 class People:
-    """The interactions of histories by product; may be shared between threads.
+    """The interactions of histories by product and user; may be shared between threads.
 
     Args:
         histories: of all users.
@@ -53,60 +58,75 @@ class People:
     """
 
     def __init__(self, histories: Histories, product_count: int) -> None:
-        self._histories = Histories(*(np.asarray(getattr(histories, name)) for name in Histories.__dataclass_fields__))
-        products = self._histories.product_index
-        self._row = np.argsort(products, kind="stable").astype(np.uint32)  # ascending rows: users ascending, in time
-        self._user = self._histories.users_of_rows().astype(np.int32)
+        self._type = np.asarray(histories.type)
+        products = np.asarray(histories.product_index)
+        row = np.argsort(products, kind="stable")  # by product, then by user, then in time
+        products, users = products[row], histories.users_of_rows()[row].astype(np.int32)
+        new = np.append(True, (products[1:] != products[:-1]) | (users[1:] != users[:-1]))[: len(row)]
+        first = np.flatnonzero(new)
+        self._user = users[first]
+        self._first = row[first].astype(np.uint32)
+        self._last = row[np.append(first[1:], len(row))[: len(first)] - 1].astype(np.uint32)
+        self._offsets = np.concatenate([[0], np.cumsum(np.bincount(products[first], minlength=product_count))])
         self._forgotten: set[int] = set()
-        self._offsets = np.concatenate([[0], np.cumsum(np.bincount(products, minlength=product_count))])
 
     def forget(self, user_index: int) -> None:
         """Count a user no more; may be called from any thread."""
         self._forgotten.add(user_index)
-
-    def count(self, product_index: int) -> int:
-        """Return how many interactions a product has; none if it came later."""
-        if product_index + 1 >= len(self._offsets):
-            return 0
-        return int(self._offsets[product_index + 1] - self._offsets[product_index])
 
     def followed(self, candidate: int, products: Int32s, user_index: int) -> list[Followed]:
         """Return which products the candidate was had after, by at least `FEWEST` people.
 
         Args:
             candidate: the later product.
-            products: the earlier ones, ascending and unique.
+            products: the earlier ones, unique.
             user_index: somebody who does not count; -1: nobody.
         """
-        if not len(products) or not self.count(candidate):
+        later = self._of(candidate)
+        earlier = {product: had for product in products.tolist() if len(had := self._of(product)) >= FEWEST}
+        if not earlier or len(later) < FEWEST:
             return []
-        histories = self._histories
-        rows = self._row[self._offsets[candidate] : self._offsets[candidate + 1]].astype(np.int64)
-        users = self._user[rows]
-        last = np.append(users[1:] != users[:-1], True) & (users != user_index)  # each user's last time
-        if self._forgotten:
-            last &= ~np.isin(users, list(self._forgotten))
-        rows, users = rows[last][-_MOST_PEOPLE:], users[last][-_MOST_PEOPLE:]
-        start = histories.offsets[users]
-        lengths = rows - start  # what came before it: within a user, rows are in order of time
-        few = np.cumsum(lengths) <= _MOST_ROWS
-        start, lengths, rows, users = start[few], lengths[few], rows[few], users[few]
-        who = np.repeat(np.arange(len(users)), lengths)
-        before = np.arange(len(who)) + (start - (np.cumsum(lengths) - lengths))[who]
-        place = np.searchsorted(products, histories.product_index[before])
-        among = products[np.minimum(place, len(products) - 1)] == histories.product_index[before]
-        before, who, place = before[among], who[among], place[among]
-        _, first = np.unique(place * len(users) + who, return_index=True)
-        place, did = place[first], histories.type[before[first]].astype(np.int64)
-        did_then = histories.type[rows[who[first]]].astype(np.int64)
+        most = _MOST_LOOKUPS // len(earlier)
+        generator = np.random.default_rng(candidate)  # the same answer whenever it is asked for
+        both = [self._had_both(had, later, most, generator) for had in earlier.values()]
+        first, then = (np.concatenate(each) for each in zip(*both, strict=True))
+        product = np.repeat(np.fromiter(earlier, np.int64), [len(each) for each, _ in both])
+        row, row_then = self._first[first], self._last[then]
+        counted = (row < row_then) & ~np.isin(self._user[first], [user_index, *self._forgotten])
+        did, did_then = self._type[row[counted]].astype(np.int64), self._type[row_then[counted]].astype(np.int64)
         # Of each earlier product, what most people did with the two.
-        ways, people = np.unique((place << 16) | (did << 8) | did_then, return_counts=True)
+        ways, people = np.unique((product[counted] << 16) | (did << 8) | did_then, return_counts=True)
         best: dict[int, tuple[int, int]] = {}
         for way, count in zip(ways.tolist(), people.tolist(), strict=True):
             if count >= max(FEWEST, best.get(way >> 16, (0, 0))[0] + 1):
                 best[way >> 16] = (count, way)
-        return [self._told(candidate, int(products[at]), count, way) for at, (count, way) in best.items()]
+        return [self._told(each, len(earlier[each]), len(later), most, *of) for each, of in best.items()]
 
-    def _told(self, candidate: int, product_index: int, people: int, way: int) -> Followed:
-        had = self.count(candidate) * self.count(product_index)
-        return Followed(product_index, people, (way >> 8) & 255, way & 255, min(1.0, people / had**0.5))
+    def _of(self, product: int) -> range:
+        """Return where the people who had a product stand; nowhere if it came later."""
+        if product + 1 >= len(self._offsets):
+            return range(0)
+        return range(int(self._offsets[product]), int(self._offsets[product + 1]))
+
+    def _had_both(self, one: range, other: range, most: int, generator: np.random.Generator) -> tuple[Int64s, Int64s]:
+        """Return where people stand among those of one product, and where among those of another.
+
+        Args:
+            one: from `_of`.
+            other: from `_of`.
+            most: people who are looked up at most.
+            generator: draws them where there are more.
+        """
+        few, many = (one, other) if len(one) <= len(other) else (other, one)
+        drawn = np.arange(few.start, few.stop)
+        if len(few) > most:
+            drawn = few.start + np.sort(generator.choice(len(few), most, replace=False, shuffle=False))
+        users, among = self._user[drawn], self._user[many.start : many.stop]
+        found = many.start + np.minimum(np.searchsorted(among, users), len(many) - 1)
+        same = self._user[found] == users
+        return (drawn[same], found[same]) if few is one else (found[same], drawn[same])
+
+    def _told(self, product: int, had: int, had_then: int, most: int, people: int, way: int) -> Followed:
+        each_for = max(1.0, min(had, had_then) / most)
+        weight = min(1.0, people * each_for / (had * had_then) ** 0.5)
+        return Followed(product, AtLeast(people) if each_for > 1 else people, (way >> 8) & 255, way & 255, weight)

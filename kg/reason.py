@@ -9,6 +9,10 @@ PEOPLE_NODE = -2
 """The node index of somebody who had both products. Paths of several people are told as one, and nobody is named."""
 
 
+class AtLeast(int):
+    """A number of people who were found, where not all were looked up: there may be more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node of the graph as people and the contract name it; a user's `id` is empty: the caller knows its own, and
@@ -42,7 +46,8 @@ class Path:
         nodes: one more than `hops`; none twice.
         hops: the first is the user's own.
         weight: the product of the hops'.
-        people: how many others had both products in this order, where the path leads over them; else 0.
+        people: how many others had both products in this order, where the path leads over them; else 0. `AtLeast` where
+            not all were looked up.
         between: how many other products it leads over.
     """
 

@@ -7,7 +7,7 @@ set declares, and no template knows, is told by its own name.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kg.reason import Node, Path
+from kg.reason import AtLeast, Node, Path
 
 _LONGEST_NAME = 60
 
@@ -31,6 +31,7 @@ class Wording:
             begins so, `{relation}` being the rest.
         within: both lie within `{name}`, a step or more above.
         people: `{people}` others, `{did}` and `{after}`.
+        at_least: the same, where there may be more.
         follows: between what the user did and what follows from it.
         joined: between two things that follow.
     """
@@ -48,6 +49,7 @@ class Wording:
     shared: Mapping[str, str]
     within: str
     people: str
+    at_least: str
     follows: str
     joined: str
 
@@ -77,7 +79,8 @@ class Wording:
         hops, middle = path.hops[1:], nodes[2:-1]
         if path.people:
             did, after = self.did[hops[0].relation].format(x=self.it), self.after[hops[1].relation].format(x=self.this)
-            return self.people.format(people=path.people, did=did, after=after)
+            template = self.at_least if isinstance(path.people, AtLeast) else self.people
+            return template.format(people=path.people, did=did, after=after)
         if len(hops) == 1 or middle[0].kind == "product":
             names = [self.it, *(self._named(node) for node in middle), self.this]
             told = []
@@ -157,6 +160,7 @@ ENGLISH = Wording(
     },
     within="both are within {name}",
     people="{people} people who {did} went on to {after}",
+    at_least="at least {people} people who {did} went on to {after}",
     follows="; ",
     joined=", and ",
 )
@@ -201,6 +205,7 @@ CHINESE = Wording(
     },
     within="两者同属「{name}」",
     people="有 {people} 位{did}的顾客后来{after}",
+    at_least="有至少 {people} 位{did}的顾客后来{after}",
     follows="；",
     joined="，而且",
 )

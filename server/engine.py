@@ -247,12 +247,6 @@ class Engine:
         told, _ = self._told(question, self.now_ms())
         return self.histories.latest(question.user_id, len(self.index), told)
 
-    def only_told(self, question: Question) -> frozenset[int]:
-        """Return the products that a question's context tells of and the stored history does not have."""
-        told, _ = self._told(question, self.now_ms())
-        seen = self.histories.seen(question.user_id, len(self.index)) if told else ()
-        return frozenset(each.product_index for each in told).difference(int(product) for product in seen)
-
     def now_ms(self) -> int:
         """Return the moment to rank for."""
         return _clock_ms() - self._behind_ms

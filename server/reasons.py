@@ -1,6 +1,10 @@
 """Reasons for results: paths from the history over the graph, found in the snapshot's arrays, weighed by the model."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
+from threading import Event
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +24,27 @@ WEIGHED_EACH = 6
 _WEIGHED = 24
 """Products of the history that are taken out by turns: of each result, and of all together."""
 
+_unwanted: ContextVar[Event | None] = ContextVar("unwanted", default=None)
+
+R = TypeVar("R")
+
+
+def while_wanted(function: Callable[[], R], unwanted: Event) -> R:
+    """Call a function; what it looks for with `reasons_for` or `reasons_alike` ends when nobody waits for it.
+
+    Args:
+        function: whose result is returned.
+        unwanted: set by another thread when nobody waits; looked at before each product.
+
+    Raises:
+        CancelledError: it was set before all was found.
+    """
+    before = _unwanted.set(unwanted)
+    try:
+        return function()
+    finally:
+        _unwanted.reset(before)
+
 
 def reasons_for(
     engine: Engine,
@@ -29,7 +54,6 @@ def reasons_for(
     user_id: str,
     k: int,
     wording: Wording,
-    not_stored: Set[int] = frozenset(),
 ) -> list[list[common_pb2.Reason]]:
     """Return up to k reasons for each product, strongest first: the strength is what the score loses without it.
 
@@ -40,23 +64,24 @@ def reasons_for(
         user_id: whose it is.
         k: at most so many for each.
         wording: the language.
-        not_stored: products of the history that only the request tells of: the graph has no hop from the user to them,
-            so their paths begin at the product.
+
+    Raises:
+        CancelledError: `while_wanted` has stopped it.
     """
     reasoner = engine.reasoner
     around = reasoner.surroundings(history.product_index, history.type, engine.snapshot.users.index(user_id))
-    paths = [reasoner.paths(around, product) for product in products]
+    paths = [reasoner.paths(around, product) for product in _wanted(products)]
     of_each = [list(dict.fromkeys(path.start for path in found))[:WEIGHED_EACH] for found in paths]
     starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]
     drops = score_drops(engine.artifact.scorer, history, engine.now_ms(), starts, np.array(products, np.int64))
     strong = strengths(drops)
     place = {start: row for row, start in enumerate(starts)}
     made = []
-    for column, (product, found) in enumerate(zip(products, paths, strict=True)):
+    for column, (product, found) in enumerate(zip(_wanted(products), paths, strict=True)):
         known = [path for path in found if path.start in place]
         strength = {path.start: float(strong[place[path.start], column]) for path in known}
         reasons = reasoner.reasons(around, product, k, paths=known, strength=strength, wording=wording)
-        made.append([_message(reasoner, reason, user_id, not_stored) for reason in reasons])
+        made.append([_message(reasoner, reason, user_id) for reason in reasons])
     return made
 
 
@@ -71,19 +96,30 @@ def reasons_alike(
         products: product indices.
         k: at most so many for each.
         wording: the language.
+
+    Raises:
+        CancelledError: `while_wanted` has stopped it.
     """
     around = reasoner.surroundings(viewed.product_index, viewed.type)
     return [
         [
-            _message(reasoner, reason, None, frozenset())
+            _message(reasoner, reason, None)
             for reason in reasoner.reasons(around, product, k, wording=wording, addressed=False)
         ]
-        for product in products
+        for product in _wanted(products)
     ]
 
 
-def _message(reasoner: Reasoner, reason: Found, user_id: str | None, not_stored: Set[int]) -> common_pb2.Reason:
-    skipped = 1 if user_id is None or reason.path.start in not_stored else 0
+def _wanted(products: Sequence[int]) -> Iterator[int]:
+    unwanted = _unwanted.get()
+    for product in products:
+        if unwanted is not None and unwanted.is_set():
+            raise CancelledError
+        yield product
+
+
+def _message(reasoner: Reasoner, reason: Found, user_id: str | None) -> common_pb2.Reason:
+    skipped = 1 if user_id is None else 0
     message = common_pb2.Reason(strength=reason.strength, text=reason.text)
     _fill(message, reasoner, reason.path, user_id or "", skipped)
     for path in reason.also:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from server.kept_answers import KeptAnswers
 from server.lineup import Lineup
 from server.past_searches import PastSearches
 from server.question import Fit, Question, Ranking
+from server.reasons import while_wanted
 from server.rulebook import RuleBook
 from server.shadow import Comparison, Shadow
 from server.spare_memory import give_back
@@ -165,8 +167,15 @@ class Serving:
         return replace(question, lean=await self._finding.run(lambda: engine.selection.lean(question)))
 
     async def reason(self, function: Callable[[], R]) -> R:
-        """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits."""
-        return await asyncio.get_running_loop().run_in_executor(self._reasons, function)
+        """Look for reasons in a thread beside the scoring: paths take milliseconds, and no plain ranking waits.
+
+        When the caller goes away, the search ends with the product that it is at.
+        """
+        unwanted = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reasons, while_wanted, function, unwanted)
+        finally:
+            unwanted.set()
 
     def histories(self) -> list[tuple[LiveHistories, Engine]]:
         """Return the histories in service, each once, with an engine that answers from them."""

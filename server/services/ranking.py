@@ -199,7 +199,6 @@ class RankingService:
         self, engine: Engine, question: Question, products: list[int], most: int
     ) -> list[list[Reason]]:
         history = engine.history(question)
-        told = engine.only_told(question)
         return await self._serving.reason(
             lambda: reasons_for(
                 engine,
@@ -208,7 +207,6 @@ class RankingService:
                 user_id=question.user_id,
                 k=most,
                 wording=WORDINGS[question.language],
-                not_stored=told,
             )
         )
 

@@ -10,6 +10,8 @@ from kg.tables import InteractionType
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError, NotFoundError
 from kgrank.v1 import common_pb2
+from kgrank.v1.common_pb2 import Context, ContextEvent
+from kgrank.v1.common_pb2 import InteractionType as Happened
 from tests.server.shop import USER_COUNT, Shop, tables
 
 
@@ -47,6 +49,36 @@ def test_every_hop_of_thousands_of_reasons_exists(client: Client, shop: Shop) ->
                         over_people += 1
     assert hops > 3000
     assert over_people > 10
+
+
+@pytest.mark.parametrize("user", ["user-08", "nobody-known", ""])
+def test_paths_over_what_the_context_tells_begin_at_the_user(client: Client, shop: Shop, user: str) -> None:
+    edges, told = edges_of(shop.snapshot), {("VIEWED", "product-03"), ("ADDED_TO_CART", "product-05")}
+    cart = ContextEvent(product_id="product-05", type=Happened.INTERACTION_TYPE_ADD_TO_CART)
+    context = Context(seed_product_ids=["product-03"], events=[cart])
+    begun = set()
+    for result in client.rank(user, shop.snapshot.products.array.to_pylist(), context=context, reasons=True).results:
+        for path in (path for reason in result.reasons for path in (reason, *reason.also)):
+            assert len(path.nodes) == len(path.edges) + 1
+            assert (path.nodes[0].kind, path.nodes[0].id) == ("user", user)
+            assert path.nodes[-1].id == result.product_id
+            first = (path.edges[0].relation, path.nodes[1].id)
+            assert path.edges[0].direction == common_pb2.Edge.DIRECTION_FORWARD
+            assert first in told or exists(edges, path.nodes[0], path.edges[0], path.nodes[1])
+            assert user == "user-08" or first in told
+            for place, edge in list(enumerate(path.edges))[1:]:
+                assert exists(edges, path.nodes[place], edge, path.nodes[place + 1])
+            begun.add(first)
+    assert begun >= told
+
+
+def test_a_seed_is_a_reason_for_itself_with_its_hop(client: Client) -> None:
+    for user in ("user-08", ""):
+        seeded = Context(seed_product_ids=["product-03"])
+        (reason,) = client.explain(user, "product-03", context=seeded, max_reasons=1).result.reasons
+        assert reason.text == "You looked at this before"
+        assert [node.id for node in reason.nodes] == [user, "product-03"]
+        assert [edge.relation for edge in reason.edges] == ["VIEWED"]
 
 
 _Key = tuple[str, str]

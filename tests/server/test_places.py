@@ -1,21 +1,25 @@
 """Places for calls over the wire: who is late or goes away gives its place back, and nothing is done for it."""
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
+from kg.paths import Reasoner
 from kgrank.client import Client
 from kgrank.errors import DeadlineError, OverloadedError
-from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1.ranking_service_pb2 import RankRequest, RecommendRequest, SimilarProductsRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.admission import MANY, Admission
 from server.engine import Engine
@@ -54,6 +58,23 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@contextmanager
+def held(monkeypatch: pytest.MonkeyPatch, step: str) -> Iterator[list[bool]]:
+    """Hold every search for reasons at a method of the reasoner until the block ends; yield one entry for each call."""
+    gate, begun, plain = threading.Event(), list[bool](), getattr(Reasoner, step)
+
+    def holding(*given: Any, **more: Any) -> Any:
+        begun.append(True)
+        gate.wait(60)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(Reasoner, step, holding)
+    try:
+        yield begun
+    finally:
+        gate.set()
+
+
 @pytest.mark.parametrize("leaving", ["late", "gone"])
 def test_who_leaves_gives_its_place_back_and_is_not_worked_for(
     home: Path, leaving: str, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +100,32 @@ def test_who_leaves_gives_its_place_back_and_is_not_worked_for(
         for thread in waiting:
             thread.join()
     assert set(answered) == {"user-02", "user-03"}
+
+
+@pytest.mark.parametrize(("method", "step"), [("Rank", "paths"), ("Rank", "reasons"), ("SimilarProducts", "reasons")])
+def test_no_more_reasons_are_looked_for_once_the_caller_is_gone(
+    home: Path, method: str, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = {
+        "Rank": RankRequest(user_id="user-01", product_ids=[f"product-{each:02}" for each in range(90)]),
+        "SimilarProducts": SimilarProductsRequest(product_id="product-01", k=50),
+    }
+    request = requests[method]
+    request.include_reasons = True
+    with capture_logs() as lines, running(home) as server, grpc.insecure_channel(server.target) as channel:
+        serving = server.server._serving
+        lines.clear()
+        with held(monkeypatch, step) as begun:
+            call = getattr(RankingServiceStub(channel), method).future(request, timeout=60)
+            until(lambda: bool(begun))
+            call.cancel()
+            until(lambda: serving.calls.taken == serving._calls_for_reasons.taken == 0)
+        with Client(server.target) as client:
+            assert client.recommend("user-02", k=1).results
+    # The server has ended, for which it has waited for its threads.
+    assert len(begun) == 1
+    assert not [line for line in lines if line["log_level"] not in ("debug", "info")]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_burst_beyond_the_places_is_refused_at_once_while_those_inside_are_answered(
