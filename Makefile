@@ -13,7 +13,7 @@ help: ## this list
 # The environment depends on what is declared, so a change there installs again.
 $(READY): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (the first time: about 3 GB, one to three minutes)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^# uv==//p' constraints.txt)"
 	@$(BIN)/uv pip install --system-certs --python $(BIN)/python -c constraints.txt -e '.[all]'
 	@touch $(READY)
@@ -39,20 +39,33 @@ format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# These are about a model or a snapshot that they have to be given.
-GIVEN := $(addprefix benchmarks/,check_baseline.py check_tifuknn.py newcomers.py past_searches.py \
-	reasons.py refit.py search_quality.py time_to_best.py)
+# These have to be given something: a model, a snapshot, ../shared/data; demo, room for a clone that it installs (9 GB).
+GIVEN := check_baseline check_tifuknn demo encoder_forms finetune newcomers past_searches reasons refit search_quality \
+	time_to_best
+# These load a server with ghz, which is not of Python: Go's module proxy has it.
+GHZ := go install github.com/bojand/ghz/cmd/ghz@v0.120.0
+WITH_GHZ := endurance events overload processes rank recommend search
+LIBRARIES := server_load synthetic_shop
+ALONE := $(filter-out $(GIVEN) $(WITH_GHZ) $(LIBRARIES),$(sort $(notdir $(basename $(wildcard benchmarks/*.py)))))
 
-bench: $(READY) ## the benchmarks that need no model: one JSON line each, ours and a peer in the same run
-	@for script in $(filter-out $(GIVEN) benchmarks/synthetic_shop.py,$(wildcard benchmarks/*.py)); do echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
+bench: $(READY) ## the benchmarks that need to be given nothing: JSON lines of ours and a peer in the same run
+	@trap 'exit 130' INT; failed=; names="$(ALONE) $(WITH_GHZ)"; \
+	if ! command -v ghz >/dev/null; then \
+		echo "== skipped, for ghz is not on PATH ($(GHZ)): $(WITH_GHZ)" >&2; names="$(ALONE)"; fi; \
+	for name in $$names; do \
+		echo "== $$name" >&2; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	if [ "$$failed" ]; then echo "== failed:$$failed" >&2; exit 1; fi
 
-# A comparison that misses its data says so in the report; finished cells are kept under KGRANK_HOME.
+# A comparison that misses some of its data says so in the report; one that misses all of them leaves its tables as they
+# are and fails, and the others go on. Finished cells are kept under KGRANK_HOME.
 WORKERS ?= $(shell nproc)
 REPORTS := beauty beauty-cold completejourney completejourney-cold ml-100k gift-cards ablation finetune stability
 
 report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
-	@for name in $(REPORTS); do \
-		echo "== $$name"; $(BIN)/kgrank compare configs/compare/$$name.toml --workers $(WORKERS) --test --docs docs/quality.md || exit 1; done
+	@trap 'exit 130' INT; failed=; for name in $(REPORTS); do \
+		echo "== $$name"; $(BIN)/kgrank compare configs/compare/$$name.toml --workers $(WORKERS) --test \
+		--docs docs/quality.md || failed="$$failed $$name"; done; \
+	if [ "$$failed" ]; then echo "== failed, and not in docs/quality.md:$$failed" >&2; exit 1; fi
 
 quickreport: $(READY) ## the same on the coffee shop of examples/, in a minute: shows that it works, says nothing more
 	@$(BIN)/kgrank compare configs/compare/quick.toml --test
@@ -68,6 +81,11 @@ constraints: $(READY) ## resolve the newest versions that fit pyproject.toml, by
 	   $(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --upgrade -q --no-header --no-annotate \
 	   --python-version 3.11; } > constraints.new && mv constraints.new constraints.txt
 
+# The graphs that are stopped are those of the homes that are removed, whatever the shell's variables name.
+HOMES := .kgrank .kgrank-demo
 clean: ## remove the environment and everything a run made
-	@if [ -x $(BIN)/kgrank ]; then $(BIN)/kgrank graph stop >/dev/null 2>&1 || true; fi
-	rm -rf $(VENV) .kgrank .kgrank-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@for home in $(HOMES); do if [ -d $$home ] && [ -x $(BIN)/kgrank ]; then \
+		env -u KGRANK_CONFIG -u KGRANK_NEO4J_URI KGRANK_HOME=$$home $(BIN)/kgrank graph stop >/dev/null 2>&1 || true; \
+	fi; done
+	rm -rf $(VENV) $(HOMES) .kgrank-finetune examples/go/bin examples/go/kgrankv1 constraints.new \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,7 @@ Each form reads the same titles of Amazon's Beauty. Loss is measured where it wo
 `int8, compiled` is what the server reads queries with (`server.search.reader`), here for products, too; the others are
 torch's.
 
-Speed is texts per second in batches, and milliseconds for one query. Prints a table, and one JSON line.
+Speed is texts per second in batches, and milliseconds for one query. Prints one JSON line, and a table on stderr.
 
     python benchmarks/encoder_forms.py --products 4000
 """
@@ -21,6 +21,7 @@ import copy
 import json
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from kg.snapshot import Snapshot
@@ -177,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--products", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     torch.set_num_threads(options.threads)
     beauty = DataConfig(
         source="tables",
@@ -189,7 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reference: Float32s | None = None
     report: dict[str, dict[str, float]] = {}
     print(
-        f"{'':22}{'texts/s':>9}{'query ms':>10}{'cosine':>8}{'neighbours':>12}{'search':>8}{'as asked':>10}{'next':>7}"
+        f"{'':22}{'texts/s':>9}{'query ms':>10}{'cosine':>8}{'neighbours':>12}{'search':>8}{'as asked':>10}{'next':>7}",
+        file=sys.stderr,
     )
     for name, form in FORMS.items():
         report[name], features = judge.measure(form(), reference)
@@ -198,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{name:22}{row['texts_per_second']:9.0f}{row['query_ms']:10.2f}{row['cosine']:8.3f}"
             f"{row['neighbours']:12.3f}{row['search']:8.3f}{row['as_asked']:10.3f}{row['next']:7.4f}",
+            file=sys.stderr,
             flush=True,
         )
     print(

@@ -3,7 +3,8 @@
     python -m benchmarks.endurance [--minutes 30] [--minute 60] [--results 10] [--home HOME]
 
 Without `--minutes` it runs for two, which shows that it works; thirty are the real thing. Two models are swapped in by
-turns while calls go on, and events are written. Memory is read at the end of each minute. Prints one JSON line.
+turns while calls go on, and events are written. Memory is read at the end of each minute; how much it has grown is told
+from the third minute on, so of four minutes or more. Prints one JSON line.
 """
 
 import argparse
@@ -52,8 +53,8 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     requests = write_requests(
         home / "requests.json", [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
     )
-    how = {"callers": CALLERS, "may_fail": True}
-    minutes = []
+    how: dict[str, Any] = {"callers": CALLERS, "may_fail": True}
+    minutes: list[dict[str, Any]] = []
     with (
         server(home, KGRANK_SERVE__SEARCH="false") as (target, process),
         Client(target, timeout_s=options.minute) as client,
@@ -67,8 +68,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
             swapping.join()
             minutes.append({"p99_ms": loaded.ms["p99"], "codes": loaded.codes, "rss_mib": round(rss_mib(process), 1)})
     # The first swaps load what both models share; from then on memory has no reason to grow.
-    settled = minutes[min(2, len(minutes) - 1) :]
-    first, last = settled[0]["rss_mib"], settled[-1]["rss_mib"]
+    settled = [each["rss_mib"] for each in minutes[2:]]
     return {
         "benchmark": "endurance",
         "minutes": options.minutes,
@@ -77,7 +77,7 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "calls_s": int(SHARE * capacity),
         "failed_calls": sum(count for each in minutes for code, count in each["codes"].items() if code != "OK"),
         "calls": sum(count for each in minutes for count in each["codes"].values()),
-        "memory_grown": round(last / first - 1, 4),
+        "memory_grown": round(settled[-1] / settled[0] - 1, 4) if len(settled) > 1 else None,
         "goal_memory": GOAL_MEMORY,
         "by_minute": minutes,
         "k": options.results,

@@ -3,26 +3,31 @@
 Both rank with the same centred cosine over the same history; frozen features are also given in their raw form. Users
 whose product has at most three training interactions are the cold case. Prints one JSON line for each method, with the
 lead over frozen and its paired bootstrap interval. Validation chooses the epoch; with --test the test case is asked
-once. Example: python -m benchmarks.finetune --methods last
+once. An encoder that a former run has left in --work is not made again: its minutes are those of that run, and
+cpu_minutes are told by the run that made all of it. Example: python -m benchmarks.finetune --methods last
 """
 
 import argparse
 import json
 import os
 import platform
+import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import structlog
 import torch
 import transformers
 
 from kg.snapshot import Snapshot
+from model.checkpoint import EpochRecord
 from model.compare.data import DataConfig, read_snapshot
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
 from model.finetune.run import TuningListener, finetune
-from model.finetune.text_ranking import TextRanker, cold_part, ndcg_of_users
+from model.finetune.text_ranking import Quality, TextRanker, cold_part, ndcg_of_users
 from model.hold_out import without_products
 from model.metrics import bootstrap
 from model.splits import Case, SplitConfig, make_split
@@ -56,6 +61,7 @@ def main() -> None:
     parser.add_argument("--products", type=int, help="a drawn part of the catalogue, validation only: for development")
     parser.add_argument("--test", action="store_true", help="report on the test case instead of validation")
     given = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     snapshot = (
         Snapshot.open(given.snapshot)
         if given.snapshot
@@ -76,10 +82,7 @@ def main() -> None:
     changed = dict(setting.split("=", 1) for setting in given.set)
     for method in given.methods.split(","):
         config = FinetuneConfig.model_validate({"epochs": given.epochs} | METHODS[method] | changed)
-        began, cpu = time.monotonic(), time.process_time()
-        listener = TuningListener(
-            on_epoch=lambda record, quality: print(f"# epoch {record.epoch} {record.loss:.4f} {quality}", flush=True)
-        )
+        cpu, epochs = time.process_time(), list[int]()
         tuned = finetune(
             snapshot,
             split,
@@ -89,9 +92,9 @@ def main() -> None:
             given.work / "encoders",
             checkpoint_folder=given.work / f"checkpoint-{method}",
             resume=True,
-            listener=listener,
+            listener=TuningListener(on_epoch=partial(hear, epochs)),
         )
-        minutes, cpu_minutes = (time.monotonic() - began) / 60, (time.process_time() - cpu) / 60
+        cpu_minutes = round((time.process_time() - cpu) / 60, 1)
         text = model.text.model_copy(update={"encoder": str(tuned.folder)})
         values = reached(snapshot, model.model_copy(update={"text": text}), cases, given.work)
         report = {
@@ -105,13 +108,19 @@ def main() -> None:
             "frozen_raw": {name: round(float(frozen[f"{name}, raw"].mean()), 4) for name in cases},
             "lead": {name: interval(values[name] - frozen[name]) for name in cases},
             "epoch": tuned.measures["epoch"],
-            "minutes": round(minutes, 1),
-            "cpu_minutes": round(cpu_minutes, 1),
+            "minutes": tuned.measures["minutes"],
+            "cpu_minutes": cpu_minutes if 0 in epochs else None,
             "settings": config.model_dump(mode="json", exclude_defaults=True),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         }
         print(json.dumps(report), flush=True)
+
+
+def hear(epochs: list[int], record: EpochRecord, quality: Quality) -> None:
+    """Note and show an epoch. Epoch 0, the encoder as it was, is not heard of a run that is found or gone on with."""
+    epochs.append(record.epoch)
+    print(f"# epoch {record.epoch} {record.loss:.4f} {quality}", file=sys.stderr, flush=True)
 
 
 def reached(

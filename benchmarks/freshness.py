@@ -29,6 +29,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import structlog
 import torch
 
 from benchmarks.synthetic_shop import fill_text_cache, make_home
@@ -54,6 +55,7 @@ SEED = "product-0000001"
 def main() -> None:
     """Measure, and print one JSON line."""
     options = _options()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with tempfile.TemporaryDirectory(prefix="kgrank-benchmark-") as folder:
         home = Path(folder) / "home"
         make_home(

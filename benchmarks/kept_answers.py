@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from benchmarks.synthetic_shop import make_home
@@ -43,6 +45,7 @@ KEPT_BYTES = 256 << 20
 def main() -> None:
     """Measure, and print one JSON line."""
     options = _options()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="kgrank-benchmark-") as folder:
         home = Path(folder)

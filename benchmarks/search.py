@@ -2,10 +2,10 @@
 
     python -m benchmarks.search [--rate 50] [--seconds 30] [--rounds 2]
 
-Ours is `kgrank serve` over a synthetic shop; the echo is the same kind of server (grpc.aio) that returns one of ours'
-replies as prebuilt bytes. Both get the same requests from ghz (a load generator in Go; `--ghz`, or on PATH), in turns:
-queries of one to five words of titles, a fifth of them with a typing error, by known users, a quarter with a filter by
-category; none is sent twice in a load, so that no answer is found ready. Prints one JSON line.
+Ours is `kgrank serve` over a synthetic shop; the echo is the same kind of server (grpc.aio on uvloop) that returns one
+of ours' replies as prebuilt bytes. Both get the same requests from ghz (a load generator in Go; `--ghz`, or on PATH),
+in turns: queries of one to five words of titles, a fifth of them with a typing error, by known users, a quarter with a
+filter by category; none is sent twice in a load, so that no answer is found ready. Prints one JSON line.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import psutil
+import uvloop
 
 from benchmarks.synthetic_shop import CATEGORIES, make_home, product_titles
 from kgrank.client import Client
@@ -57,7 +58,9 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         payload = home / "reply.bin"
         payload.write_bytes(reply.SerializeToString())
         with _echo(payload) as echo:
-            _load(options, target, _requests(home, options, titles, seed=0), seconds=3)  # warm, as a server in service
+            warming = _requests(home, options, titles, seed=0)
+            for address in (echo, target):
+                _load(options, address, warming, seconds=3)  # warm, as a server in service
             measured: dict[str, list[dict[str, float]]] = {"ours": [], "echo": []}
             for seed in range(1, options.rounds + 1):
                 requests = _requests(home, options, titles, seed)
@@ -206,7 +209,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     if options.echo is not None:
-        asyncio.run(_serve_echo(options.echo.read_bytes()))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve_echo(options.echo.read_bytes()))
         sys.exit()
     if options.ghz is None:
         raise SystemExit("ghz is not on PATH: go install github.com/bojand/ghz/cmd/ghz@v0.120.0")

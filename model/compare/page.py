@@ -14,6 +14,7 @@ from typing import Any
 from kg.errors import ConfigError
 from model.compare.plots import Plot, few_events, label_of, plots_of
 from model.compare.tables import Document, Sheet, goal_sheet, place, sheets, tuning_sheet
+from model.errors import ModelError
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1040px;margin:2rem auto;padding:0 1rem}
@@ -31,6 +32,7 @@ def write_report(document: Document, folder: Path, docs: Path | None = None) -> 
 
     Raises:
         ConfigError: the documentation page has no block for this comparison.
+        ModelError: there is a documentation page, and no table to put there; the report itself is written.
     """
     drawn = [_plots(document, table) for table in document["tables"]]
     files = {"report.json": json.dumps(document, indent=1, ensure_ascii=False)}
@@ -98,12 +100,19 @@ def rewrite_block(docs: Path, document: Document) -> None:
 
     Raises:
         ConfigError: there is no such page, or it has no such block.
+        ModelError: the report has no table; the page stays as it is.
     """
     name = document["name"]
     begin, end = f"<!-- report: {name} -->", f"<!-- end of report: {name} -->"
     text = docs.read_text(encoding="utf-8") if docs.is_file() else ""
     if begin not in text or end not in text:
         raise ConfigError(f"{docs} has no block for {name}", f"Put the lines {begin} and {end} where it is to stand.")
+    if not document["tables"]:
+        reasons = "; ".join(dict.fromkeys(part["why"] for part in document["skipped"])) or "nothing was asked for"
+        raise ModelError(
+            f"{docs} keeps its tables of {name}, for this report has none: {reasons}",
+            "Bring the data (--data names another folder), or leave out --report-only or --only.",
+        )
     parts = list(_sentences(document))
     goals = goal_sheet(document)
     if goals is not None:

@@ -92,3 +92,14 @@ def test_a_comparison_that_is_not_there_is_one_sentence(kgrank: CommandLine, tmp
     assert done.code == 0
     assert "data set shop is skipped" in done.err
     assert "Traceback" not in done.err
+
+
+def test_published_tables_outlast_a_run_without_data(kgrank: CommandLine, tmp_path: Path, peers: Path) -> None:
+    docs = tmp_path / "quality.md"
+    docs.write_text("<!-- report: peers -->\nthe former tables\n<!-- end of report: peers -->\n")
+    former = docs.read_text()
+    done = kgrank(tmp_path / "home", "compare", str(peers), "--docs", str(docs))
+    assert done.code == 1
+    assert "keeps its tables of peers" in done.err
+    assert docs.read_text() == former
+    assert (tmp_path / "home" / "compare" / "peers" / "report.html").exists()

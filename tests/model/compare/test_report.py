@@ -13,9 +13,11 @@ from model.compare.config import METRICS, MODELS, CompareConfig
 from model.compare.goals import judged
 from model.compare.page import rewrite_block, write_report
 from model.compare.report import build
+from model.compare.sections import Skipped
 from model.compare.statistics import Sample
 from model.compare.tables import goal_sheet
 from model.compare.touched import LEDGER, note_touch
+from model.errors import ModelError
 from tests.model.compare.small_comparison import Compared
 
 
@@ -77,6 +79,17 @@ def test_a_report_is_written_in_three_forms_and_into_the_docs(compared: Compared
     assert "| **ours** |" in told
     with pytest.raises(ConfigError, match="has no block for small"):
         rewrite_block(tmp_path / "none.md", document)
+
+
+def test_a_report_without_a_table_leaves_the_docs_as_they_are(compared: Compared, tmp_path: Path) -> None:
+    document = build(compared.config, [part for part in compared.parts if isinstance(part, Skipped)], "test")
+    docs = tmp_path / "quality.md"
+    docs.write_text("before\n<!-- report: small -->\nthe former tables\n<!-- end of report: small -->\nafter\n")
+    former = docs.read_text()
+    with pytest.raises(ModelError, match=r"keeps its tables of small.*: .*nowhere\.json\.gz is not there\n"):
+        write_report(document, tmp_path / "report", docs)
+    assert docs.read_text() == former
+    assert "nowhere.json.gz is not there" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_every_look_at_test_data_is_counted(compared: Compared, tmp_path: Path) -> None:
