@@ -222,8 +222,6 @@ def load_settings(config_file: Path | None = None) -> Settings:
     """
     refuse_unread(os.environ, Settings)
     named = config_file or (Path(os.environ[CONFIG_FILE]) if CONFIG_FILE in os.environ else None)
-    if named is not None and not named.is_file():
-        raise ConfigError(f"configuration file {named} does not exist", "Check --config or KGRANK_CONFIG.")
     file = named or DEFAULT_CONFIG_FILE
 
     class FileSettings(Settings):
@@ -234,7 +232,17 @@ def load_settings(config_file: Path | None = None) -> Settings:
     if os.environ.get(_MLFLOW_VARIABLE):
         given["tracking"] = {"mlflow_uri": os.environ[_MLFLOW_VARIABLE]}
     try:
+        if named is not None and not named.is_file():
+            raise ConfigError(f"configuration file {named} does not exist", "Check --config or KGRANK_CONFIG.")
         return FileSettings(**given)
+    except OSError as error:
+        raise ConfigError(
+            f"configuration file {file} can't be read: {error.strerror}", "Check its path and its rights."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"configuration file {file} is not UTF-8 text (byte {error.start})", "Save it as UTF-8."
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file} is not valid TOML: {error}", "Mend that line.") from error
     except SettingsError as error:

@@ -4,13 +4,14 @@ import errno
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from kg.errors import KgrankError, MissingExtraError
+from kg.errors import ConfigError, KgrankError, MissingExtraError
 from server.cli import console
 from server.config import Settings, load_settings
 
@@ -61,8 +62,18 @@ COMMANDS = (
 )
 """One module of `server.cli` each, with a function `register(app)`."""
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""What the user can mend: a full disk, or a folder that is not theirs."""
+_OTHER_HOME = "choose another home: KGRANK_HOME"
+_DISK_ERRORS = {
+    errno.ENOSPC: f"Free some space, or {_OTHER_HOME}",
+    errno.EDQUOT: f"Free some space, or {_OTHER_HOME}",
+    errno.EACCES: f"Mend its owner or its rights, or {_OTHER_HOME}",
+    errno.EPERM: f"Mend its owner or its rights, or {_OTHER_HOME}",
+    errno.EROFS: f"Mount it to be written, or {_OTHER_HOME}",
+    errno.EEXIST: f"It is a file where a folder has to be: move it away, or {_OTHER_HOME}",
+    errno.ENOTDIR: f"A part of it is a file where a folder has to be: move that away, or {_OTHER_HOME}",
+    errno.ENAMETOOLONG: f"Give a shorter name, or {_OTHER_HOME}",
+}
+"""What the user can mend about a file or folder, and how."""
 
 
 @app.callback()
@@ -84,6 +95,7 @@ def run() -> None:
     for command in COMMANDS:
         importlib.import_module(f"server.cli.{command}").register(app)
     try:
+        _refuse_undecodable(sys.argv[1:])
         app()
     except MissingExtraError as error:
         console.fail(error)
@@ -96,8 +108,22 @@ def run() -> None:
             raise
         console.fail(
             KgrankError(
-                f"{error.filename or 'a file'} can't be used: {error.strerror or error}",
-                "Free some space, or choose another home: KGRANK_HOME",
+                f"{error.filename or 'a file'} can't be used: {error.strerror or error}", _DISK_ERRORS[error.errno]
             )
         )
         sys.exit(console.EXIT_FAILED)
+
+
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are not text: neither the contract nor the graph nor JSON can hold them.
+
+    Raises:
+        ConfigError: one is not UTF-8.
+    """
+    for number, argument in enumerate(arguments, start=1):
+        shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if shown != argument:
+            raise ConfigError(
+                f"argument {number}, {shown}, is not UTF-8 text",
+                "Type it in a UTF-8 terminal; rename a file whose name is not UTF-8.",
+            )

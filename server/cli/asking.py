@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Reason, Result
     from server.config import Settings
 
+MAX_RESULTS = 10_000
+"""The largest k that a server can be set to take: `serve.max_results`."""
+
 _FROM_INPUT = "-"
 
 
@@ -24,7 +27,11 @@ def user_id(given: str) -> str:
     """Return a user's id as given, or the one that standard input has."""
     if given != _FROM_INPUT:
         return given
-    line = sys.stdin.readline().removesuffix("\n")
+    try:
+        line = sys.stdin.readline().removesuffix("\n")
+        line.encode()
+    except UnicodeError as error:
+        raise typer.BadParameter("standard input is not UTF-8 text") from error
     if not line:
         raise typer.BadParameter("standard input has no line with a user's id")
     return line

@@ -1,5 +1,6 @@
 """`kgrank config`: show every setting, its value, and what it means."""
 
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -30,9 +31,9 @@ def show_config(
     if json:
         console.emit_json(values)
     elif markdown:
-        console.out.print("\n".join(settings_table()), markup=False)
+        sys.stdout.write("\n".join(settings_table()) + "\n")
     else:
-        console.out.print("\n".join(_toml(settings, values, "")), markup=False)
+        sys.stdout.write("\n".join(_toml(settings, values, "")) + "\n")
 
 
 def settings_table() -> list[str]:

@@ -1,6 +1,7 @@
 """How every command speaks: tables and progress for people, JSON for machines, one sentence for a mistake."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +25,13 @@ from kg.errors import KgrankError
 _PLAIN_WIDTH = 160
 """Columns of a table where stdout is a file or a pipe."""
 
-out = Console(markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+out = Console(
+    markup=False,
+    emoji=False,
+    highlight=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else _PLAIN_WIDTH,
+)
 
 
 class _Stderr(Console):
@@ -35,7 +42,7 @@ class _Stderr(Console):
         self.quiet = True
 
 
-err = _Stderr(stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = _Stderr(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -53,7 +60,20 @@ def say(line: str) -> None:
 
 def emit_json(value: object) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON, which has neither NaN nor infinity: they are null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -104,7 +124,13 @@ def meter(label: str, total: int | None = None) -> Iterator[Meter]:
         say(label)
         yield Meter(None, label, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err) as bar:
         yield Meter(bar, label, total)
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kg.errors import ConfigError
+
 _HISTORY_LINES = 1000
 
 
@@ -14,6 +16,9 @@ def statements(argument: str | None, history_file: Path) -> Iterator[str]:
     Args:
         argument: a whole query, or None to read standard input.
         history_file: where a person's lines are kept between sessions.
+
+    Raises:
+        ConfigError: standard input is not UTF-8.
     """
     if argument is not None:
         yield argument.rstrip().removesuffix(";")
@@ -23,7 +28,7 @@ def statements(argument: str | None, history_file: Path) -> Iterator[str]:
 
 def _split(lines: Iterator[str]) -> Iterator[str]:
     pending: list[str] = []
-    for line in lines:
+    for line in _utf8(lines):
         pending.append(line.rstrip("\n"))
         if line.rstrip().endswith(";"):
             yield "\n".join(pending).rstrip().removesuffix(";")
@@ -31,6 +36,13 @@ def _split(lines: Iterator[str]) -> Iterator[str]:
     rest = "\n".join(pending).strip()
     if rest:
         yield rest
+
+
+def _utf8(lines: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise ConfigError("standard input is not UTF-8 text", "Save the queries as UTF-8.") from error
 
 
 def _prompted(history_file: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ import typer
 from kg.errors import KgrankError
 from server.cli import console
 from server.cli.app import Json
-from server.cli.demo_processes import Runner, Step, command, leave, run, served
+from server.cli.demo_processes import Runner, Step, command, demo_environment, leave, run, served
 
 if TYPE_CHECKING:
     from kg.snapshot import Snapshot
@@ -43,8 +43,11 @@ def demo(
     home.mkdir(parents=True, exist_ok=True)
     config = home / "demo.toml"
     config.write_bytes(files("server.cli").joinpath("demo.toml").read_bytes())
-    environment = os.environ | {"KGRANK_HOME": str(home), "KGRANK_CONFIG": str(config)}
-    environment.pop("KGRANK_SERVE__PORT", None)
+    environment = demo_environment(os.environ, home, config)
+    unused = sorted(os.environ.keys() - environment.keys())
+    unset = f"  unset {' '.join(unused)}\n" if unused else ""
+    if unused:
+        console.say(f"The demo keeps to its own settings; it does not read {', '.join(unused)}.")
     shown_on = sys.stderr if json else sys.stdout
     sample = ("--full",) if full else ("--households", str(households), "--weeks", str(weeks))
     _refuse_another_sample(home, sample)
@@ -73,6 +76,7 @@ def demo(
         console.emit_json({"home": home, "seconds": round(seconds, 1), **answer})
     console.say(
         f"\nDone in {seconds:.0f} s. Everything is in {home}; go on with:\n"
+        f"{unset}"
         f"  export KGRANK_HOME={home} KGRANK_CONFIG={config}\n"
         "  kgrank serve                   # and in another terminal: kgrank recommend USER\n"
         "  kgrank graph shell             # Cypher"
@@ -93,6 +97,7 @@ def _refuse_another_sample(home: Path, sample: tuple[str, ...]) -> None:
 
 def _show(target: str, home: Path, environment: dict[str, str], began: float, shown_on: TextIO) -> dict[str, object]:
     """Ask for a real user's ten products with reasons, tell the server of an event, and ask again."""
+    from kgrank.channel import Credentials
     from kgrank.client import Client, event
     from kgrank.v1.common_pb2 import Context
 
@@ -101,7 +106,7 @@ def _show(target: str, home: Path, environment: dict[str, str], began: float, sh
     console.say(f"$ kgrank {' '.join(asked)}")
     run(asked, environment, shown_on)
     console.say(f"First answer after {time.monotonic() - began:.0f} s.")
-    with Client(target) as client:
+    with Client(target, credentials=Credentials()) as client:
         before = client.recommend(user_id, k=50, details=True).results
         bought = before[-1]
         console.say(f"\nThe user buys {bought.title!r} now: one event, acknowledged when it is on disk ...")

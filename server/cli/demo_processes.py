@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, TextIO
 
 from kg.errors import KgrankError
 from server.cli import console
+from server.variables import CONFIG_FILE, PREFIX
 
 if TYPE_CHECKING:
     from kgrank.client import Client
 
 SERVER_START_S = 120
+_HOME = "KGRANK_HOME"
+_TRACKING = "MLFLOW_TRACKING_URI"
+"""MLflow's own variable, and a setting of ours."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Step:
     keep: bool = True
 
 
+def demo_environment(given: Mapping[str, str], home: Path, config: Path) -> dict[str, str]:
+    """Return the environment of the demo's processes, without settings of others: one may name a shop's own graph."""
+    kept = {name: value for name, value in given.items() if not name.upper().startswith(PREFIX) and name != _TRACKING}
+    return kept | {_HOME: str(home), CONFIG_FILE: str(config)}
+
+
 class Runner:
     """Runs steps, and remembers in `steps.json` which are done and by what."""
 
@@ -40,7 +50,7 @@ class Runner:
         self._file = home / "steps.json"
         self._environment = environment
         self._done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        config = Path(environment["KGRANK_CONFIG"]).read_bytes()
+        config = Path(environment[CONFIG_FILE]).read_bytes()
         self._digest = hashlib.blake2b(config, digest_size=8).hexdigest()
 
     def run(self, place: str, step: Step) -> None:
@@ -64,20 +74,21 @@ class Runner:
 @contextlib.contextmanager
 def served(environment: dict[str, str]) -> Iterator[str]:
     """Run `kgrank serve` on a free port; yield its target once it is serving."""
+    from kgrank.channel import Credentials
     from kgrank.client import Client
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{probe.getsockname()[1]}"
     console.say(f"$ kgrank serve --port {target.rpartition(':')[2]}")
-    log = Path(environment["KGRANK_HOME"]) / "serve.log"
+    log = Path(environment[_HOME]) / "serve.log"
     process = None
     try:
         with log.open("w", encoding="utf-8") as sink, termination_waits():
             process = subprocess.Popen(
                 command(("serve", "--port", target.rpartition(":")[2])), env=environment, stdout=sink, stderr=sink
             )
-        _wait_until_it_answers(Client(target), process, log)
+        _wait_until_it_answers(Client(target, credentials=Credentials()), process, log)
         yield target
     finally:
         _end(process)

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from kg.errors import MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
+from server.cli.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from model.evaluate import CaseReport
@@ -69,7 +69,7 @@ def evaluate_model(
         from model.finetune.provenance import check_tuned_here
         from model.ranker import ModelRanker, Ranker
         from model.splits import SplitConfig, make_split
-        from server.cli.stored import newest_artifact, open_snapshot, write_atomically
+        from server.cli.stored import newest_artifact, open_snapshot
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"evaluating needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
@@ -127,7 +127,7 @@ def evaluate_model(
     document = _document(reports, seed, manifest.model_version if manifest else None)
     document |= {"snapshot_hash": data.content_hash, "split": config.model_dump(mode="json")}
     path = _report_path(settings.home, config.protocol, document)
-    write_atomically(path, dumps(document, indent=2))
+    write_atomically(path, console.json_text(document, indent=2))
     if json:
         console.emit_json(document)
         return

@@ -154,6 +154,11 @@ def recipe(
             console.emit_table("recipes", ("name", "what it shows", "parameters"), found)
         return
     chosen = load_recipe(name)
+    if show and json:
+        console.emit_json(
+            {"name": chosen.name, "title": chosen.title, "parameters": chosen.usage, "cypher": chosen.text}
+        )
+        return
     if show:
         sys.stdout.write(chosen.text)
         return

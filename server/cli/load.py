@@ -54,7 +54,7 @@ def completejourney(
     weeks: Annotated[int, typer.Option(min=1, max=53, help="The last so many weeks.")] = 26,
     full: Annotated[bool, typer.Option("--full", help="All 2,469 households and 53 weeks.")] = False,
     min_purchases: Annotated[int, typer.Option(min=1, help="Keep products bought at least this often.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     strict: Strict = False,
     max_bad: MaxBad = "5%",
     quarantine: Quarantine = None,

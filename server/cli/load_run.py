@@ -1,6 +1,5 @@
 """What every `kgrank load SOURCE` does: read, check, write quarantine and report, judge, load."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import typer
 from kg.errors import ConfigError, DataError
 from server.cli import console
 from server.cli.app import settings_of
+from server.cli.whole_files import write_atomically
 from server.config import Settings
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ def _write_files(checked: "Checked", options: LoadOptions, settings: Settings, s
     from kg.quality.quarantine import write_quarantine
 
     if options.report is not None:
-        text = json.dumps(checked.report.as_dict(), indent=2, ensure_ascii=False)
         try:
-            options.report.write_text(text + "\n", encoding="utf-8")
+            write_atomically(options.report, console.json_text(checked.report.as_dict(), indent=2) + "\n")
         except OSError as error:
             raise DataError(
                 f"report file {options.report} can't be written: {error.strerror}", "Name another with --report."

@@ -1,12 +1,12 @@
 """`kgrank publish`: a model's product vectors and recommendations into the graph."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg.errors import MissingExtraError
+from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from server.config import Settings
 
 _USERS_AT_ONCE = 1000
+_K = 20
+_KEEP = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +34,13 @@ def register(app: typer.Typer) -> None:
 
 def publish_model(
     context: typer.Context,
-    k: Annotated[int, typer.Option(help="Products recommended to each user.", min=1, max=1000)] = 20,
+    k: Annotated[
+        int | None, typer.Option(help="Products recommended to each user.", min=1, max=1000, show_default=str(_K))
+    ] = None,
     users: Annotated[Path | None, typer.Option(help="File with a user id a line.", show_default="all")] = None,
-    keep: Annotated[int, typer.Option(help="Publications that stay, the new one included.", min=1)] = 2,
+    keep: Annotated[
+        int | None, typer.Option(help="Publications that stay, the new one included.", min=1, show_default=str(_KEEP))
+    ] = None,
     artifact: Annotated[str | None, typer.Option(help="Model version.", show_default="the one in service")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Name of the snapshot.", show_default="the model's own")] = None,
     activate: Annotated[str | None, typer.Option(help="Only make this publication the active one again.")] = None,
@@ -43,13 +49,16 @@ def publish_model(
 ) -> None:
     """Write RECOMMENDED relationships and product vectors; readers see the old or the new ones, never a mixture."""
     settings = settings_of(context)
+    publishing = {"--k": k, "--users": users, "--keep": keep, "--artifact": artifact}
     if remove is not None:
+        _refuse(f"--remove {remove} only removes", publishing | {"--snapshot": snapshot, "--activate": activate})
         _remove(settings, remove, json)
         return
     if activate is not None:
+        _refuse(f"--activate {activate} only switches", publishing)
         _activate(settings, activate, snapshot, json)
         return
-    published = _publish(settings, k, users, keep, artifact, snapshot)
+    published = _publish(settings, k or _K, users, keep or _KEEP, artifact, snapshot)
     if json:
         console.emit_json(
             {
@@ -66,6 +75,13 @@ def publish_model(
     )
     if published.removed:
         console.say(f"removed: {', '.join(published.removed)}")
+
+
+def _refuse(task: str, others: Mapping[str, object]) -> None:
+    """Refuse options that would be passed over."""
+    given = [f"{name} {value}" for name, value in others.items() if value is not None]
+    if given:
+        raise ConfigError(f"{task}: it does not take {', '.join(given)}", "Leave that out, or run it on its own.")
 
 
 def _remove(settings: "Settings", publication: str, json: bool) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, UserId, as_json, asking, component_names, reason_lines
+from server.cli.asking import MAX_RESULTS, Target, UserId, as_json, asking, component_names, reason_lines
 
 if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Result
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def recommend(
     context: typer.Context,
     user: UserId,
-    k: Annotated[int, typer.Option(min=1, help="How many products.")] = 10,
+    k: Annotated[int, typer.Option(min=1, max=MAX_RESULTS, help="How many products.")] = 10,
     seed: Annotated[list[str] | None, typer.Option(help="Product that the user looks at now; may be repeated.")] = None,
     seen: Annotated[
         bool | None,

@@ -7,7 +7,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking
+from server.cli.asking import MAX_RESULTS, Target, as_json, asking
 
 _ACTIONS = ("pin", "boost", "bury", "block")
 
@@ -59,7 +59,7 @@ def set_rule(
     brand: Annotated[str | None, typer.Option(help="Brand that it is about.")] = None,
     category: Annotated[str | None, typer.Option(help="Category that it is about, names joined by ' > '.")] = None,
     strength: Annotated[float | None, typer.Option(help="Of boost and bury: 0 to 10.")] = None,
-    position: Annotated[int | None, typer.Option(help="Of pin: the place, from 1.")] = None,
+    position: Annotated[int | None, typer.Option(min=1, max=MAX_RESULTS, help="Of pin: the place.")] = None,
     start: Annotated[datetime | None, typer.Option("--from", help="From when (UTC); from now on if not given.")] = None,
     end: Annotated[datetime | None, typer.Option("--until", help="Until when (UTC); for good if not given.")] = None,
     target: Target = None,
@@ -94,8 +94,12 @@ def remove(
     context: typer.Context,
     rule_id: Annotated[str, typer.Argument(help="Its id.")],
     target: Target = None,
+    json: Json = False,
 ) -> None:
     """Remove a rule."""
     with asking(target, settings_of(context)) as client:
         client.delete_rule(rule_id)
-    console.say(f"rule {rule_id} is removed")
+    if json:
+        console.emit_json({"removed": rule_id})
+    else:
+        console.say(f"rule {rule_id} is removed")

@@ -6,7 +6,7 @@ import typer
 
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.asking import Target, as_json, asking, reason_lines, user_id
+from server.cli.asking import MAX_RESULTS, Target, as_json, asking, reason_lines, user_id
 
 if TYPE_CHECKING:
     from kgrank.v1.common_pb2 import Filter, Result
@@ -26,7 +26,7 @@ def search(
             parser=user_id, metavar="USER", help="User that it is ranked for, nobody if not given; - as in `recommend`."
         ),
     ] = "",
-    k: Annotated[int, typer.Option(min=1, help="How many products.")] = 10,
+    k: Annotated[int, typer.Option(min=1, max=MAX_RESULTS, help="How many products.")] = 10,
     category: Annotated[
         list[str] | None, typer.Option(help="Only in this category, names joined by ' > '; may be repeated.")
     ] = None,

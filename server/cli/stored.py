@@ -1,6 +1,5 @@
 """What the home folder holds: the artifact and the snapshot that a command means. Needs torch."""
 
-import os
 from pathlib import Path
 
 from kg.errors import SnapshotError
@@ -90,14 +89,3 @@ def model_on(artifact: Artifact, snapshot: Snapshot, settings: Settings) -> Scor
         return artifact.scorer
     with console.meter("bringing the model to the snapshot") as meter:
         return refresh(artifact, snapshot, settings.cache_folder, meter.advance)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kgrank.v1.user_service_pb2 import UserProfile
 
 _DAY_S = 86_400
+_MAX_DAYS = 3_652_500
+"""Ten thousand years, the longest duration of the contract."""
 _EXIT_NOT_ERASED = 4
 """Apart from 1, which says that it can't be told."""
 
@@ -34,7 +36,9 @@ def register(app: typer.Typer) -> None:
 def profile(
     context: typer.Context,
     user_id: UserId,
-    days: Annotated[float | None, typer.Option(min=0, help="Only what happened in so many days before now.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, max=_MAX_DAYS, help="Only what happened in so many days before now.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Brands, categories and interests each.")] = 10,
     target: Target = None,
     json: Json = False,

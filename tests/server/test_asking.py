@@ -66,6 +66,28 @@ def test_rules_need_a_graph_and_say_so(kgrank: CommandLine, shop: Shop) -> None:
     assert kgrank(shop.home, "rules", "set", "sale", "lift", "--brand", "Acme").code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    [
+        ("--k", ("recommend", "user-01", "--k", "99999999999")),
+        ("--k", ("search", "thing", "--k", "99999999999")),
+        ("--position", ("rules", "set", "hero", "pin", "--product", "product-04", "--position", "99999999999")),
+        ("--days", ("user", "profile", "user-01", "--days", "1e300")),
+        ("--days", ("user", "profile", "user-01", "--days", "nan")),
+    ],
+)
+def test_a_number_that_no_server_takes_is_a_mistake(
+    kgrank: CommandLine, shop: Shop, option: str, arguments: tuple[str, ...]
+) -> None:
+    done = kgrank(shop.home, *arguments)
+    assert (done.code, option in done.err) == (2, True)
+    assert "Traceback" not in done.err
+
+
+def test_the_longest_time_can_be_asked_for(kgrank: CommandLine, shop: Shop) -> None:
+    assert kgrank(shop.home, "user", "profile", "user-10", "--days", "3652500").code == 0
+
+
 def test_explain_prints_components_and_paths(kgrank: CommandLine, shop: Shop) -> None:
     done = kgrank(shop.home, "explain", "user-01", "product-04")
     assert done.code == 0

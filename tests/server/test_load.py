@@ -1,6 +1,8 @@
 """`kgrank load`: what a terminal shows, what is in the graph after, and that nothing is loaded when the check fails."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,24 @@ def test_too_many_bad_rows_load_nothing_and_leave_a_quarantine_file(kgrank: Comm
     assert not (home / "graph").exists()
     # The same file is loadable when its owner says so.
     assert kgrank(home, "load", "tables", "--interactions", str(events), "--max-bad", "50%", "--check-only").code == 0
+
+
+def test_a_report_is_whole_or_not_there(kgrank: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    report = tmp_path / "report.json"
+    report.write_text("of yesterday")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        done = kgrank(tmp_path / "home", "load", "tables", *SHOP_FILES, "--check-only", "--report", str(report))
+    assert (done.code, "No space left" in done.err) == (1, True)
+    assert (report.read_text(), list(tmp_path.iterdir())) == ("of yesterday", [report])
+    latest = tmp_path / "latest.json"
+    latest.symlink_to(report)
+    assert kgrank(tmp_path, "load", "tables", *SHOP_FILES, "--check-only", "--report", str(latest)).code == 0
+    assert latest.is_symlink()
+    assert json.loads(report.read_text())["tables"]["products"]["refused"] == 0
 
 
 def test_check_only_loads_nothing(kgrank: CommandLine, tmp_path: Path) -> None:

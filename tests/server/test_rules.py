@@ -254,7 +254,7 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
         assert kgrank(home, "rules", "set", "low", "bury", "--product", "product-03", "--strength", "0.5").code == 0
         assert [each["rule_id"] for each in json.loads(kgrank(home, "rules", "list", "--json").out)] == ["bolt", "low"]
         assert "product_id: product-03" in kgrank(home, "rules", "list").out
-        assert kgrank(home, "rules", "remove", "low").code == 0
+        assert json.loads(kgrank(home, "rules", "remove", "low", "--json").out) == {"removed": "low"}
         # Rules are the shop's, not a snapshot's: another change of the same one is the one that holds.
         client.upsert_rule(rule_service_pb2.Rule(rule_id="bolt", action=BLOCK, brand="Bolt"))
         for each in (client, elsewhere):

@@ -29,6 +29,8 @@ def test_an_id_need_not_stand_in_the_arguments(
     assert "for user-10" in with_input("user-10\n", "search", "bolt", "--user", "-").out
     nothing = with_input("", "recommend", "-")
     assert (nothing.code, "standard input has no line with a user's id" in nothing.err) == (2, True)
+    latin = with_input("caf\udce9\n", "recommend", "-")
+    assert (latin.code, "standard input is not UTF-8 text" in latin.err) == (2, True)
 
 
 def test_what_the_server_refuses_is_one_sentence(served: str, tmp_path: Path, kgrank: CommandLine) -> None:
