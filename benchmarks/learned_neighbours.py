@@ -80,8 +80,7 @@ def _ndcg(scores: _Scores, case: Case) -> float:
     values = []
     for at in range(0, len(case), _BATCH):
         part = case.take(np.arange(at, min(at + _BATCH, len(case))))
-        seen = part.histories if part.exclude_seen else None
-        ranked, _ = top_k(np.array(scores(part.histories, part.now_ms)), 10, seen=seen, candidates=part.candidates)
+        ranked, _ = top_k(np.array(scores(part.histories, part.now_ms)), 10, seen=part.seen, candidates=part.candidates)
         values.append(per_user(ranked, part.truth_offsets, part.truth_product_index, (10,))["ndcg@10"])
     return float(np.concatenate(values).mean())
 

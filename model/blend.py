@@ -130,7 +130,7 @@ def _shortlists(unit: TrainedModel, start: Blend, case: Case) -> _Shortlists:
         rows = np.arange(at, min(at + _BATCH, len(case)))
         histories, now_ms = case.histories.take(rows), case.now_ms[rows]
         users = unit.encode_users(histories, now_ms)
-        seen = histories if case.exclude_seen else None
+        seen = None if case.seen is None else case.seen.take(rows)
         scores = full_scores(started, started.encode_users(histories, now_ms)).numpy()
         found = [top_k(scores, _PROMISING, seen=seen, candidates=case.candidates)[0]]
         if newcomer.any():

@@ -73,9 +73,10 @@ class Case:
         truth_offsets: `[B + 1]` int64.
         truth_product_index: `[T]` int32, the right products of each user: unique, ascending, never empty.
         now_ms: `[B]` int64, the moment of the question.
-        exclude_seen: products in the user's known history may not be ranked (and are not in the truth).
+        exclude_seen: products that the user has had may not be ranked (and are not in the truth).
         candidates: `[P]` bool, the products that may be ranked.
         given: the histories of the B users, where they are not those in `known`: of users held out of training.
+        had: all that the B users did before, where the ranker is told of a part only.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Case:
     exclude_seen: bool
     candidates: npt.NDArray[np.bool_]
     given: Histories | None = None
+    had: Histories | None = None
 
     def __len__(self) -> int:
         return len(self.user_index)
@@ -95,6 +97,13 @@ class Case:
     def histories(self) -> Histories:
         """The histories that the B users are asked with."""
         return self.known.take(self.user_index) if self.given is None else self.given
+
+    @property
+    def seen(self) -> Histories | None:
+        """The histories of the B users whose products may not be ranked; None where all may."""
+        if not self.exclude_seen:
+            return None
+        return self.histories if self.had is None else self.had
 
     def truth(self, row: int) -> npt.NDArray[np.int32]:
         """Return the right products of one of the B users."""
@@ -116,6 +125,7 @@ class Case:
             truth_product_index=self.truth_product_index[places],
             now_ms=self.now_ms[rows],
             given=None if self.given is None else self.given.take(rows),
+            had=None if self.had is None else self.had.take(rows),
         )
 
     def narrowed(self, keep: npt.NDArray[np.bool_], name: str) -> "Case":
@@ -133,7 +143,8 @@ class Case:
         """Return the case narrowed to products that are new to the user; users left without truth drop out."""
         size = len(self.candidates)
         asked = self.rows_of_truth() * size + self.truth_product_index
-        had = self.histories.users_of_rows() * size + self.histories.product_index
+        whole = self.histories if self.had is None else self.had
+        had = whole.users_of_rows() * size + whole.product_index
         return replace(self, exclude_seen=True).narrowed(~np.isin(asked, had), f"{self.name}, new products")
 
 
@@ -141,19 +152,23 @@ def joined(cases: list[Case]) -> Case:
     """Return several cases over the same known histories and candidates as one, in order."""
     first = cases[0]
     rows = [np.diff(case.truth_offsets) for case in cases]
-    histories = [case.histories for case in cases]
     return replace(
         first,
         user_index=np.concatenate([case.user_index for case in cases]),
         truth_offsets=np.concatenate([[0], np.cumsum(np.concatenate(rows))]).astype(np.int64),
         truth_product_index=np.concatenate([case.truth_product_index for case in cases]),
         now_ms=np.concatenate([case.now_ms for case in cases]),
-        given=Histories(
-            np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in histories]))]),
-            *(
-                np.concatenate([getattr(part, name) for part in histories])
-                for name in ("product_index", "type", "at_ms", "value")
-            ),
+        given=_stacked([case.histories for case in cases]),
+        had=_stacked([case.histories if case.had is None else case.had for case in cases]),
+    )
+
+
+def _stacked(histories: list[Histories]) -> Histories:
+    return Histories(
+        np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in histories]))]),
+        *(
+            np.concatenate([getattr(part, name) for part in histories])
+            for name in ("product_index", "type", "at_ms", "value")
         ),
     )
 

@@ -64,7 +64,7 @@ def hold_out_products(base: Split, histories: Histories) -> Split:
 
     def asked(case: Case, cold: Bools) -> tuple[Case, Case, Case]:
         known = _without(case.known, held_out)
-        case = replace(case, known=known)
+        case = replace(case, known=known, had=case.histories)
         case = case.take(np.flatnonzero(np.diff(known.offsets)[case.user_index] >= config.min_history))
         chosen = case.narrowed(cold[case.truth_product_index], f"{case.name}, {COLD}")
         return (
@@ -107,7 +107,7 @@ def hold_out_users(base: Split, histories: Histories) -> Split:
         had = np.diff(case.known.offsets)[case.user_index]
         part = case.take(np.flatnonzero(users[case.user_index] & (had > max(config.cold_events))))
         whole = part.histories
-        part = replace(part, known=known)
+        part = replace(part, known=known, had=whole)
         given = {first_events(count): first(whole, count) for count in config.cold_events}
         given |= {last_events(count): last(whole, count) for count in config.cold_events if count}
         given[WHOLE] = whole

@@ -111,8 +111,9 @@ def measure(
     product_count = len(case.candidates)
     values = per_user(ranked, case.truth_offsets, case.truth_product_index)
     users_of_product = _users_of_product(case.known, product_count)
+    users = int(np.count_nonzero(np.diff(case.known.offsets)))  # of those held out nothing is known
     for k in CUTOFFS:
-        values[f"novelty@{k}"] = novelty(ranked, users_of_product, len(case.known), k)
+        values[f"novelty@{k}"] = novelty(ranked, users_of_product, users, k)
         values[f"diversity@{k}"] = intra_list_diversity(ranked, features, k)
     estimates = bootstrap(np.stack(list(values.values()), axis=1), generator)
     metrics = dict(zip(values, estimates, strict=True))

@@ -68,4 +68,5 @@ def _case(case: Case, index: Int32s) -> Case:
         truth_product_index=index[case.truth_product_index],
         candidates=case.candidates[index >= 0],
         given=None if case.given is None else _histories(case.given, index),
+        had=None if case.had is None else _histories(case.had, index),
     )

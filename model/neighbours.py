@@ -125,7 +125,7 @@ def _cosines(had: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
     rows = []
     for at in range(0, had.shape[1], _BLOCK):
         block = (by_product[at : at + _BLOCK] @ unit).tocsr()
-        block.setdiag(0)
+        block.setdiag(0, k=at)
         rows.append(strongest(block, kept))
     return sparse.vstack(rows).tocsr()
 

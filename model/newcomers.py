@@ -52,12 +52,11 @@ def blend_with_newcomers(
     """
     if not share:
         return replace(trained.model.blend, newcomer=0.0)
-    asked = []
+    asked, new = [], case.new_only()  # before anything is hidden: nobody buys a newcomer again
     for hidden in _drawn(trained.model.statistics.newcomer):
-        given = None if case.given is None else _without(case.given, hidden)
-        without = replace(case, known=_without(case.known, hidden), given=given)
-        if trained.model.network.repeat is not None:
-            without = without.new_only()
+        given = None if new.given is None else _without(new.given, hidden)
+        whole = new.histories if new.had is None else new.had
+        without = replace(new, known=_without(new.known, hidden), given=given, had=whole)
         keys = _renamed(trained.graph.keys, hidden)
         now_ms, learned = int(case.now_ms.max()), _without(train, hidden)
         asked.append((extend(trained.model, trained.kernel, keys, snapshot, learned, now_ms, cache_folder), without))

@@ -86,7 +86,6 @@ def rank(ranker: Ranker, case: Case, k: int, advance: Advance = lambda count: No
     for start in range(0, len(case), block):
         part = case.take(np.arange(start, min(start + block, len(case))))
         scores = ranker.scores(part.histories, part.now_ms)
-        seen = part.histories if part.exclude_seen else None
-        lists.append(top_k(scores, k, seen=seen, candidates=part.candidates)[0])
+        lists.append(top_k(scores, k, seen=part.seen, candidates=part.candidates)[0])
         advance(len(part))
     return np.concatenate(lists)

@@ -257,8 +257,7 @@ def validation_ndcg(model: TrainedModel, case: Case) -> float:
         part = case.take(np.arange(start, min(start + _VALIDATION_BATCH, len(case))))
         with torch.inference_mode():
             scores = full_scores(model, model.encode_users(part.histories, part.now_ms)).numpy()
-        seen = part.histories if part.exclude_seen else None
-        ranked, _ = top_k(scores, 10, seen=seen, candidates=part.candidates)
+        ranked, _ = top_k(scores, 10, seen=part.seen, candidates=part.candidates)
         values.append(per_user(ranked, part.truth_offsets, part.truth_product_index, (10,))["ndcg@10"])
     return float(np.concatenate(values).mean())
 

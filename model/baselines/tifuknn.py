@@ -79,7 +79,7 @@ class TifuKnn:
         """Return a matrix `[B, U]` that takes the mean over each one's nearest users."""
         lengths = np.asarray(own.multiply(own).sum(axis=1))
         distance = lengths - 2 * (own @ self._vectors.T).toarray() + self._lengths[None, :]  # squared
-        distance[distance < 1e-6 * np.maximum(lengths, 1e-12)] = np.inf  # itself
+        distance[distance < 1e-4 * np.maximum(lengths, 1e-12)] = np.inf  # itself
         k = min(self._config.neighbours, distance.shape[1])
         nearest = np.argpartition(distance, k - 1, axis=1)[:, :k]
         share = np.isfinite(np.take_along_axis(distance, nearest, axis=1)).astype(np.float32)

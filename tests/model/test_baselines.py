@@ -187,7 +187,7 @@ def test_graph_only_walks_through_users_when_told_to() -> None:
     data = plain_data(histories_of([[0, 1], [2]]), 3)
     asked = (histories_of([[0]]), np.array([NOW]))
     alone = graph_only.fit(data, graph_only.GraphOnlyConfig(degree_power=0)).scores(*asked)
-    assert (alone[0] > 0).tolist() == [True, False, False]
+    assert (alone[0, 1:] <= alone[0, 0] / 2).all()  # nowhere; others are as popular as they are
     through = graph_only.fit(data, graph_only.GraphOnlyConfig(degree_power=0, interactions=True)).scores(*asked)
     assert (through[0] > 0).tolist() == [True, True, False]
 

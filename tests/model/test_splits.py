@@ -1,6 +1,7 @@
 """Splits: known answers on a tiny shop, and what must hold on any."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from model.cold_splits import (
     last_events,
 )
 from model.errors import ModelError
+from model.ranker import rank
 from model.splits import DAY_MS, Split, SplitConfig, leave_one_out, temporal
 
 PRODUCTS = 6
@@ -148,6 +150,18 @@ def cold_split(protocol: str, base: str, seed: int) -> tuple[Split, Histories]:
     return hold_out(split, histories), histories
 
 
+class Flat:
+    """Ranks all products alike."""
+
+    name = "flat"
+
+    def __init__(self, products: int) -> None:
+        self._products = products
+
+    def scores(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return np.zeros((len(histories), self._products), np.float32)
+
+
 every_base = pytest.mark.parametrize("base", ["leave-one-out", "temporal"])
 
 
@@ -197,6 +211,27 @@ def test_cold_users_are_asked_with_part_of_what_they_had(base: str, seed: int) -
         assert all(
             (case.histories.at_ms[case.histories.rows(row)] <= case.now_ms[row]).all() for row in range(len(case))
         )
+
+
+@every_base
+@given(seed=st.integers(0, 1000), protocol=st.sampled_from(["cold-products", "cold-users"]))
+def test_what_a_user_has_had_is_not_ranked_though_a_part_alone_is_told(base: str, seed: int, protocol: str) -> None:
+    split, histories = cold_split(protocol, base, seed)
+    cases = [case for each in split.questions for case in (each.validation, each.test)]
+    for asked in [*cases, split.validation]:
+        case = asked.new_only()
+        if not len(case):
+            continue
+        seen = case.seen
+        assert seen is not None
+        told, had = sequences(case.histories), sequences(seen)
+        for row, user in enumerate(case.user_index.tolist()):
+            assert set(told[row]) <= set(had[row])
+            assert not set(had[row]) & set(case.truth(row).tolist())
+            before = histories.at_ms[histories.rows(user)] < case.now_ms[row]
+            assert set(had[row]) == set(histories.product_index[histories.rows(user)][before].tolist())
+        ranked = rank(Flat(len(case.candidates)), case, 5)
+        assert not any(set(ranked[row].tolist()) & set(had[row]) for row in range(len(case)))
 
 
 def test_joined_cases_are_asked_one_after_the_other() -> None:
