@@ -106,6 +106,8 @@ class ExhaustiveSearch:
     def search(self, users: UserVectors, excluded: Pairs | None = None) -> Found:
         """Return the k best products of each user, equal scores in the order of their product index.
 
+        Of those that tie for the last places, any are among them.
+
         Args:
             users: B users.
             excluded: products that a user may not get.

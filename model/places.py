@@ -67,7 +67,10 @@ class Places:
             gone: products that don't count.
         """
         added = added_score[added_index == product_index].sum()
-        score = float(self._matrix[product_index] @ vector + added)
+        own = self._matrix[product_index]
+        # A product of the same vector is not ahead: one product alone is summed up in another order than many.
+        alike = _ROUNDING * float(np.linalg.norm(own)) * float(np.linalg.norm(vector))
+        score = float(own @ vector + added) + alike
         apart = np.append(gone, product_index)
         scores = self._matrix[added_index] @ vector + added_score
         ahead = np.count_nonzero(scores[~np.isin(added_index, apart)] > score)
