@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from kg.casting.arrays import Cast, Mask, plain
-from kg.casting.nested import as_text, attribute_texts, is_missing, to_attributes, to_path
+from kg.casting.nested import as_text, attribute_texts, is_encodable, is_missing, to_attributes, to_path
 from kg.casting.scalars import is_text, to_bool, to_float, to_int, to_string
 from kg.casting.times import TimeUnit, carries_unit, to_time_ms
 
@@ -15,9 +15,10 @@ __all__ = [
     "attribute_texts",
     "carries_unit",
     "cast",
+    "is_encodable",
     "is_missing",
     "is_text",
-    "texts",
+    "plain",
     "to_time_ms",
 ]
 
@@ -36,8 +37,3 @@ def cast(column: pa.ChunkedArray | pa.Array, target: pa.DataType) -> Cast:
     if pa.types.is_list(target):
         return to_path(array)
     return to_attributes(array)
-
-
-def texts(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Return a column as text, null where it is missing or can't be."""
-    return to_string(plain(column)).values

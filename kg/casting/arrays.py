@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg.errors import DataError
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -26,11 +28,21 @@ class Cast:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Return a column as one array without a dictionary."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """Return a column as one array without a dictionary.
+
+    Raises:
+        DataError: it holds more than one array can.
+    """
+    try:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+        return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
+        raise DataError(
+            f"a column of {column.type} with {len(column):,} rows holds more than 2 GiB, which can't be read at once",
+            "Load it in parts: write its rows into several files, and load one after another.",
+        ) from error
 
 
 def where(array: pa.Array, keep: Mask) -> pa.Array:

@@ -52,16 +52,16 @@ def _spelled_paths(text: Cast) -> Cast:
             found = json.loads(value) if value and value.startswith("[") else re.split(_SPLIT, value or "")
         except (ValueError, RecursionError):
             found = None
-        paths.append(found if isinstance(found, list) and all(map(_is_text, found)) else None)
+        paths.append(found if isinstance(found, list) and all(map(is_encodable, found)) else None)
     unreadable = np.array([path is None for path in paths], bool)
     spelled = to_path(pa.array(paths, pa.list_(pa.string())))
     return Cast(spelled.values, spelled.bad | unreadable | text.bad, text.rule if text.bad.any() else spelled.rule)
 
 
 def to_attributes(array: pa.Array) -> Cast:
-    """Cast key-value pairs: a map, a struct, or text with a JSON object; empty values are left out.
+    """Cast key-value pairs: a map, a struct, or text with a JSON object; empty values and NaN are left out.
 
-    A map may have several values of a key.
+    A map may have several values of a key, and of a list each value is one.
     """
     kind = array.type
     if pa.types.is_null(kind):
@@ -79,7 +79,7 @@ def attribute_texts(column: pa.ChunkedArray | pa.Array) -> list[list[str]]:
     """Return each row's values of an attribute as texts `[N]`: of a list one for each value, else one or none.
 
     Text may be a JSON list. Floating numbers are written with their point, as a text file would have them; NaN and
-    empty values are left out.
+    empty values are left out. Bytes that are not UTF-8 come as lone surrogates (`surrogateescape`).
     """
     array = plain(column)
     kind = array.type
@@ -99,6 +99,8 @@ def attribute_texts(column: pa.ChunkedArray | pa.Array) -> list[list[str]]:
     if pa.types.is_nested(kind):
         return [_spelled(value) for value in array.to_pylist()]
     text = array.cast(pa.string()) if pa.types.is_decimal(kind) else to_string(array).values
+    if is_text(kind) and text.null_count > array.null_count:
+        return [listed(as_text(value)) if value else [] for value in array.cast(pa.binary()).to_pylist()]
     return [listed(value) if value else [] for value in text.to_pylist()]
 
 
@@ -110,7 +112,7 @@ def listed(text: str) -> list[str]:
             values = _spelled(found) if isinstance(found, list) else [text]
         except (ValueError, RecursionError):
             return [text]
-        return values if all(map(_is_text, values)) else [text]
+        return values if all(map(is_encodable, values)) else [text]
     return [text]
 
 
@@ -122,12 +124,18 @@ def as_one_text(values: Sequence[str]) -> str:
 def _spelled(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for each in value for text in _spelled(each)]
-    return [] if is_missing(value) or value in ("", {}) else [as_text(value)]
+    return [] if is_missing(value) or value in ("", b"", {}) else [as_text(value)]
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text of an attribute: strings as they are, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """Return a value as the text of an attribute: strings and bytes as they are, anything else as JSON."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_as_json)
+
+
+def _as_json(value: Any) -> str:
+    return as_text(value) if isinstance(value, bytes) else str(value)
 
 
 def is_missing(value: Any) -> bool:
@@ -135,7 +143,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _is_text(value: Any) -> bool:
+def is_encodable(value: Any) -> bool:
     """Return whether a parsed value is text; half a surrogate pair, which JSON can spell, is none."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
@@ -146,7 +154,7 @@ def _pairs(array: pa.Array, parse: Callable[[Any], Iterable[tuple[str, Any]]]) -
     for row, value in enumerate(array.to_pylist()):
         try:
             found = () if value is None else parse(value)
-            pairs.append(sorted({(key, as_text(item)) for key, item in found if item not in (None, "", [])}))
+            pairs.append(sorted({(as_text(key), text) for key, item in found for text in _spelled(item)}))
         except (ValueError, RecursionError):
             bad[row] = True
             pairs.append(None)
@@ -158,7 +166,7 @@ def _as_map(pairs: list[list[tuple[str, str]] | None], bad: Any) -> Cast:
         return Cast(pa.array(pairs, ATTRIBUTES), bad)
     except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which is no text
         for row, value in enumerate(pairs):
-            if value and not all(_is_text(text) for pair in value for text in pair):
+            if value and not all(is_encodable(text) for pair in value for text in pair):
                 pairs[row], bad[row] = None, True
         return Cast(pa.array(pairs, ATTRIBUTES), bad, "encoding")
 

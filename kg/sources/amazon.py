@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting import TimeUnit
+from kg.casting import TimeUnit, is_encodable
 from kg.errors import DataError
 from kg.sources.amazon_ratings import is_ratings, read_ratings
 from kg.sources.amazon_text import brand_name, category_path, plain_text, price_of, title_text
@@ -43,6 +43,7 @@ def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
         raise DataError("no file is given", "Give a file of reviews, --metadata FILE, or both.")
     tables: dict[str, RawTable] = {}
     refused = [REFUSALS.empty_table()]
+    notes: list[str] = []
     if reviews:
         rows = []
         for path in reviews:
@@ -53,6 +54,7 @@ def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
                 _require_ids(found.rows, "user_id", path, "reviews (no line has reviewerID or user_id)")
             rows.append(found.rows)
             refused.append(found.refused)
+            notes += found.notes
         tables["interactions"] = RawTable(stacked(rows), TimeUnit.MILLISECONDS, repeats_are_events=False)
     if metadata:
         products = []
@@ -64,7 +66,7 @@ def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
         rows_of_products = stacked(products)
         tables["products"] = RawTable(rows_of_products.drop_columns(list(_RELATIONS)))
         tables["facts"] = RawTable(stacked([_facts(rows_of_products, name) for name in _RELATIONS]))
-    return Raw("amazon", tables, pa.concat_tables(refused))
+    return Raw("amazon", tables, pa.concat_tables(refused), notes=tuple(notes))
 
 
 def _interaction(review: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _product(item: dict[str, Any]) -> dict[str, Any]:
 
 def _ids(lists: list[Any], product_id: Any) -> list[str]:
     found = [value for values in lists if isinstance(values, list) for value in values]
-    return [value for value in dict.fromkeys(v for v in found if isinstance(v, str)) if value and value != product_id]
+    return [value for value in dict.fromkeys(filter(is_encodable, found)) if value and value != product_id]
 
 
 def _loose_json(line: str) -> Any:

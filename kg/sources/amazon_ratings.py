@@ -49,7 +49,8 @@ def read_ratings(path: Path) -> FileRows:
             "at_ms": _milliseconds(found.rows["timestamp"]),
         }
     kind = pa.repeat(pa.scalar("rate"), len(found.rows))
-    return FileRows(pa.table(columns | {"type": kind} | {name: found.rows[name] for name in ORIGIN}), found.refused)
+    rows = pa.table(columns | {"type": kind} | {name: found.rows[name] for name in ORIGIN})
+    return FileRows(rows, found.refused, found.notes)
 
 
 def _places(path: Path, first: list[list[str]]) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Delimited text, mostly with a header: CSV, TSV and RecBole's atomic files."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pyarrow.csv as pa_csv
 
 from kg.errors import DataError
 from kg.sources.opening import is_gzip, is_utf8, reading, text_lines
+from kg.sources.quotes import require_closed_quotes
 from kg.sources.raw import FileRows, refusals, with_origin
 
 _BYTEWISE = "latin-1"
+_BLOCK_BYTES = 8 << 20
+"""Read at a time; a row may go on into the next block, and no further."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -31,7 +35,8 @@ def read_delimited(
         columns: names of the columns of a file without a header.
 
     Raises:
-        DataError: the file is not there, empty, truncated, not UTF-8 in its header, or of another delimiter.
+        DataError: the file is not there, empty, truncated, not UTF-8 in its header, or of another delimiter; or it has
+            a quote that is not closed.
     """
     if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
         raise DataError(f"{delimiter!r} can't be a delimiter", "Give one character, such as --delimiter ';'.")
@@ -45,13 +50,13 @@ def read_delimited(
 
     # Arrow hands rows that it can't split to Python as UTF-8. In a file that is not, every byte is read as one letter.
     utf8 = is_utf8(path)
-    with reading(path):
+    with reading(path), _long_rows_named(path, delimiter, header, quoted):
         rows = pa_csv.read_csv(
             pa.input_stream(str(path), compression="gzip" if is_gzip(path) else None),
             # One thread: only then does Arrow tell the numbers of the rows that it can't split.
             read_options=pa_csv.ReadOptions(
                 use_threads=False,
-                block_size=8 << 20,
+                block_size=_BLOCK_BYTES,
                 encoding="utf-8" if utf8 else _BYTEWISE,
                 column_names=list(columns),
             ),
@@ -71,9 +76,35 @@ def read_delimited(
     skipped = np.array([number for number, _ in invalid], np.int64)
     lines = np.setdiff1d(np.arange(first_line, len(rows) + len(skipped) + first_line), skipped, assume_unique=True)
     found = [(line, text) for line, text in invalid if text.strip()]
+    spanning = sum(_with_line_ends(rows[name]) for name in header) if quoted else 0
+    if spanning or (quoted and any("\n" in text or "\r" in text for _, text in found)):
+        require_closed_quotes(path, delimiter, header, max_row_bytes=2 * _BLOCK_BYTES)
     return FileRows(
-        _without_blank(with_origin(rows, path.name, lines), header), refusals(table, path, "columns", found)
+        _without_blank(with_origin(rows, path.name, lines), header),
+        refusals(table, path, "columns", found),
+        (f"{path.name}: values that span several lines: {spanning:,}",) if spanning else (),
     )
+
+
+@contextmanager
+def _long_rows_named(path: Path, delimiter: str, header: list[str], quoted: bool) -> Iterator[None]:
+    """Say what is behind a row that is longer than a block."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        if quoted:
+            require_closed_quotes(path, delimiter, header, max_row_bytes=2 * _BLOCK_BYTES)
+        raise DataError(
+            f"{path} has a row of more than {_BLOCK_BYTES >> 20} MiB", "Check its line ends, or shorten the row."
+        ) from error
+
+
+def _with_line_ends(column: pa.ChunkedArray) -> int:
+    """Return how many values hold the end of a line."""
+    ends = pc.or_(pc.match_substring(column, "\n"), pc.match_substring(column, "\r"))
+    return int(pc.sum(ends).as_py() or 0)
 
 
 def _original_bytes(column: pa.ChunkedArray) -> pa.Array:

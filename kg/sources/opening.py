@@ -16,8 +16,8 @@ _GZIP = b"\x1f\x8b"
 _BLOCK_BYTES = 4 << 20
 
 
-def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, gzipped or not.
+def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
+    """Yield the lines of a text file, gzipped or not; they end as `newline` of `open` says.
 
     Bytes that are not UTF-8 come as lone surrogates (`surrogateescape`), for the quality check to find.
 
@@ -28,7 +28,7 @@ def text_lines(path: Path) -> Iterator[str]:
     number = 0
     with reading(path, lambda: number):
         opener: Callable[..., Any] = gzip.open if is_gzip(path) else open
-        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
             for line in file:
                 number += 1
                 yield line

@@ -4,7 +4,7 @@ A source reads and renames; `kg.quality` casts, judges and counts. So every row 
 until it is either clean or in the quarantine file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from kg.casting import TimeUnit, as_text, is_text
+from kg.casting import TimeUnit, as_text, cast, is_text, plain
+from kg.errors import DataError
 
 FILE = "_file"
 LINE = "_line"
@@ -34,6 +36,11 @@ REFUSALS = pa.schema(
 
 MAX_VALUE_CHARS = 200
 
+RAW_ATTRIBUTES = pa.map_(pa.string(), pa.binary())
+"""Attributes as a file spells them, so that the quality check finds what is not UTF-8."""
+
+_MAX_TEXT_BYTES = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class RawTable:
@@ -49,6 +56,9 @@ class RawTable:
     rows: pa.Table
     time_unit: TimeUnit | None = None
     repeats_are_events: bool = True
+
+    def __post_init__(self) -> None:
+        _require_sizes(self.rows)
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class FileRows:
-    """A file's rows with `ORIGIN` columns, and its lines that could not be split into columns (`REFUSALS`)."""
+    """A file's rows with `ORIGIN` columns, its lines that could not be split into columns (`REFUSALS`), and notes."""
 
     rows: pa.Table
     refused: pa.Table
+    notes: tuple[str, ...] = ()
 
 
 def with_origin(rows: pa.Table, file: str, lines: npt.NDArray[np.int64] | None = None) -> pa.Table:
@@ -96,17 +107,64 @@ def stacked(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _as_texts(table: pa.Table, names: list[str]) -> pa.Table:
+    _require_sizes(table)
     nothing = pa.nulls(len(table), pa.binary())
-    columns = {name: _spelled(table[name]) if name in table.column_names else nothing for name in names}
+    columns = {name: spelled(table[name]) if name in table.column_names else nothing for name in names}
     return pa.table(columns | {name: table[name] for name in ORIGIN})
 
 
-def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def spelled(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """Return values of any type as a text file would spell them, in bytes."""
-    if pa.types.is_nested(column.type):
-        values = [None if value is None else encoded(as_text(value)) for value in column.to_pylist()]
-        return pa.chunked_array([pa.array(values, pa.binary())])
-    return column.cast(pa.binary()) if is_text(column.type) else column.cast(pa.string()).cast(pa.binary())
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return spelled(pa.chunked_array([plain(column)]))
+    if pa.types.is_map(kind):
+        return _encoded(None if value is None else _grouped(value) for value in column.to_pylist())
+    if pa.types.is_nested(kind):
+        return _encoded(column.to_pylist())
+    if pa.types.is_floating(kind):
+        # pandas turns a column of whole numbers with a gap into floats, and Arrow would spell 4e12 with its exponent.
+        text = pc.coalesce(cast(column, pa.int64()).values.cast(pa.string()), plain(column).cast(pa.string()))
+        there = cast(column, pa.float64()).values.is_valid()
+        return pa.chunked_array([pc.if_else(there, text, pa.scalar(None, pa.string())).cast(pa.binary())])
+    return column.cast(pa.binary()) if is_text(kind) else column.cast(pa.string()).cast(pa.binary())
+
+
+def _encoded(values: Iterable[Any]) -> pa.ChunkedArray:
+    spelled_values = [None if value is None else encoded(as_text(value)) for value in values]
+    return pa.chunked_array([pa.array(spelled_values, pa.binary())])
+
+
+def _grouped(pairs: list[tuple[Any, Any]]) -> dict[str, list[Any]]:
+    """Return a map, which may have a key several times, as an object."""
+    groups: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(as_text(key), []).append(value)
+    return groups
+
+
+def _require_sizes(rows: pa.Table) -> None:
+    """Check that each column of text fits into one array.
+
+    Raises:
+        DataError: one does not.
+    """
+    for name in rows.column_names:
+        size = _text_bytes(rows[name])
+        if size > _MAX_TEXT_BYTES:
+            files = ", ".join(rows[FILE].unique().to_pylist())
+            raise DataError(
+                f"{files}: column {name} holds {size / 2**30:.1f} GiB of text; at most 2 GiB can be read at once",
+                "Load it in parts: write its rows into several files, and load one after another.",
+            )
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    if not is_text(column.type) or column.nbytes <= _MAX_TEXT_BYTES:
+        return 0
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        return int(column.nbytes)
+    return int(pc.sum(pc.binary_length(column)).as_py())
 
 
 def refusals(table: str, path: Path, rule: str, found: Sequence[tuple[int, str]]) -> pa.Table:

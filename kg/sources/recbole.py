@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting import TimeUnit, texts
+from kg.casting import TimeUnit, cast, plain
 from kg.errors import DataError
 from kg.sources.delimited import read_delimited
 from kg.sources.names import relation_name, relation_names
-from kg.sources.raw import ORIGIN, REFUSALS, Raw, RawTable, stacked
+from kg.sources.raw import ORIGIN, RAW_ATTRIBUTES, REFUSALS, Raw, RawTable, stacked
 from kg.sources.recbole_fields import Fields, fields_of_interactions, fields_of_items, guess_unit
-from kg.tables import ATTRIBUTES
 
 SUFFIXES = (".inter", ".item", ".user", ".kg", ".link")
 _TYPES = ("token", "token_seq", "float", "float_seq")
@@ -51,9 +50,10 @@ def read_recbole(place: Path, fields: Fields | None = None) -> Raw:
     files = _files(place)
     found = {suffix: _read(path, suffix) for suffix, path in files.items()}
     notes: list[str] = []
+    left_out: dict[str, int] = {}
     tables: dict[str, RawTable] = {}
     if ".inter" in found:
-        tables["interactions"] = _interactions(found[".inter"], fields or Fields(), notes)
+        tables["interactions"] = _interactions(found[".inter"], fields or Fields(), notes, left_out)
     facts: list[pa.Table] = []
     if ".item" in found:
         tables["products"], more = _products(found[".item"], notes)
@@ -65,7 +65,7 @@ def read_recbole(place: Path, fields: Fields | None = None) -> Raw:
     if facts:
         tables["facts"] = RawTable(stacked(facts))
     refused = pa.concat_tables([REFUSALS.empty_table(), *(atomic.refused for atomic in found.values())])
-    return Raw("recbole", tables, refused, notes=tuple(notes))
+    return Raw("recbole", tables, refused, {reason: rows for reason, rows in left_out.items() if rows}, tuple(notes))
 
 
 def _files(place: Path) -> dict[str, Path]:
@@ -100,9 +100,14 @@ def _read(path: Path, suffix: str) -> Atomic:
     return Atomic(path, found.rows.rename_columns([*types, *ORIGIN]), types, found.refused)
 
 
-def _interactions(atomic: Atomic, given: Fields, notes: list[str]) -> RawTable:
+def _interactions(atomic: Atomic, given: Fields, notes: list[str], left_out: dict[str, int]) -> RawTable:
     fields = fields_of_interactions(atomic.path, atomic.types, given)
     rows = atomic.rows
+    if fields.label:
+        none = pc.fill_null(pc.less_equal(cast(rows[fields.label], pa.float64()).values, 0), False)
+        rows = rows.filter(pc.invert(none))
+        left_out["rows with label 0"] = len(atomic.rows) - len(rows)
+        notes.append(f"{atomic.path.name}: {fields.label} is taken for clicked or not; rows with 0 are left out")
     columns = {"user_id": rows[fields.user], "product_id": rows[fields.item]}
     columns["type"] = pa.repeat(pa.scalar(fields.type), len(rows))
     unit = TimeUnit.MILLISECONDS
@@ -115,8 +120,8 @@ def _interactions(atomic: Atomic, given: Fields, notes: list[str]) -> RawTable:
     else:
         columns["at_ms"] = pa.array(np.zeros(len(rows), np.int64))
         notes.append(f"{atomic.path.name} has no time: every interaction is set to 1970, in the file's order")
-    unused = [name for name in atomic.types if name not in (fields.user, fields.item, fields.rating, fields.time)]
-    _note_unused(atomic, unused, notes)
+    used = {fields.user, fields.item, fields.rating, fields.time, fields.label}
+    _note_unused(atomic, [name for name in atomic.types if name not in used], notes)
     return RawTable(pa.table(columns | {name: rows[name] for name in ORIGIN}), unit)
 
 
@@ -139,11 +144,11 @@ def _products(atomic: Atomic, notes: list[str]) -> tuple[RawTable, list[pa.Table
 
 
 def _facts_of(rows: pa.Table, item: str, name: str) -> pa.Table:
-    values = pc.split_pattern(texts(rows[name]), " ")
+    values = pc.split_pattern(plain(rows[name]), " ")
     owners = rows.take(pc.list_parent_indices(values))
     facts = pa.table(
         {
-            "head": texts(owners[item]),
+            "head": owners[item],
             "relation": pa.repeat(pa.scalar(relation_name(f"HAS_{name}")), len(owners)),
             "tail": pc.list_flatten(values),
             "head_kind": pa.repeat(pa.scalar("product"), len(owners)),
@@ -151,7 +156,7 @@ def _facts_of(rows: pa.Table, item: str, name: str) -> pa.Table:
         }
         | {column: owners[column] for column in ORIGIN}
     )
-    return facts.filter(pc.not_equal(facts["tail"], ""))
+    return facts.filter(pc.not_equal(facts["tail"], b""))
 
 
 def _users(atomic: Atomic, notes: list[str]) -> RawTable:
@@ -164,13 +169,13 @@ def _users(atomic: Atomic, notes: list[str]) -> RawTable:
 
 
 def _attributes(rows: pa.Table, names: list[str]) -> pa.Array:
-    values = [texts(rows[name]).to_pylist() for name in names]
+    values = [rows[name].to_pylist() for name in names]
     if not names:
-        return pa.array([[]] * len(rows), ATTRIBUTES)
+        return pa.array([[]] * len(rows), RAW_ATTRIBUTES)
     pairs = [
         [(name, value) for name, value in zip(names, row, strict=True) if value] for row in zip(*values, strict=True)
     ]
-    return pa.array(pairs, ATTRIBUTES)
+    return pa.array(pairs, RAW_ATTRIBUTES)
 
 
 def _facts(kg: Atomic, link: Atomic | None, notes: list[str]) -> pa.Table:
@@ -178,13 +183,13 @@ def _facts(kg: Atomic, link: Atomic | None, notes: list[str]) -> pa.Table:
         if name not in kg.types:
             raise DataError(f"{kg.path} has no column {name}", "A .kg file has head_id, relation_id and tail_id.")
     columns = {"relation": relation_names(kg.rows["relation_id"])}
-    entities = items = pa.array([], pa.string())
+    entities = items = pa.array([], pa.binary())
     if link is None:
         notes.append(f"{kg.path.name} has no .link file: none of its entities is a product")
     else:
         entities, items = _links(link)
     for end in ("head", "tail"):
-        ids = texts(kg.rows[f"{end}_id"])
+        ids = plain(kg.rows[f"{end}_id"])
         linked = pc.index_in(ids, value_set=entities)
         columns[end] = pc.coalesce(items.take(linked), ids)
         columns[f"{end}_kind"] = pc.if_else(pc.is_valid(linked), "product", "entity")
@@ -196,8 +201,8 @@ def _links(link: Atomic) -> tuple[pa.Array, pa.Array]:
     item = next((name for name in link.types if name != "entity_id"), None)
     if "entity_id" not in link.types or item is None:
         raise DataError(f"{link.path} has no column entity_id beside an item's", "A .link file has item_id, entity_id.")
-    entities, items = texts(link.rows["entity_id"]), texts(link.rows[item])
-    _, first = np.unique(entities.to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    entities, items = plain(link.rows["entity_id"]), plain(link.rows[item])
+    _, first = np.unique(entities.dictionary_encode().indices.to_numpy(), return_index=True)
     chosen = pa.array(np.sort(first))
     return entities.take(chosen), items.take(chosen)
 

@@ -11,7 +11,8 @@ from kg.casting import TimeUnit, to_time_ms
 from kg.errors import DataError
 
 _RATINGS = ("rating", "ratings", "stars", "score", "overall", "rate")
-_WEIGHTS = ("weight", "count", "play_count", "listen_count", "label")
+_LABEL = "label"
+_WEIGHTS = ("weight", "count", "play_count", "listen_count", _LABEL)
 _TIMES = ("timestamp", "time", "date", "time_stamp", "datetime", "unix_time")
 _DESCRIPTIONS = ("description", "summary", "abstract", "text")
 _PLURAL = ("categories", "genres", "class", "tags")
@@ -19,13 +20,17 @@ _PLURAL = ("categories", "genres", "class", "tags")
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of an .inter file's columns, and the type its rows become; what is None is looked for."""
+    """Names of an .inter file's columns, and the type its rows become; what is None is looked for.
+
+    `label` says whether there was an interaction at all: a row with 0 tells of none.
+    """
 
     user: str | None = None
     item: str | None = None
     rating: str | None = None
     time: str | None = None
     type: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def fields_of_interactions(path: Path, types: Mapping[str, str], given: Fields) 
     Raises:
         DataError: a given column is not there, or there are no two columns of tokens.
     """
-    for name in (given.user, given.item, given.rating, given.time):
+    for name in (given.user, given.item, given.rating, given.time, given.label):
         if name is not None and name not in types:
             raise DataError(f"{path} has no column {name!r}", f"Its columns are: {', '.join(types)}.")
     tokens = [name for name, kind in types.items() if kind == "token"]
@@ -57,7 +62,8 @@ def fields_of_interactions(path: Path, types: Mapping[str, str], given: Fields) 
     rating = given.rating or _one(_RATINGS, types)
     value = rating or _one(_WEIGHTS, types)
     time = given.time or _one(_TIMES, types)
-    return Fields(user, item, value, time, given.type or ("rate" if rating else "click"))
+    label = given.label or (None if rating else _one((_LABEL,), types))
+    return Fields(user, item, value, time, given.type or ("rate" if rating else "click"), label)
 
 
 def fields_of_items(types: Mapping[str, str]) -> ItemFields:

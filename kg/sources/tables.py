@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.casting import attribute_texts, texts
+from kg.casting import attribute_texts
 from kg.errors import DataError
 from kg.sources.files import read_file
 from kg.sources.mapping import ColumnMapping, ColumnRule
 from kg.sources.names import relation_names
-from kg.sources.raw import ORIGIN, Raw, RawTable, stacked
-from kg.tables import ATTRIBUTES, SCHEMAS
+from kg.sources.raw import ORIGIN, RAW_ATTRIBUTES, Raw, RawTable, encoded, spelled, stacked
+from kg.tables import SCHEMAS
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def read_tables(files: TableFiles, mapping: ColumnMapping | None = None) -> Raw:
     mapping = mapping or ColumnMapping()
     tables: dict[str, RawTable] = {}
     refused: list[pa.Table] = []
+    notes: list[str] = []
     for name in SCHEMAS:
         paths: tuple[Path, ...] = getattr(files, name)
         if not paths:
@@ -46,11 +47,12 @@ def read_tables(files: TableFiles, mapping: ColumnMapping | None = None) -> Raw:
             found = read_file(path, name, delimiter=files.delimiter, spelled=_attribute_columns(rules))
             rows.append(_renamed(found.rows, name, rules, path))
             refused.append(found.refused)
+            notes += found.notes
         at = mapping.of(name).get("at_ms")
         tables[name] = RawTable(stacked(rows), time_unit=at.unit if at else None)
     if not tables:
         raise DataError("no table is given", "Give --interactions FILE, --products FILE, --facts FILE or --users FILE.")
-    return Raw("tables", tables, pa.concat_tables(refused))
+    return Raw("tables", tables, pa.concat_tables(refused), notes=tuple(notes))
 
 
 def _renamed(rows: pa.Table, table: str, rules: Mapping[str, ColumnRule], path: Path) -> pa.Table:
@@ -66,7 +68,12 @@ def _renamed(rows: pa.Table, table: str, rules: Mapping[str, ColumnRule], path: 
             if rule.column:
                 raise _no_column(path, table, name, source, rows)
             continue
-        columns[name] = _split(rows[source], rule.split) if rule.split else rows[source]
+        if rule.split and pa.types.is_nested(rows[source].type):
+            raise DataError(
+                f"{path}: column {source!r}, which {table}.{name} splits by {rule.split!r}, is a list already",
+                f"Leave --split {table}.{name} out.",
+            )
+        columns[name] = pc.split_pattern(spelled(rows[source]), rule.split) if rule.split else rows[source]
     if table == "facts" and "relation" in columns:
         columns["relation"] = relation_names(columns["relation"])
     if extra := _attribute_rules(rules):
@@ -80,10 +87,6 @@ def _no_column(path: Path, table: str, name: str, source: str, rows: pa.Table) -
         f"{path} has no column {source!r}, which the mapping names for {table}.{name}",
         f"Its columns are: {known}.",
     )
-
-
-def _split(column: pa.ChunkedArray, separator: str) -> pa.Array:
-    return pc.split_pattern(texts(column), separator)
 
 
 def _attribute_rules(rules: Mapping[str, ColumnRule]) -> dict[str, ColumnRule]:
@@ -106,7 +109,7 @@ def _attributes(rows: pa.Table, rules: Mapping[str, ColumnRule], table: str, pat
             raise _no_column(path, table, f"attributes.{name}", rule.column or name, rows)
     names = sorted(values)
     pairs = [
-        [(name, value) for name, several in zip(names, row, strict=True) for value in several]
+        [(name, encoded(value)) for name, several in zip(names, row, strict=True) for value in several]
         for row in zip(*(values[name] for name in names), strict=True)
     ]
-    return pa.array(pairs, ATTRIBUTES)
+    return pa.array(pairs, RAW_ATTRIBUTES)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kg.casting import TimeUnit, cast, to_time_ms
+from kg.casting import TimeUnit, cast, plain, to_time_ms
+from kg.errors import DataError
 from kg.tables import ATTRIBUTES
 
 PATH = pa.list_(pa.string())
@@ -137,6 +138,52 @@ def test_attributes_are_read_from_objects_maps_and_json(column: pa.Array) -> Non
     found = cast(column, ATTRIBUTES)
     assert found.values.to_pylist() == [[("kg", "1"), ("roast", "dark")], [], []]
     assert not found.bad.any()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(['{"colour": ["red", "blue", null], "kg": NaN, "size": [[1], {}], "box": {"w": 1}}']),
+        pa.array([{"colour": ["red", "blue", None], "kg": float("nan"), "size": [1, None], "box": {"w": 1}}]),
+    ],
+)
+def test_of_a_list_each_value_is_an_attribute_and_nan_is_none(column: pa.Array) -> None:
+    found = cast(column, ATTRIBUTES).values.to_pylist()
+    assert found == [[("box", '{"w": 1}'), ("colour", "blue"), ("colour", "red"), ("size", "1")]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (pa.map_(pa.int64(), pa.string()), [("1", "2"), ("2", "3")]),
+        (pa.map_(pa.string(), pa.float64()), [("1", "2.0"), ("2", "3.0")]),
+        (pa.map_(pa.binary(), pa.binary()), [("1", "2"), ("2", "3")]),
+        (pa.map_(pa.string(), pa.list_(pa.int8())), [("1", "2"), ("2", "3"), ("2", "4")]),
+    ],
+)
+def test_attributes_are_read_from_maps_of_any_types(kind: pa.DataType, found: list[tuple[str, str]]) -> None:
+    def of(number: int, item: pa.DataType) -> object:
+        if pa.types.is_list(item):
+            return [number] if number == 2 else [number, number + 1]
+        return str(number) if pa.types.is_string(item) else str(number).encode() if pa.types.is_binary(item) else number
+
+    pairs = [(of(1, kind.key_type), of(2, kind.item_type)), (of(2, kind.key_type), of(3, kind.item_type))]
+    result = cast(pa.array([pairs, None], kind), ATTRIBUTES)
+    assert result.values.to_pylist() == [found, []]
+    assert not result.bad.any()
+
+
+def test_attributes_that_are_not_utf8_are_named_as_such() -> None:
+    found = cast(pa.array([[("a", b"\xe9")], [("a", b"b")]], pa.map_(pa.string(), pa.binary())), ATTRIBUTES)
+    assert (found.bad.tolist(), found.rule) == ([True, False], "encoding")
+    assert found.values.to_pylist() == [None, [("a", "b")]]
+
+
+def test_more_text_than_one_array_holds_is_one_clear_error() -> None:
+    part = pa.array([b"x" * (64 << 20)])
+    with pytest.raises(DataError, match="more than 2 GiB") as raised:
+        plain(pa.chunked_array([part] * 33))
+    assert "in parts" in raised.value.remedy
 
 
 def test_attributes_that_are_no_object_are_bad() -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kg.errors import DataError
-from kg.quality import Policy, clean
+from kg.quality import Policy, check, clean
 from kg.sources.mapping import ColumnMapping, read_mapping
 from kg.sources.tables import TableFiles, read_tables
 
@@ -96,6 +96,24 @@ def test_an_attribute_of_mixed_types_is_taken_value_by_value(tmp_path: Path) -> 
         ["[red]"],
         ['["\\ud800"]'],
         ["1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("items.csv", b"product_id,x\np1,ros\xe9\np2,red\n"),
+        ("items.jsonl", b'{"product_id": "p1", "x": "\\ud800"}\n{"product_id": "p2", "x": "red"}\n'),
+        ("items.jsonl", b'{"product_id": "p1", "x": ["a", "ros\xe9"]}\n{"product_id": "p2", "x": "red"}\n'),
+    ],
+)
+def test_an_attribute_that_is_not_utf8_is_refused_and_not_lost(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    mapping = ColumnMapping().with_assignment("column", "products.attributes.x=x")
+    result = check(read_tables(TableFiles(products=(tmp_path / name,)), mapping), Policy())
+    assert result.tables.products["attributes"].to_pylist() == [[("x", "red")]]
+    assert [(row["line"], row["field"], row["rule"]) for row in result.refused.to_pylist()] == [
+        (1 if name.endswith("jsonl") else 2, "attributes", "encoding")
     ]
 
 

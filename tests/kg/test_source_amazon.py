@@ -216,6 +216,15 @@ def test_ratings_of_every_year_are_the_same_interactions(tmp_path: Path, year: i
     ]
 
 
+def test_half_a_surrogate_in_a_list_is_no_product(tmp_path: Path) -> None:
+    file = tmp_path / "meta.json"
+    file.write_text(json.dumps({"asin": "p1", "also_buy": ["p2", "\ud800"], "also_view": ["\udfff"]}))
+    facts = read_amazon([], [file]).tables["facts"].rows
+    assert facts.select(["head", "relation", "tail"]).to_pylist() == [
+        {"head": "p1", "relation": "ALSO_BOUGHT", "tail": "p2"}
+    ]
+
+
 def test_a_bad_rating_is_told_with_its_own_line_and_time(tmp_path: Path) -> None:
     file = tmp_path / "ratings.csv"
     file.write_text(RATINGS[2014] + "A30TL5EWN6DFXT,B00005N7P0,1.0,soon\nA30TL5EWN6DFXT,B00005N7P0\n")

@@ -84,6 +84,42 @@ def test_interactions_without_a_time_keep_the_order_of_the_file(tmp_path: Path) 
     assert "has no time" in result.report.notes[0]
 
 
+def test_rows_with_label_0_are_no_clicks(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.inter"
+    path.write_text(
+        "user_id:token\titem_id:token\tlabel:float\ttimestamp:float\n"
+        "u\ti\t0\t1500000000\nu\tj\t1\t1500000000\nu\tk\t-1.0\t1500000000\nu\tl\tx\t1500000000\n"
+    )
+    raw = read_recbole(path)
+    assert raw.left_out == {"rows with label 0": 2}
+    assert any("rows with 0 are left out" in note for note in raw.notes)
+    result = check(raw, Policy())
+    assert [(row["product_id"], row["type"]) for row in result.tables.interactions.to_pylist()] == [("j", "click")]
+    assert [(row["line"], row["field"], row["rule"]) for row in result.refused.to_pylist()] == [(5, "value", "type")]
+    assert not read_recbole(path, Fields(rating="label")).left_out
+    path.write_text("user_id:token\titem_id:token\tlabel:float\tcount:float\nu\ti\t0\t3\nu\tj\t1\t4\n")
+    raw = read_recbole(path)
+    assert raw.left_out == {"rows with label 0": 1}
+    assert raw.tables["interactions"].rows["value"].to_pylist() == [b"4"]
+
+
+def test_what_is_not_utf8_is_refused_and_not_lost(tmp_path: Path) -> None:
+    text = "item_id:token\ttitle:token\tcolour:token\tgenre:token_seq\ni1\tA\trosé\tCafé Bar\ni2\tB\tred\tBar\n"
+    (tmp_path / "x.item").write_bytes(text.encode("latin-1"))
+    (tmp_path / "x.kg").write_bytes(
+        "head_id:token\trelation_id:token\ttail_id:token\né\tis\te2\ne1\té\te2\ne1\tis\té\n".encode("latin-1")
+    )
+    result = check(read_recbole(tmp_path), Policy())
+    assert [(row["file"], row["line"], row["field"], row["rule"]) for row in result.refused.to_pylist()] == [
+        ("x.item", 2, "attributes", "encoding"),
+        ("x.kg", 2, "head", "encoding"),
+        ("x.kg", 3, "relation", "encoding"),
+        ("x.item", 2, "tail", "encoding"),
+        ("x.kg", 4, "tail", "encoding"),
+    ]
+    assert [dict(row["attributes"]) for row in result.tables.products.to_pylist()] == [{"colour": "red"}]
+
+
 def test_graph_without_links_has_no_products(tmp_path: Path) -> None:
     (tmp_path / "x.kg").write_text(FILES["shop.kg"])
     facts = clean(read_recbole(tmp_path)).tables.facts
@@ -115,6 +151,9 @@ def test_broken_atomic_file_is_one_clear_error(name: str, text: str, said: str, 
         ("3d", "R_3D"),
         ("--", "--"),
         ("A__B", "A__B"),
+        ("has 颜色", "has 颜色"),
+        ("Größe", "Größe"),
+        ("a–b…", "A_B"),
     ],
 )
 def test_relation_names_are_normalised(name: str, normal: str) -> None:
