@@ -8,7 +8,9 @@ so that files of different years can be loaded together.
 
 import ast
 import json
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,10 @@ def _time_ms(review: dict[str, Any]) -> Any:
         return int(day.timestamp() * 1000)
     if seconds is None:
         return review.get("timestamp", review.get("sort_timestamp"))
-    return seconds * 1000 if isinstance(seconds, int | float) else seconds
+    if isinstance(seconds, str):
+        with suppress(ValueError):  # what is no number stays, for the quality check to find
+            seconds = float(seconds)
+    return int(seconds * 1000) if isinstance(seconds, int | float) and math.isfinite(seconds) else seconds
 
 
 def _product(item: dict[str, Any]) -> dict[str, Any]:

@@ -68,5 +68,6 @@ def _places(path: Path, first: list[list[str]]) -> tuple[str, str]:
 
 def _milliseconds(seconds: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return whole seconds as milliseconds, all in text; what is no number stays, for the quality check to find."""
-    whole = pc.match_substring_regex(seconds, r"^[0-9]+$")
-    return pc.if_else(whole, pc.binary_join_element_wise(seconds, b"000", b""), seconds)
+    whole = pc.match_substring_regex(seconds, r"^[0-9]+(\.0*)?$")
+    digits = pc.replace_substring_regex(seconds, r"\.0*$", "")
+    return pc.if_else(whole, pc.binary_join_element_wise(digits, b"000", b""), seconds)

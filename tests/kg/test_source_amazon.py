@@ -216,6 +216,15 @@ def test_ratings_of_every_year_are_the_same_interactions(tmp_path: Path, year: i
     ]
 
 
+@pytest.mark.parametrize("seconds", [1400000000, 1400000000.0, "1400000000", "1400000000.0"])
+def test_seconds_are_seconds_however_they_are_spelled(tmp_path: Path, seconds: object) -> None:
+    reviews, ratings = tmp_path / "reviews.json", tmp_path / "ratings.csv"
+    reviews.write_text(json.dumps({"reviewerID": "u1", "asin": "p1", "overall": 4.0, "unixReviewTime": seconds}))
+    ratings.write_text(RATINGS[2014].replace("1400000000\n", f"{seconds}\n"))
+    for file in (reviews, ratings):
+        assert clean(read_amazon([file])).tables.interactions["at_ms"][0].as_py() == 1400000000000
+
+
 def test_half_a_surrogate_in_a_list_is_no_product(tmp_path: Path) -> None:
     file = tmp_path / "meta.json"
     file.write_text(json.dumps({"asin": "p1", "also_buy": ["p2", "\ud800"], "also_view": ["\udfff"]}))
