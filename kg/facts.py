@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -91,17 +92,26 @@ def _there(commit: Commit, facts: Sequence[Fact]) -> set[Fact]:
 
 
 def _groups(facts: Sequence[Fact]) -> Iterator[tuple[str, list[list[Any]]]]:
-    """Yield the Cypher text that finds facts of one relation between nodes of two labels, and its rows."""
+    """Yield the Cypher text that finds facts of one relation between nodes of two labels, and its rows.
+
+    A fact may be in several of them.
+    """
     groups: dict[str, list[list[Any]]] = {}
     for place, fact in enumerate(facts):
-        ends = (schema.NODE_OF_KIND.get(kind, schema.ENTITY).label for kind in (fact.head_kind, fact.tail_kind))
-        start, end = (node_pattern(name, label, at) for at, (name, label) in enumerate(zip("ab", ends, strict=True)))
-        cypher = (
-            f"UNWIND $rows AS row MATCH {start} MATCH {end} MATCH (a)-[r:{schema.relation_name(fact.relation)}]->(b) "
-            "WHERE coalesce(r.from_catalogue, false) = false"
-        )
-        groups.setdefault(cypher, []).append([fact.head, fact.tail, fact.head_kind, fact.tail_kind, place])
+        for head, tail in product(_labels(fact.head_kind), _labels(fact.tail_kind)):
+            cypher = (
+                f"UNWIND $rows AS row MATCH {node_pattern('a', head, 0)} MATCH {node_pattern('b', tail, 1)} "
+                f"MATCH (a)-[r:{schema.relation_name(fact.relation)}]->(b) "
+                "WHERE coalesce(r.from_catalogue, false) = false"
+            )
+            groups.setdefault(cypher, []).append([fact.head, fact.tail, fact.head_kind, fact.tail_kind, place])
     yield from groups.items()
+
+
+def _labels(kind: str) -> list[str]:
+    """Return the labels that an end of a kind may have: a product outside the catalogue is an Entity."""
+    node = schema.NODE_OF_KIND.get(kind, schema.ENTITY)
+    return [node.label, schema.ENTITY.label] if node is schema.PRODUCT else [node.label]
 
 
 def _note(commit: Commit, facts: Iterable[Fact]) -> None:

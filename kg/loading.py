@@ -1,10 +1,10 @@
 """Canonical tables into the graph: in batches, each its own transaction, and idempotent.
 
 The same tables twice leave the same graph, and so does a load that was killed and run again: nodes are merged on their
-keys, events on their id, facts on their ends. A product or user that is given again takes its new columns.
+keys, events on their id, facts on their ends. A product or user that is given again takes the columns of its file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from kg import schema
 from kg.batches import batches
 from kg.erasure import erase_loaded, without_erased
 from kg.progress import Progress
-from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables
+from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables, said
 
 if TYPE_CHECKING:
     from kg.store import Graph, Result
@@ -93,9 +93,9 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
     before = graph.last_commit
     tables, erased = without_erased(graph, tables)
     progress.advance(erased)
-    _load_products(loader, tables.products)
+    _load_products(loader, tables.products, tables.stated_of("products"))
     # Each step looks anew for who was erased meanwhile, so that a load that is killed leaves nobody of them either.
-    _load_users(loader, without_erased(graph, tables)[0].users)
+    _load_users(loader, without_erased(graph, tables)[0].users, tables.stated_of("users"))
     unknown = _load_interactions(loader, without_erased(graph, tables)[0].interactions)
     _load_facts(loader, without_erased(graph, tables)[0].facts)
     erase_loaded(graph, tables, before)
@@ -131,10 +131,10 @@ def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: s
 
 
 _PRODUCTS = """
-UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
-SET p.title = row.title, p.description = row.description, p.brand = row.brand, p.category = row.category,
-    p.price = row.price, p.available = row.available, p.attribute_keys = [pair IN row.attributes | pair[0]],
-    p.attribute_values = [pair IN row.attributes | pair[1]], p.deleted_at = null
+UNWIND $rows AS row MERGE (p:Product {id: row[0]}) SET p += row[1], p.deleted_at = null
+SET p.title = coalesce(p.title, ''), p.description = coalesce(p.description, ''), p.brand = coalesce(p.brand, ''),
+    p.category = coalesce(p.category, []), p.attribute_keys = coalesce(p.attribute_keys, []),
+    p.attribute_values = coalesce(p.attribute_values, [])
 """
 BARE_PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row.product_id})
@@ -142,17 +142,18 @@ ON CREATE SET p.title = '', p.description = '', p.brand = '', p.category = [], p
               p.attribute_values = []
 """
 _USERS = """
-UNWIND $rows AS row MERGE (u:User {id: row.user_id})
-SET u.attribute_keys = [pair IN row.attributes | pair[0]], u.attribute_values = [pair IN row.attributes | pair[1]]
+UNWIND $rows AS row MERGE (u:User {id: row[0]}) SET u += row[1]
+SET u.attribute_keys = coalesce(u.attribute_keys, []), u.attribute_values = coalesce(u.attribute_values, [])
 """
 
 
-def _load_products(loader: Loader, products: pa.Table) -> None:
+def _load_products(loader: Loader, products: pa.Table, stated: Collection[str]) -> None:
     fresh = loader.is_empty("(x:Product)")
     for batch in batches(products):
-        bare, rows = _split_bare(batch.to_pylist())
-        loader.write(BARE_PRODUCTS, bare)
-        write_products(loader, rows, fresh=fresh)
+        rows = batch.to_pylist()
+        # With nothing but an id, because interactions name them: that must not blank what is known of them.
+        loader.write(BARE_PRODUCTS, [row for row in rows if len(said(row, ())) == 1])
+        write_products(loader, [said(row, stated) for row in rows if len(said(row, ())) > 1], fresh=fresh)
         loader.progress.advance(len(batch), "products")
     if len(products):
         promote_entities(loader)
@@ -163,32 +164,29 @@ def write_products(loader: Loader, rows: list[dict[str, Any]], *, fresh: bool) -
 
     Args:
         loader: writes.
-        rows: the products; those that are there take the new columns.
+        rows: the products; those that are there take the columns that a row has, and keep the others.
         fresh: the graph had no products before this load.
     """
-    loader.write(_PRODUCTS, rows)
-    brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows]
+    loader.write(_PRODUCTS, [[row["product_id"], _properties(row)] for row in rows])
+    brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows if "brand" in row]
+    placed = [row for row in rows if "category" in row]
     leaves = [
-        (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in rows
+        (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in placed
     ]
     loader.write_all(_merge(schema.BRAND), [[name] for name in _targets(brands)])
-    _load_categories(loader, rows)
+    _load_categories(loader, placed)
     _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
     _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
     _link_attributes(loader, schema.PRODUCT, rows, fresh)
 
 
-def _split_bare(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the products with nothing but an id, and the others.
-
-    The former are there because interactions name them (a file of events alone): they must not blank what an earlier
-    load said of the same products.
-    """
-    described = [any(row[name] not in (None, "", []) for name in row if name != "product_id") for row in rows]
-    return (
-        [row for row, known in zip(rows, described, strict=True) if not known],
-        [row for row, known in zip(rows, described, strict=True) if known],
-    )
+def _properties(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a product or user, its id apart, as properties of its node."""
+    given = {name: value for name, value in row.items() if name not in ("product_id", "user_id", "attributes")}
+    pairs = row.get("attributes")
+    if pairs is None:
+        return given
+    return given | {"attribute_keys": [key for key, _ in pairs], "attribute_values": [value for _, value in pairs]}
 
 
 def _load_categories(loader: Loader, products: list[dict[str, Any]]) -> None:
@@ -212,7 +210,9 @@ def _merge_attributes(loader: Loader, ids: Iterable[str]) -> None:
 
 def _link_attributes(loader: Loader, node: schema.Node, rows: list[dict[str, Any]], fresh: bool) -> None:
     key = "product_id" if node is schema.PRODUCT else "user_id"
-    links = [(row[key], [f"{name}={value}" for name, value in row["attributes"]]) for row in rows]
+    links = [
+        (row[key], [f"{name}={value}" for name, value in row["attributes"]]) for row in rows if "attributes" in row
+    ]
     _merge_attributes(loader, _targets(links))
     _relink(loader, schema.HAS_ATTRIBUTE, node, schema.ATTRIBUTE, links, fresh)
 
@@ -270,11 +270,11 @@ def _promote(loader: Loader, product_ids: Sequence[str]) -> None:
     loader.graph.write(f"{ids} DETACH DELETE e", rows)
 
 
-def _load_users(loader: Loader, users: pa.Table) -> None:
+def _load_users(loader: Loader, users: pa.Table, stated: Collection[str]) -> None:
     fresh = loader.is_empty("(x:User)")
     for batch in batches(users):
-        rows = batch.to_pylist()
-        loader.write(_USERS, rows)
+        rows = [said(row, stated) for row in batch.to_pylist()]
+        loader.write(_USERS, [[row["user_id"], _properties(row)] for row in rows])
         _link_attributes(loader, schema.USER, rows, fresh)
         loader.progress.advance(len(rows), "users")
 

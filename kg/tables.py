@@ -18,9 +18,10 @@
 | users | `user_id`, `attributes` | string, map | |
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -103,6 +104,14 @@ SCHEMAS: dict[str, pa.Schema] = {
 class Tables:
     """The four canonical tables of one data set; a table that a source does not have is empty.
 
+    Args:
+        interactions: `INTERACTIONS`.
+        products: `PRODUCTS`.
+        facts: `FACTS`.
+        users: `USERS`.
+        stated: by table, the columns whose empty cells say that the value is empty; those of others say nothing, and a
+            load keeps what a known product or user has. A table that is not named states all of its columns.
+
     Raises:
         TypeError: a table does not have its canonical schema (a defect of ours: sources cast, quality checks).
     """
@@ -111,6 +120,7 @@ class Tables:
     products: pa.Table = field(default_factory=PRODUCTS.empty_table)
     facts: pa.Table = field(default_factory=FACTS.empty_table)
     users: pa.Table = field(default_factory=USERS.empty_table)
+    stated: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, table in self:
@@ -119,3 +129,12 @@ class Tables:
 
     def __iter__(self) -> Iterator[tuple[str, pa.Table]]:
         return iter([(name, getattr(self, name)) for name in SCHEMAS])
+
+    def stated_of(self, name: str) -> Collection[str]:
+        """Return the columns of a table whose empty cells say that the value is empty."""
+        return self.stated.get(name, SCHEMAS[name].names)
+
+
+def said(row: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+    """Return a row without the empty cells that say nothing, those of columns that are not `stated`."""
+    return {name: value for name, value in row.items() if name in stated or value not in (None, "", [])}

@@ -11,7 +11,7 @@ from kg.quality.identity import distinct
 from kg.quality.policy import Policy
 from kg.quality.references import outside_catalogue, with_bare_products
 from kg.quality.report import Report
-from kg.quality.rows import judge_rows
+from kg.quality.rows import judge_rows, stated_columns
 from kg.sources.raw import FILE, Raw, RawTable
 from kg.tables import SCHEMAS, Tables
 
@@ -76,7 +76,8 @@ def check(raw: Raw, policy: Policy, *, now_ms: int | None = None) -> Checked:
             tables["products"] = with_bare_products(tables["products"], tables[name]["product_id"])
             bare = len(tables["products"]) - described
     rows = {name: len(table) for name, table in tables.items()}
-    return Checked(Tables(**tables), findings.report(rows, bare), findings.refused())
+    stated = {name: stated_columns(raw.tables[name]) for name in ("products", "users") if name in raw.tables}
+    return Checked(Tables(**tables, stated=stated), findings.report(rows, bare), findings.refused())
 
 
 def _require(name: str, required: tuple[str, ...], raw: RawTable) -> None:

@@ -10,7 +10,7 @@ from kg.quality import rules
 from kg.quality.findings import Findings
 from kg.quality.mending import mend
 from kg.quality.rules import Broken
-from kg.sources.raw import FILE, LINE, RawTable
+from kg.sources.raw import FILE, LINE, ORIGIN, RawTable
 from kg.tables import SCHEMAS
 
 _DEFAULTS: dict[str, object] = {
@@ -22,6 +22,7 @@ _DEFAULTS: dict[str, object] = {
     "head_kind": "product",
     "tail_kind": "product",
 }
+_IF_BLANK = {"event_id": None, "head_kind": "product", "tail_kind": "product"}
 _WRONG_UNIT_SHARE = 0.9
 
 
@@ -40,7 +41,7 @@ def judge_rows(name: str, raw: RawTable, now_ms: int, findings: Findings) -> tup
         column = raw.rows[field.name]
         found = to_time_ms(column, raw.time_unit) if field.name == "at_ms" else cast(column, field.type)
         readable &= ~findings.refuse(Broken(found.rule, field.name, found.bad))
-        columns[field.name] = found.values
+        columns[field.name] = _without_blanks(field.name, found.values)
     if name == "interactions":
         columns["position"] = pc.coalesce(columns["position"], pa.array(np.arange(len(raw.rows))))
     keep = readable.copy()
@@ -59,6 +60,27 @@ def default_column(field: pa.Field, rows: int) -> pa.Array:
     if field.name in _DEFAULTS:
         return pa.array([_DEFAULTS[field.name]] * rows, field.type)
     return pa.nulls(rows, field.type)
+
+
+def stated_columns(raw: RawTable) -> frozenset[str]:
+    """Return the columns that every file of a table has: their empty cells say that the value is empty."""
+    names = [name for name in raw.rows.column_names if name not in ORIGIN]
+    file = raw.rows[FILE].cast(pa.string())
+    files = file.unique()
+    if len(files) < 2:
+        return frozenset(names)
+    # Stacked, the rows of a file without a column have nulls there.
+    place = pc.index_in(file, files).to_numpy()
+    cells = {name: np.bincount(place, np.asarray(raw.rows[name].is_valid()), len(files)) for name in names}
+    return frozenset(name for name in names if cells[name].all())
+
+
+def _without_blanks(field: str, values: pa.Array) -> pa.Array:
+    """Return a column with its blank cells as missing ones, or as what is meant where they are missing."""
+    if field not in _IF_BLANK:
+        return values
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(values), ""), True)
+    return pc.if_else(blank, pa.scalar(_IF_BLANK[field], values.type), values)
 
 
 def _broken_rules(name: str, columns: dict[str, pa.Array], now_ms: int, raw: RawTable) -> list[Broken]:

@@ -1,5 +1,7 @@
 """Products and facts written one by one: what the graph says after each call, and what the others are told."""
 
+from dataclasses import replace
+
 import pytest
 
 from kg.appending import append_events
@@ -105,6 +107,25 @@ def test_facts_are_stated_once_and_withdrawn(graph: Graph) -> None:
     assert withdraw(graph, [others[0], Fact("MADE_OF", "product", "pot", "material", "steel")]) == 1
     assert facts_about(graph, "pot") == sorted([together, others[2]])
     assert (str(ChangeKind.FACTS), "pot") in noted(graph, after)
+
+
+@pytest.mark.parametrize(("head", "tail"), [("beans", "gone"), ("gone", "beans"), ("gone", "lost"), ("beans", "cup")])
+def test_a_fact_of_a_file_is_withdrawn_though_its_product_is_outside_the_catalogue(
+    graph: Graph, head: str, tail: str
+) -> None:
+    fact = {"head": head, "relation": "GOES_WITH", "tail": tail}
+    graph.load(
+        replace(SMALL, facts=tables(facts=[fact, {"head": "gone", "relation": "GOES_WITH", "tail": "tea"}]).facts)
+    )
+    snapshot = freeze(graph.export())
+    listed = Fact("GOES_WITH", "product", head, "product", tail)
+    assert [each for each in facts_about(graph, "beans") if each == listed] == [listed] * ("beans" in (head, tail))
+    assert withdraw(graph, [listed]) == 1
+    assert withdraw(graph, [listed]) == 0
+    assert graph.export().facts["tail"].to_pylist() == ["tea"]
+    changed = as_they_are(graph, sorted({change.key for change in graph.changes_since(0)}))
+    if "beans" in (head, tail):
+        assert named(extended(snapshot, changed).snapshot) == named(freeze(graph.export()))
 
 
 def test_a_new_product_takes_the_facts_that_files_had_of_it(graph: Graph) -> None:

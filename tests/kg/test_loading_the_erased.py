@@ -1,14 +1,13 @@
 """Who was erased does not come back with a shop's files, whenever that was."""
 
 from dataclasses import replace
+from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from kg import loading
 from kg.erasure import erase_user
 from kg.freeze import freeze
-from kg.loading import Loader
 from kg.store import Graph
 from tests.kg.small_tables import event, tables
 
@@ -44,14 +43,14 @@ def test_who_is_erased_while_files_are_loaded_is_not_in_the_graph_afterwards(
     going_on = getattr(loading, step)
     after_ms = AT_MS + 1
 
-    def erased_meanwhile(loader: Loader, table: pa.Table) -> object:
+    def erased_meanwhile(*given: Any) -> object:
         monkeypatch.setattr(loading, step, going_on)
         erase_user(graph, "ann", after_ms)
         if comes_back:  # a server tells of it
             later = dict(event("e3", "ann", "beans"), at_ms=after_ms + 1)
             graph.write("MERGE (:Product {id: 'beans'})")
             graph.append_events(tables(interactions=[later]).interactions, "journal", 1)
-        return going_on(loader, table)
+        return going_on(*given)
 
     monkeypatch.setattr(loading, step, erased_meanwhile)
     graph.load(FILES)

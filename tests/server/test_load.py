@@ -44,6 +44,30 @@ def test_events_alone_leave_the_products_as_they_were(
     assert rows == [["beans-001", "Northwind Espresso Beans 1 kg", "Northwind"], ["new", "", ""]]
 
 
+@pytest.mark.neo4j
+def test_a_file_with_some_columns_changes_no_others(
+    kgrank: CommandLine, graph_home: Path, graph: Graph, tmp_path: Path
+) -> None:
+    assert kgrank(graph_home, "load", "tables", *SHOP_FILES).code == 0
+    before = graph.export()
+    links = "MATCH (n)-[r {from_catalogue: true}]->(x) RETURN count(r)"
+    linked = graph.read(links)
+    user_id = before.users["user_id"][0].as_py()
+    (tmp_path / "prices.csv").write_text("product_id,price\nbeans-001,4.5\n")
+    (tmp_path / "users.csv").write_text(f"user_id\n{user_id}\n")
+    arguments = ["--products", str(tmp_path / "prices.csv"), "--users", str(tmp_path / "users.csv")]
+    for _ in range(2):
+        done = kgrank(graph_home, "load", "tables", *arguments)
+        assert done.code == 0, done.err
+        after = graph.export()
+        kept = [
+            row | ({"price": 4.5} if row["product_id"] == "beans-001" else {}) for row in before.products.to_pylist()
+        ]
+        assert after.products.to_pylist() == kept
+        assert after.users.equals(before.users)
+        assert graph.read(links) == linked
+
+
 def test_too_many_bad_rows_load_nothing_and_leave_a_quarantine_file(kgrank: CommandLine, tmp_path: Path) -> None:
     events = tmp_path / "events.csv"
     events.write_text("user_id,product_id,type,at_ms\nann,p1,view,1736473513905\n,p1,view,1736473513905\n")
