@@ -147,7 +147,11 @@ def load_encoder(config: TextConfig, dtype: torch.dtype) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(config)
     with _loading(config), torch.random.fork_rng():
         torch.manual_seed(0)  # what the files don't hold, an unused pooler say, is drawn the same each time
-        return tokenizer, AutoModel.from_pretrained(encoder_folder(config.encoder), dtype=dtype).eval()
+        # Not in `dtype` at once: while it reads, transformers makes that torch's default, for every thread.
+        model = AutoModel.from_pretrained(encoder_folder(config.encoder), dtype=torch.float32)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return tokenizer, model.eval()
 
 
 def load_tokenizer(config: TextConfig) -> Any:

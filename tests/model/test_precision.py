@@ -1,8 +1,11 @@
 """On which processors bf16 is taken: measured ones, as they describe themselves."""
 
 import pytest
+import torch
 
+from model.config import TextConfig
 from model.precision import bf16_pays
+from model.text import load_encoder
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,11 @@ from model.precision import bf16_pays
 )
 def test_bf16_is_taken_where_it_is_faster(described: str, pays: bool) -> None:
     assert bf16_pays(described) == pays
+
+
+def test_an_encoder_that_is_loaded_in_half_changes_no_default_of_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "set_default_dtype", made.append)
+    _, encoder = load_encoder(TextConfig(), torch.bfloat16)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.bfloat16}
+    assert torch.bfloat16 not in made
