@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     for path in BENCHMARKS.glob("*.py"):
         (tmp_path / "benchmarks" / path.name).touch()
     for name in ("python", "kgrank"):
-        program(tmp_path / ".venv" / "bin" / name, TOLD.format(failing="ablation"))
+        program(tmp_path / ".venv" / "bin" / name, TOLD.format(failing="stability"))
     (tmp_path / ".venv" / ".ready").touch()
     return tmp_path
 
@@ -110,7 +110,7 @@ def test_a_benchmark_that_fails_keeps_no_other_from_running(folder: Path) -> Non
 def test_a_comparison_that_fails_is_named_when_all_have_run(folder: Path) -> None:
     done = make(folder, "report")
     assert done.returncode != 0
-    assert done.stderr.count("ablation") == 1
+    assert done.stderr.count("stability") == 1
     assert len(told(folder)) == len({path.stem for path in (ROOT / "configs" / "compare").glob("*.toml")} - {"quick"})
 
 
