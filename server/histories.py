@@ -204,6 +204,11 @@ class LiveHistories:
         had = np.array(list(appended.products), np.int32)
         return np.concatenate([stored, had[had < products]])
 
+    def reaches(self, user_id: str, products: int) -> bool:
+        """Return whether a user has had a product beyond the first `products`."""
+        appended = self._appended.get(user_id)
+        return appended is not None and any(product >= products for product in list(appended.products))
+
     def latest(self, user_id: str, products: int, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
 

@@ -73,7 +73,8 @@ class UserEncoder:
                 encoded = Encoded(versions[place], products, now_ms, vectors[place], *made.added(place))
                 rows[row] = encoded
                 user_id, told = users[row]
-                if user_id and not told:
+                # What a smaller catalogue leaves out of a history, the one that comes after it would miss.
+                if user_id and not told and not self._histories.reaches(user_id, products):
                     self._kept[user_id] = encoded
             while len(self._kept) > CACHED_USERS:
                 self._kept.popitem(last=False)

@@ -51,6 +51,20 @@ def test_what_is_done_with_a_new_product_does_not_disturb_who_does_not_know_it(b
     before.answer([Question(user_id="user-01", k=5, exclude_seen=False)])
 
 
+def test_a_vector_that_lacks_what_was_done_with_a_new_product_is_not_taken_by_who_knows_it(
+    beside: tuple[Engine, Engine],
+) -> None:
+    before, after = beside
+    question = Question(user_id="user-01", k=5)
+    before.histories.append("event-1", "user-01", Interaction(len(before.index), 0, NOW_MS, float("nan")))
+    (without,) = before.answer([question])
+    (found,) = after.answer([question])
+    after._users.forget("user-01")
+    (anew,) = after.answer([question])
+    np.testing.assert_array_equal(found.score, anew.score)
+    assert not np.array_equal(found.score, without.score)
+
+
 def test_a_vector_that_was_made_with_more_products_is_not_taken_by_who_has_fewer(
     beside: tuple[Engine, Engine],
 ) -> None:
