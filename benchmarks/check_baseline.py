@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("baseline", choices=list(BASELINES))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the configuration")
     parser.add_argument("--split", action="append", default=[], metavar="FIELD=VALUE", help="of the split")
-    parser.add_argument("--random-split", action="store_true", help="80 / 10 / 10 % of each user, in random order")
+    parser.add_argument("--random-split", action="store_true", help="80 / 10 / 10 %% of each user, in random order")
     parser.add_argument("--validation", action="store_true", help="answer the validation case, leave the test alone")
     parser.add_argument("--new-only", action="store_true", help="only products that are new to the user")
     parser.add_argument("--exclude-relation", action="append", default=[], help="facts that must not be seen")
