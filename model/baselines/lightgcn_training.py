@@ -1,6 +1,7 @@
 """How LightGCN is trained: pairs of what a user had and what not, on PyTorch Geometric's network."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
     with torch_threads(data.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.seed)
         graph = normalised(had)
-        network = LightGCN(user_count + data.product_count, config.dimension, config.layers, normalize=False)
+        network = network_of(user_count + data.product_count, config)
         optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
         def train_epoch(number: int) -> float:
@@ -72,6 +73,37 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             on_epoch=lambda record: data.on_epoch(config, record),
         )
         return ranker()
+
+
+class SymmetricProduct(torch.autograd.Function):
+    """A x for a symmetric A: the gradient is A as well, where torch would sort a transposed copy of A in every step."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Tensor, x: Tensor) -> Tensor:
+        """Return A x."""
+        ctx.graph = graph
+        return graph @ x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        """Return A g."""
+        return None, ctx.graph @ gradients[0].contiguous()
+
+
+class SymmetricConv(torch.nn.Module):
+    """What PyTorch Geometric's `LGConv` computes, for a graph that is symmetric and normalised already."""
+
+    def forward(self, x: Tensor, graph: Tensor, weight: None = None) -> Tensor:
+        """Return the sums over neighbours `[N, d]`."""
+        product: Tensor = SymmetricProduct.apply(graph, x)
+        return product
+
+
+def network_of(node_count: int, config: LightGcnConfig) -> LightGCN:
+    """Return an untrained network for graphs like those of `normalised`."""
+    network = LightGCN(node_count, config.dimension, config.layers)
+    network.convs = torch.nn.ModuleList(SymmetricConv() for _ in range(config.layers))
+    return network
 
 
 def normalised(had: sparse.csr_matrix) -> Tensor:

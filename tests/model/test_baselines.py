@@ -17,6 +17,7 @@ from model.baselines import (
     ials,
     itemknn,
     itemknn_facts,
+    lightgcn,
     popularity,
     sasrec,
     tifuknn,
@@ -148,7 +149,7 @@ def test_ials_scores_are_those_of_implicit() -> None:
 
 
 def test_lightgcn_gives_users_it_was_fitted_on_the_networks_own_vectors() -> None:
-    from model.baselines.lightgcn_training import LightGCN, normalised, ranker_of
+    from model.baselines.lightgcn_training import LightGCN, network_of, normalised, ranker_of
 
     data = random_data()
     had = incidence(data.known, PRODUCTS)
@@ -156,10 +157,14 @@ def test_lightgcn_gives_users_it_was_fitted_on_the_networks_own_vectors() -> Non
     outside = LightGCN(sum(had.shape), 8, 3)
     edges = torch.from_numpy(np.stack(had.nonzero()).astype(np.int64))
     edges[1] += had.shape[0]
-    with torch.no_grad():
-        vectors = outside.get_embedding(torch.cat([edges, edges.flip(0)], dim=1)).numpy()
-    network = LightGCN(sum(had.shape), 8, 3, normalize=False)  # the graph is normalised already
+    learned = outside.get_embedding(torch.cat([edges, edges.flip(0)], dim=1))
+    learned.square().mul(torch.arange(learned.numel()).reshape(learned.shape)).mean().backward()
+    vectors = learned.detach().numpy()
+    network = network_of(sum(had.shape), lightgcn.LightGcnConfig(dimension=8, layers=3))
     network.load_state_dict(outside.state_dict())
+    same = network.get_embedding(normalised(had))
+    same.square().mul(torch.arange(same.numel()).reshape(same.shape)).mean().backward()
+    torch.testing.assert_close(network.embedding.weight.grad, outside.embedding.weight.grad, atol=1e-6, rtol=1e-4)
     ranker = ranker_of(network, normalised(had), had, KnownUsers(data.known))
     scores = ranker.scores(data.known, np.full(len(data.known), NOW))
     asked = np.diff(data.known.offsets) > 0
