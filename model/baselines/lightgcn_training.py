@@ -1,9 +1,10 @@
-"""How LightGCN is trained: pairs of what a user had and what not, on PyTorch Geometric's network."""
+"""How LightGCN is trained: pairs of what a user had and has not had, on PyTorch Geometric's network."""
 
 import warnings
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -19,6 +20,9 @@ from model.threads import torch_threads
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch Geometric scripts some layers on import
     from torch_geometric.nn import LightGCN
+
+DRAWS = 20
+"""How often a negative that the user has had is drawn anew: who had half of the catalogue keeps one of a million."""
 
 
 def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
@@ -46,7 +50,7 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             total = 0.0
             parts = torch.split(order, config.batch_pairs)
             for part in parts:
-                negative = torch.from_numpy(generator.integers(0, data.product_count, len(part)))
+                negative = torch.from_numpy(not_had(had, user[part].numpy(), generator))
                 ends = (user[part], user_count + product[part], user_count + negative)
                 vectors = network.get_embedding(graph)
                 asked, right, wrong = (vectors[nodes] for nodes in ends)
@@ -73,6 +77,19 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             on_epoch=lambda record: data.on_epoch(config, record),
         )
         return ranker()
+
+
+def not_had(
+    had: sparse.csr_matrix, users: npt.NDArray[np.int64], generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw a product for each of `users`, evenly from those that the user has not had (who had all: from all)."""
+    drawn = generator.integers(0, had.shape[1], len(users))
+    for _ in range(DRAWS):
+        wrong = np.flatnonzero(np.asarray(had[users, drawn]).ravel())
+        if not len(wrong):
+            break
+        drawn[wrong] = generator.integers(0, had.shape[1], len(wrong))
+    return drawn
 
 
 class SymmetricProduct(torch.autograd.Function):

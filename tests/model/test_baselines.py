@@ -172,6 +172,18 @@ def test_lightgcn_gives_users_it_was_fitted_on_the_networks_own_vectors() -> Non
     np.testing.assert_allclose(scores[asked], (users @ products.T)[asked], atol=1e-6)
 
 
+def test_lightgcn_learns_from_no_pair_that_is_wrong_for_the_user() -> None:
+    from model.baselines.lightgcn_training import not_had
+
+    had = incidence(histories_of([[0, 1, 2], [3], [0, 1, 2, 3]]), 4)
+    users = np.repeat([0, 1], 500)
+    drawn = not_had(had, users, np.random.default_rng(0))
+    assert (drawn[:500] == 3).all()
+    assert np.bincount(drawn[500:], minlength=4)[:3].min() > 100
+    assert (drawn[500:] != 3).all()
+    assert len(not_had(had, np.array([2]), np.random.default_rng(0))) == 1  # had all there is
+
+
 def test_a_user_is_known_by_the_longest_beginning_of_the_history() -> None:
     known = KnownUsers(histories_of([[1], [1, 2, 3], [], [4, 5]]))
     asked = histories_of([[1, 2, 3, 9], [1, 9], [4], [4, 5], [], [7]])
