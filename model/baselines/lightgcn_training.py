@@ -50,7 +50,7 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             total = 0.0
             parts = torch.split(order, config.batch_pairs)
             for part in parts:
-                negative = torch.from_numpy(not_had(had, user[part].numpy(), generator))
+                negative = torch.from_numpy(not_had(had, pairs.coords[0][part.numpy()], generator))
                 ends = (user[part], user_count + product[part], user_count + negative)
                 vectors = network.get_embedding(graph)
                 asked, right, wrong = (vectors[nodes] for nodes in ends)
