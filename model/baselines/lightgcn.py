@@ -33,7 +33,7 @@ class LightGcnConfig(BaseModel):
     dimension: int = Field(64, ge=2, le=2048, description="length of a vector")
     layers: int = Field(2, ge=0, le=8, description="rounds of smoothing; 0 is BPR with matrix factorisation")
     regularization: float = Field(1e-4, ge=0, le=10, description="L2 penalty on the first layer of each batch")
-    batch_pairs: int = Field(4096, ge=1, le=10_000_000, description="pairs in a training step")
+    batch_pairs: int = Field(4096, ge=1, le=10_000_000, description="pairs in a training step, at least")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="step size of Adam")
     epochs: int = Field(400, ge=1, le=10_000, description="passes over the interactions at most")
     patience: int = Field(20, ge=1, le=1000, description="epochs without a better validation NDCG@10 before stopping")

@@ -21,6 +21,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch Geometric scripts some layers on import
     from torch_geometric.nn import LightGCN
 
+EPOCH_STEPS = 64
+"""Most steps in an epoch, after each of which validation is asked: larger data have larger batches."""
+
 DRAWS = 20
 """How often a negative that the user has had is drawn anew: who had half of the catalogue keeps one of a million."""
 
@@ -48,7 +51,7 @@ def train(data: FitData, config: LightGcnConfig) -> LightGcnRanker:
             generator = np.random.default_rng([data.seed, number])
             order = torch.from_numpy(generator.permutation(len(user)))
             total = 0.0
-            parts = torch.split(order, config.batch_pairs)
+            parts = torch.split(order, max(config.batch_pairs, -(-len(order) // EPOCH_STEPS)))
             for part in parts:
                 negative = torch.from_numpy(not_had(had, pairs.coords[0][part.numpy()], generator))
                 ends = (user[part], user_count + product[part], user_count + negative)
