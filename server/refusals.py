@@ -1,5 +1,6 @@
 """The log of refused calls, which a flood of them can't fill: so many lines a second, and the rest is counted."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,17 +18,27 @@ class RefusalLog:
     Args:
         lines_per_s: lines a second at most.
         clock: tells seconds.
+        event: what the lines are called.
+        level: theirs.
     """
 
-    def __init__(self, lines_per_s: int = _LINES_PER_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lines_per_s: int = _LINES_PER_S,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        event: str = "call_refused",
+        level: int = logging.INFO,
+    ) -> None:
         self._lines_per_s = lines_per_s
         self._clock = clock
+        self._event, self._level = event, level
         self._lock = threading.Lock()
         self._second = 0
         self._lines = 0
         self._left_out = 0
 
-    def refused(self, *, method: str, reason: str, request_id: str) -> None:
+    def refused(self, **told: str) -> None:
         """Log a refusal, or count it; the next line says how many were left out before it."""
         with self._lock:
             if not self._has_room():
@@ -36,7 +47,7 @@ class RefusalLog:
             self._lines += 1
             left_out, self._left_out = self._left_out, 0
         more = {"left_out_before": left_out} if left_out else {}
-        _log.info("call_refused", method=method, reason=reason, request_id=request_id, **more)
+        _log.log(self._level, self._event, **told, **more)
 
     def left_out(self) -> bool:
         """Count a refusal where there is no room for its line; return whether that was so."""

@@ -140,6 +140,8 @@ def open_channel(target: str, credentials: Credentials) -> grpc.Channel:
     elif credentials.token and not _is_this_machine(target):
         raise ValueError(f"the token would go to {target} in the clear: set KGRANK_CA_FILE or KGRANK_TLS=true")
     else:
+        if _is_this_machine(target):  # else the environment's HTTP proxy would get it all, the token with it
+            options.append(("grpc.enable_http_proxy", 0))
         channel = grpc.insecure_channel(target, options=options)
     return grpc.intercept_channel(channel, _Bearer(credentials)) if credentials.token else channel
 

@@ -55,14 +55,13 @@ class Audit:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._key = _key(_key_file(path))
-            # O_APPEND: lines of several processes stand one after the other.
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = _opened(path)
         except OSError as error:
             raise ConfigError(
                 f"the audit log {path} can't be opened: {error.strerror}", "Check access.audit_file and its disk."
             ) from error
+        self._path = path
         self._lock = threading.Lock()
-        self._torn = False
 
     def write(self, *, call_id: str, caller: str, method: str, request_id: str, **more: Any) -> None:
         """Append a line.
@@ -80,6 +79,7 @@ class Audit:
         }
         try:
             with self._lock:
+                self._begin_anew_where_moved()
                 self._append((json.dumps(line) + "\n").encode())
                 os.fsync(self._file)
         except OSError as error:
@@ -119,17 +119,32 @@ class Audit:
             return {"kind": node.kind, "user": self.pseudonym(node.id)}
         return {"kind": node.kind, "id": node.id}
 
+    def _begin_anew_where_moved(self) -> None:
+        """Go on in a file under the path, where the one before was moved or removed."""
+        try:
+            if os.path.samestat(os.fstat(self._file), self._path.stat()):
+                return
+        except FileNotFoundError:
+            pass
+        before, self._file = self._file, _opened(self._path)
+        os.close(before)
+
     def _append(self, line: bytes) -> None:
         """Write a line whole, and not in one with what a full disk has left of the one before."""
-        left = memoryview(b"\n" + line if self._torn else line)
-        self._torn = True
+        left = memoryview(b"\n" + line if self._ends_within_a_line() else line)
         while left:
             left = left[os.write(self._file, left) :]
-        self._torn = False
+
+    def _ends_within_a_line(self) -> bool:
+        """Return whether the last line was cut short, by this process or by another."""
+        size = os.fstat(self._file).st_size
+        return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; what is written from now on is an error."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1  # the number may soon be another file's
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,11 @@ def erasures(path: Path, user_id: str) -> list[RecordedErasure]:
             "Ask on a server's host, with its KGRANK_HOME (or access.audit_file): log and key are there alone.",
         ) from error
     return list(found.values())
+
+
+def _opened(path: Path) -> int:
+    """Return a log that is open; O_APPEND: lines of several processes stand one after the other."""
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def _line(text: str) -> dict[str, Any]:

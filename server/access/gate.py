@@ -1,12 +1,15 @@
 """The gate: who calls, may they, and not too often. Every call of the contract passes it before any work."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import structlog
 
@@ -18,12 +21,15 @@ from server.access.roles import Need, Role
 from server.access.tokens import TokenRecord
 from server.access.web_tokens import WebCaller, WebTokens
 from server.errors import DeniedError, RateLimitedError, UnauthenticatedError
+from server.refusals import RefusalLog
 
 AUTHORIZATION = "authorization"
 _BEARER = "bearer "
 _COMMON_NAME = "x509_common_name"
+_OTHER_NAMES = ("x509_subject_alternative_name", "x509_subject", "x509_pem_cert")
 _MOST_REMEMBERED = 10_000
 _HELD_S = 1.0
+_OF_NETWORK = -1 << 64
 
 _log = structlog.get_logger(__name__)
 
@@ -96,11 +102,12 @@ class Gate:
         self._settings = settings
         self._rates = Rates(settings.calls_per_s, settings.burst_s)
         self._tokens: dict[str, TokenRecord] = {}
-        self._stamp: tuple[int, int] | None = None
-        self._web = WebTokens(settings.jwt) if settings.jwt.key_file is not None else None
+        self._stamp: tuple[int, int, int] | None = None
         self._web_stamp = _stamp(settings.jwt.key_file)
+        self._web = WebTokens(settings.jwt) if settings.jwt.key_file is not None else None
         self._web_callers = _Remembered()
         self._certificate_roles = frozenset(settings.certificate_roles)
+        self._denials = RefusalLog(event="denied", level=logging.WARNING)
         self._open = not settings.required and not settings.calls_per_s
         if settings.required:
             self._read_tokens()
@@ -119,7 +126,7 @@ class Gate:
             return ANYBODY
         caller = self._caller(context) if self._settings.required else ANYBODY
         self.take(caller, context)
-        _refuse_without_role(need, caller)
+        self._refuse_without_role(need, caller)
         return caller
 
     def hold(self, need: Need, context: Context) -> Held:
@@ -127,7 +134,7 @@ class Gate:
 
         def check() -> None:
             if self._settings.required:
-                _refuse_without_role(need, self._caller(context))
+                self._refuse_without_role(need, self._caller(context))
 
         return Held(check)
 
@@ -164,8 +171,9 @@ class Gate:
         if credential is not None:
             return self._of_token(credential)
         if self._certificate_roles:
-            for name in context.auth_context().get(_COMMON_NAME, ()):
-                return Caller(f"certificate {_printable(name.decode(errors='replace'))}", self._certificate_roles)
+            name = _name_of_certificate(context.auth_context())
+            if name is not None:
+                return Caller(f"certificate {_printable(name)}", self._certificate_roles)
         raise UnauthenticatedError("the call has no token", "Send `authorization: Bearer TOKEN`.")
 
     def _of_token(self, credential: str) -> Caller:
@@ -174,7 +182,7 @@ class Gate:
             return Caller(record.name, frozenset(record.roles), record.calls_per_s)
         web = self._of_web_token(credential) if self._web is not None else None
         if web is not None:
-            return Caller(_printable(web.name), web.roles)
+            return Caller(f"jwt {_printable(web.name)}", web.roles)
         raise UnauthenticatedError("the token is not good", "It may have been revoked or have expired: get a new one.")
 
     def _of_web_token(self, credential: str) -> WebCaller | None:
@@ -193,6 +201,12 @@ class Gate:
                 remembered.popitem(last=False)
         return checked
 
+    def _refuse_without_role(self, need: Need, caller: Caller) -> None:
+        if need.role not in caller.roles and Role.ADMIN not in caller.roles:
+            if need.audited:
+                self._denials.refused(caller=caller.name, role=need.role)
+            raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
+
     def _read_tokens(self) -> None:
         path = self._settings.tokens_file
         stamp = _stamp(path)
@@ -204,18 +218,19 @@ class Gate:
         self._tokens, self._stamp = records, stamp
 
 
-def _refuse_without_role(need: Need, caller: Caller) -> None:
-    if need.role not in caller.roles and Role.ADMIN not in caller.roles:
-        if need.audited:
-            _log.warning("denied", caller=caller.name, role=need.role)
-        raise DeniedError(f"this call needs the role {need.role}", "Ask an operator for a token that has it.")
-
-
 def _credential(context: Context) -> str | None:
     for key, value in context.invocation_metadata() or ():
         if key == AUTHORIZATION and isinstance(value, str):
             return value[len(_BEARER) :].strip() if value[: len(_BEARER)].lower() == _BEARER else ""
     return None
+
+
+def _name_of_certificate(connection: Mapping[str, Iterable[bytes]]) -> str | None:
+    """Return the common name of a connection's certificate, or what else tells it apart; None where it has none."""
+    if _COMMON_NAME not in connection:  # gRPC has an empty one where the certificate has none
+        return None
+    names = (name for key in (_COMMON_NAME, *_OTHER_NAMES) for name in connection.get(key, ()) if name)
+    return next(names, b"").decode(errors="replace")
 
 
 def _printable(name: str) -> str:
@@ -226,14 +241,26 @@ def _printable(name: str) -> str:
 
 
 def _address(peer: str) -> str:
-    """Return a peer's address without its port, which is another one for each connection."""
-    return peer.rpartition(":")[0]
+    """Return a peer's address without its port, which is another one for each connection.
+
+    Of an IPv6 address it is the network's: whoever has one has the 2^64 addresses of a /64 (RFC 4291, 2.5.4).
+    """
+    place = peer.rpartition(":")[0]
+    try:
+        address = ip_address(unquote(place.partition(":")[2]).strip("[]"))
+    except ValueError:
+        return place
+    if not isinstance(address, IPv6Address):
+        return place
+    if address.ipv4_mapped is not None:
+        return f"ipv4:{address.ipv4_mapped}"
+    return f"ipv6:{IPv6Address(int(address) & _OF_NETWORK)}"
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """Return what changes with a file's contents; None where it is missing."""
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Return what changes with a file's contents and with who may read it; None where it is missing."""
     try:
         stat = path.stat() if path is not None else None
     except OSError:
         return None
-    return None if stat is None else (stat.st_mtime_ns, stat.st_ino)
+    return None if stat is None else (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)

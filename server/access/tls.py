@@ -65,18 +65,15 @@ class _Files:
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificate, self._key, password="")  # never ask a terminal
-            ca = None
-            if self._client_ca is not None:
-                context.load_verify_locations(self._client_ca)
-                ca = self._client_ca.read_bytes()
             pem = self._certificate.read_bytes()
-            made = grpc.ssl_server_certificate_configuration([(self._key.read_bytes(), pem)], ca)
+            pair = (self._key.read_bytes(), pem)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
             raise ConfigError(
-                f"the certificate {self._certificate} with its key {self._key} can't be used: {reason}",
+                f"the certificate {self._certificate} with its key {self._key} can't be used: {_reason(error)}",
                 "Give PEM files that belong together, the key without a password, readable by the server.",
             ) from error
+        ca = None if self._client_ca is None else _authorities(self._client_ca)
+        made = grpc.ssl_server_certificate_configuration([pair], ca)
         self._pem = pem
         return made
 
@@ -113,13 +110,39 @@ class _Files:
             _log.info("certificate_renewed")
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
-        """Return what changes with the files' contents; None while one is missing, as it may be during a change."""
+        """Return what changes with the files' contents and with who may read them.
+
+        None while one is missing, as it may be during a change.
+        """
         files = [self._certificate, self._key, *([] if self._client_ca is None else [self._client_ca])]
         try:
             stats = [path.stat() for path in files]
         except OSError:
             return None
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+        return tuple((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in stats)
+
+
+def _authorities(path: Path) -> bytes:
+    """Return the certificates that callers' must be signed by, as PEM.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(path)
+        if not context.cert_store_stats()["x509"]:
+            raise ValueError("no certificate")  # a list of revoked ones alone, say
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the certificates of serve.tls.client_ca_file {path} can't be used: {_reason(error)}",
+            "Give a PEM file of what callers' certificates are signed by, readable by the server.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
 
 
 def expires_s(certificate: Path) -> float:

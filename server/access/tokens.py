@@ -13,15 +13,21 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from stat import S_IMODE
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from kg.errors import ConfigError
 from server.access.roles import Role
 
 PREFIX = "kgr"
 MAX_NAME = 64
-_VERSION = 1
+NOT_OF_TOKENS = ("certificate ", "jwt ")
+"""How the names of other callers begin (`server.access.gate`): a token must not pass for one of them."""
+
 _SECRET_BYTES = 32
 _NOBODY = hashlib.sha256(b"").hexdigest()
 
@@ -35,14 +41,27 @@ class TokenRecord:
         expires_ms: the first moment at which it is no longer good; None: until it is revoked.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     token_id: str
     name: str
     roles: tuple[Role, ...]
     salt: str
-    sha256: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     created_ms: int
     expires_ms: int | None = None
-    calls_per_s: float | None = None
+    calls_per_s: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A file of tokens."""
+
+    version: Literal[1]
+    tokens: tuple[TokenRecord, ...]
+
+
+_KEPT = TypeAdapter(_Kept)
 
 
 def create(
@@ -56,6 +75,11 @@ def create(
     if not name or len(name) > MAX_NAME or not name.isascii() or not name.isprintable():
         raise ConfigError(
             f"{name!r} can't name a caller", f"A name is 1 to {MAX_NAME} printable ASCII characters: shop-backend"
+        )
+    if name.startswith(NOT_OF_TOKENS):
+        raise ConfigError(
+            f"{name!r} can't name a token: so begin the names of callers with a certificate or a JSON Web Token",
+            f"Give another name, such as {name.replace(' ', '-')}",
         )
     token_id, secret, salt = secrets.token_hex(6), secrets.token_urlsafe(_SECRET_BYTES), secrets.token_hex(16)
     record = TokenRecord(
@@ -95,7 +119,7 @@ def read(path: Path) -> list[TokenRecord]:
         ConfigError: the file can't be read, or isn't one of ours.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        contents = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -103,16 +127,14 @@ def read(path: Path) -> list[TokenRecord]:
             f"the tokens in {path} can't be read: {error.strerror}", "Check access.tokens_file and its permissions."
         ) from error
     try:
-        kept = json.loads(text)
-        if kept["version"] != _VERSION:
-            raise ValueError(kept["version"])
-        return [
-            replace(TokenRecord(**each), roles=tuple(Role(role) for role in each["roles"])) for each in kept["tokens"]
-        ]
-    except (ValueError, TypeError, KeyError) as error:
+        return list(_KEPT.validate_json(contents).tokens)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
         raise ConfigError(
-            f"{path} is not a file of tokens of this version", "Restore it, or move it away and make new tokens."
-        ) from error
+            f"{path} is not a file of tokens of this version: {where}: {first['msg']}",
+            "Restore it, or move it away and make new tokens.",
+        ) from None
 
 
 def check(records: dict[str, TokenRecord], token: str) -> TokenRecord | None:
@@ -147,13 +169,38 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, records: list[TokenRecord]) -> None:
-    """Replace the file by one that only its owner may read."""
-    kept = {"version": _VERSION, "tokens": [asdict(each) for each in records]}
+    """Replace the file by one of the same owner and mode; a new one only its owner may read."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(kept, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            _keep_owner(descriptor, path)
+            json.dump(asdict(_Kept(1, tuple(records))), file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _keep_owner(descriptor: int, path: Path) -> None:
+    """Let the servers, which may be another user than whoever runs a command, go on reading what replaces a file.
+
+    Raises:
+        ConfigError: the file is another user's, and only root can give one away.
+    """
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        return
+    if before.st_uid != os.geteuid() or before.st_mode & 0o070:
+        try:
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        except PermissionError as error:
+            raise ConfigError(
+                f"{path} is of user {before.st_uid} and group {before.st_gid}, and would not be any more",
+                "Run the command as that user and in that group, or as root.",
+            ) from error
+    os.fchmod(descriptor, S_IMODE(before.st_mode))

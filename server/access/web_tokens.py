@@ -57,9 +57,10 @@ class WebTokens:
                 leeway=_LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, ValueError, TypeError):
+            expires_s = float(claims["exp"])
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             return None
-        return WebCaller(str(claims["sub"]), _roles(claims.get(self._settings.roles_claim)), float(claims["exp"]))
+        return WebCaller(str(claims["sub"]), _roles(claims.get(self._settings.roles_claim)), expires_s)
 
     def _key(self, key_id: object) -> jwt.PyJWK | None:
         if len(self._keys) == 1 and (key_id is None or self._keys[0].key_id in (None, key_id)):
@@ -76,14 +77,15 @@ def _roles(claim: object) -> frozenset[Role]:
 
 def _keys(path: Path) -> list[jwt.PyJWK]:
     try:
-        text = path.read_text(encoding="utf-8")
+        contents = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"access.jwt.key_file {path} can't be read: {error.strerror}", "Check the path and its permissions."
         ) from error
     try:
+        text = contents.decode()
         keys = jwt.PyJWKSet.from_json(text).keys if text.lstrip().startswith("{") else [_of_pem(text)]
-    except (jwt.PyJWTError, ValueError, TypeError) as error:
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"access.jwt.key_file {path} has no key that can be used", "Give a PEM public key or a JSON Web Key Set."
         ) from error
@@ -92,6 +94,11 @@ def _keys(path: Path) -> list[jwt.PyJWK]:
     if not public:
         raise ConfigError(
             f"access.jwt.key_file {path} has no public key", "Shared secrets are not taken: use RSA, EC or Ed25519."
+        )
+    if any(hasattr(key.key, "private_bytes") for key in public):
+        raise ConfigError(
+            f"access.jwt.key_file {path} has a private key: whoever reads it could sign tokens",
+            "Give its public half alone, without `d`, and a new key to whoever signs if others could read this one.",
         )
     return public
 

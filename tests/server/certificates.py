@@ -32,17 +32,29 @@ class Authority:
         self.certificate = folder / f"{name}.crt"
         self.certificate.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, days: float = 30) -> Issued:
-        """Issue a certificate for this machine and whoever has the name, again where there is one."""
+    def issue(self, name: str, *, days: float = 30, common_name: bool = True) -> Issued:
+        """Issue a certificate for this machine and whoever has the name, again where there is one.
+
+        Without a common name it has the name as SPIFFE's have it, in a URI.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if common_name else [])
         places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        if not common_name:
+            places = [x509.UniformResourceIdentifier(f"spiffe://shop.example/{name}")]
         made = self._builder(subject, key, days).add_extension(x509.SubjectAlternativeName(places), critical=False)
         issued = Issued(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         _write(issued.key, key.private_bytes(*_PEM_KEY))
         certificate = made.sign(self._key, hashes.SHA256())
         _write(issued.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         return issued
+
+    def revoked_none(self) -> bytes:
+        """Return the PEM list of the certificates that are revoked, which are none."""
+        now = datetime.datetime.now(datetime.UTC)
+        made = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now)
+        signed = made.next_update(now + datetime.timedelta(days=1)).sign(self._key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)

@@ -21,7 +21,7 @@ from kgrank.errors import CallError, DeniedError, InvalidRequestError, decode
 from kgrank.v1.model_service_pb2 import ActivateModelRequest, SetTrafficRequest, Traffic, TrafficShare
 from kgrank.v1.model_service_pb2_grpc import ModelServiceStub
 from kgrank.v1.rule_service_pb2 import Rule, UpsertRuleRequest
-from server.access.audit import Audit
+from server.access.audit import Audit, RecordedErasure, erasures
 from server.access.roles import Role, need_of
 from server.errors import AuditError
 from tests.server.guarded import Guarded
@@ -121,6 +121,74 @@ def test_a_line_that_a_full_disk_cut_short_does_not_spoil_the_next(
     audit.close()
     _, whole = (tmp_path / "audit.jsonl").read_text().splitlines()
     assert json.loads(whole)["call_id"] == "2"
+
+
+ERASED = "kgrank.v1.UserService.EraseUser"
+
+
+def erase(audit: Audit) -> None:
+    told = {"call_id": "1", "caller": "c", "method": ERASED, "request_id": ""}
+    audit.write(**told, state="begun", about={"user": audit.pseudonym(USER)})
+    audit.write(**told, state="ended", code="OK")
+
+
+def ended_well(found: list[RecordedErasure]) -> bool:
+    return [each.code for each in found] == ["OK"]
+
+
+def test_what_another_process_left_of_a_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"at": "2026-01-01T00:00:00.000+00:00", "call')  # and a server that was started again
+    audit = Audit(path)
+    erase(audit)
+    assert ended_well(erasures(path, USER))
+    with path.open("a") as other:
+        other.write('{"at": "2026')
+    erase(audit)
+    audit.close()
+    assert [line for line in path.read_text().splitlines() if not line.endswith("}")] == [
+        '{"at": "2026-01-01T00:00:00.000+00:00", "call',
+        '{"at": "2026',
+    ]
+    assert ended_well(erasures(path, USER))
+
+
+def test_a_log_that_is_moved_or_removed_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.write(call_id="0", caller="c", method="m", request_id="")
+    path.rename(tmp_path / "audit.jsonl.1")
+    erase(audit)
+    assert ended_well(erasures(path, USER))
+    assert [line["call_id"] for line in lines(tmp_path / "audit.jsonl.1")] == ["0"]
+    path.unlink()
+    erase(audit)
+    audit.close()
+    assert ended_well(erasures(path, USER))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_can_t_be_begun_anew_is_an_error_and_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "audit.jsonl"
+    audit = Audit(path)
+    path.parent.rename(tmp_path / "moved")
+    with pytest.raises(AuditError):
+        erase(audit)
+    (tmp_path / "moved").rename(path.parent)
+    erase(audit)
+    audit.close()
+    assert ended_well(erasures(path, USER))
+
+
+def test_a_log_that_is_closed_writes_nothing_any_more(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.close()
+    with (tmp_path / "other").open("wb"):  # has the number that the log had
+        (tmp_path / "audit.jsonl").unlink()
+        with pytest.raises(AuditError):
+            erase(audit)
+    assert (tmp_path / "other").read_bytes() == b""
+    assert not (tmp_path / "audit.jsonl").exists()
 
 
 def test_what_may_not_be_done_and_what_is_only_read_is_not_on_record(guarded: Guarded) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kg.errors import ConfigError
 from kgrank.channel import Credentials
@@ -99,6 +100,76 @@ def test_mutual_tls_takes_known_callers_alone(home: Path, tmp_path: Path) -> Non
         assert not answers(server.target, authority.certificate, other.issue("stranger"))
 
 
+def test_who_has_no_common_name_is_told_apart_by_what_the_certificate_has(home: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = tls(authority.issue("server"), authority.certificate)
+    access = {"required": True, "certificate_roles": ["read"]}
+    with (
+        structlog.testing.capture_logs() as logged,
+        running(home, tls=files, access=access, watch={"log_calls": True}) as server,
+    ):
+        for issued in (authority.issue("a"), *(authority.issue(name, common_name=False) for name in ("b", "c"))):
+            assert answers(server.target, authority.certificate, issued)
+    spiffe = "certificate spiffe://shop.example"
+    assert [each["caller"] for each in logged if each["event"] == "call"] == [
+        "certificate a",
+        f"{spiffe}/b",
+        f"{spiffe}/c",
+    ]
+
+
+def test_a_caller_s_certificate_that_has_ended_is_refused(home: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with running(home, tls=tls(authority.issue("server"), authority.certificate)) as server:
+        assert not answers(server.target, authority.certificate, authority.issue("late", days=-1))
+        assert answers(server.target, authority.certificate, authority.issue("shop"))
+
+
+def test_other_authorities_of_callers_are_taken_up(home: Path, tmp_path: Path) -> None:
+    authority, later = Authority(tmp_path), Authority(tmp_path, "later")
+    trusted = tmp_path / "callers.crt"
+    trusted.write_bytes(authority.certificate.read_bytes())
+    before, after = authority.issue("before"), later.issue("after")
+    with running(home, tls=tls(authority.issue("server"), trusted)) as server:
+        assert answers(server.target, authority.certificate, before)
+        assert not answers(server.target, authority.certificate, after)
+        trusted.write_bytes(later.certificate.read_bytes())
+        until(lambda: answers(server.target, authority.certificate, after))
+        assert not answers(server.target, authority.certificate, before)
+        trusted.write_text("")  # unusable: the ones before stay
+        assert answers(server.target, authority.certificate, after)
+
+
+def test_authorities_of_callers_that_can_t_be_used_are_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    issued, trusted = authority.issue("server"), tmp_path / "callers.crt"
+    for contents in (None, b"", issued.key.read_bytes(), authority.revoked_none()):
+        if contents is not None:
+            trusted.write_bytes(contents)
+        with pytest.raises(ConfigError, match=r"client_ca_file .*callers\.crt can't be used"):
+            credentials(ServeSettings(tls=tls(issued, trusted)).tls)  # type: ignore[arg-type]
+
+
+def test_a_certificate_that_becomes_readable_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    issued = authority.issue("server", days=5)
+    secured = credentials(ServeSettings(tls=tls(issued)).tls)  # type: ignore[arg-type]
+    assert secured is not None
+    ends_s = secured.ends_s()
+    authority.issue("server", days=90)
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:  # root, as tests may be, can read everything
+        patched.setattr(Path, "read_bytes", refused)
+        assert secured.ends_s() == ends_s
+    before = issued.key.stat().st_ctime_ns
+    while issued.key.stat().st_ctime_ns == before:  # until the file system's clock has noticed
+        issued.key.chmod(0o640)
+    assert secured.ends_s() == expires_s(issued.certificate) > ends_s
+
+
 @pytest.mark.parametrize("missing", ["certificate_file", "key_file"])
 def test_files_that_do_not_fit_are_named_at_the_start(tmp_path: Path, missing: str) -> None:
     authority = Authority(tmp_path)
@@ -156,6 +227,18 @@ def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
         Client("shop.example:50051", credentials=Credentials(token="kgr_x_y"))
     Client("localhost:1", credentials=Credentials(token="kgr_x_y")).close()
     Client("shop.example:50051", credentials=Credentials(token="kgr_x_y", tls=True)).close()
+
+
+def test_what_goes_to_this_machine_passes_no_proxy(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        for target in (served, of(served)):
+            with Client(target, credentials=Credentials(token="kgr_x_y")) as client:
+                assert client.recommend("user-01", k=1).results
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_a_handshake_that_never_ends_keeps_nobody_out_and_is_ended(home: Path, tmp_path: Path) -> None:
