@@ -1,7 +1,7 @@
 """The contract's requests as questions and interactions, checked; every violated field is named, not just the first."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -90,12 +90,12 @@ class Checker:
             self.refuse(field, "has control characters")
         return value
 
-    def ids(self, field: str, values: Iterable[str], limit: int) -> tuple[str, ...]:
+    def ids(self, field: str, values: Sequence[str], limit: int) -> tuple[str, ...]:
         """Check a list of ids and its length, repeats counted."""
-        checked = tuple(values)
-        if len(checked) > limit:
-            self.refuse(field, f"has {len(checked)} ids; at most {limit} are allowed")
+        if len(values) > limit:  # before any is looked at: there may be millions
+            self.refuse(field, f"has {len(values)} ids; at most {limit} are allowed")
             return ()
+        checked = tuple(values)
         # One look at all of them: each by itself costs more than to rank them.
         if not all(checked) or 4 * max(map(len, checked), default=0) > MAX_ID_BYTES or has_control("".join(checked)):
             for position, value in enumerate(checked):
@@ -293,20 +293,19 @@ def similar_question(request: ranking_service_pb2.SimilarProductsRequest, limits
     return product_id, question
 
 
-def written_events(events: Iterable[event_service_pb2.Event], prefix: str, now_ms: int) -> list[WrittenEvent]:
+def written_events(events: Sequence[event_service_pb2.Event], prefix: str, now_ms: int) -> list[WrittenEvent]:
     """Return the events of a request; `prefix` is the path of an event with `{}` for its place.
 
     Raises:
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
-    checked = list(events)
-    if not checked:
+    if not events:
         check.refuse("events", "is empty")
-    elif len(checked) > MAX_EVENTS:
-        check.refuse("events", f"has {len(checked)}; at most {MAX_EVENTS} are allowed")
-        checked = []
-    written = [_written_event(check, each, prefix.format(place), now_ms) for place, each in enumerate(checked)]
+    elif len(events) > MAX_EVENTS:
+        check.refuse("events", f"has {len(events)}; at most {MAX_EVENTS} are allowed")
+        check.finish()
+    written = [_written_event(check, each, prefix.format(place), now_ms) for place, each in enumerate(events)]
     check.finish()
     return written
 

@@ -1,7 +1,7 @@
 """What a request says of which products it wants, and of how they are mixed: checked, with every violated field."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kgrank.v1 import common_pb2
@@ -23,13 +23,12 @@ def query_of(check: "Checker", field: str, text: str) -> str:
     return _text(check, field, text, MAX_QUERY_BYTES)
 
 
-def names_of(check: "Checker", field: str, names: Iterable[str]) -> tuple[str, ...]:
+def names_of(check: "Checker", field: str, names: Sequence[str]) -> tuple[str, ...]:
     """Check a list of brands, category paths or values; the order and repeats make no difference."""
-    given = list(names)
-    if len(given) > MAX_NAMES:
-        check.refuse(field, f"has {len(given)}; at most {MAX_NAMES} are allowed")
+    if len(names) > MAX_NAMES:
+        check.refuse(field, f"has {len(names)}; at most {MAX_NAMES} are allowed")
         return ()
-    return tuple(sorted({name_of(check, f"{field}[{place}]", name) for place, name in enumerate(given)}))
+    return tuple(sorted({name_of(check, f"{field}[{place}]", name) for place, name in enumerate(names)}))
 
 
 def name_of(check: "Checker", field: str, name: str) -> str:

@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
+import errno
 import math
 import socket
 from collections.abc import Mapping
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from kg.errors import KgrankError
 from server.admission import Admission
 from server.config import ServeSettings
+from server.health import Health, health_handler
 from server.rpc import Front, service_handler
 
 _MOST_BYTES = 4 << 20
+_SHARE_OF_HEALTH, _LEAST_OF_HEALTH = 8, 16  # anybody may make those calls: they may not take all places
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 60_000
 _PING_APART_MS = 10_000  # gRPC's own 5 minutes would end a client's quiet stream for its pings
@@ -33,12 +36,32 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def cannot_listen(who: str, host: str, port: int, error: Exception) -> PortTakenError:
-    """Return why somebody can't listen on an address, in one sentence, and what to do."""
+def cannot_listen(
+    who: str,
+    host: str,
+    port: int,
+    error: Exception,
+    *,
+    where: str = "serve.host",
+    another: str = "choose another port: --port 0 takes a free one",
+) -> PortTakenError:
+    """Return why somebody can't listen on an address, in one sentence, and what to do.
+
+    Args:
+        who: can't.
+        host: of the address.
+        port: of the address.
+        error: what kept them.
+        where: the setting that names the host.
+        another: how another port is chosen.
+    """
     problem = f"{who} can't listen on {address_of(host, port)}: {getattr(error, 'strerror', None) or error}"
-    if isinstance(error, socket.gaierror):
-        return PortTakenError(problem, "Check serve.host: the name of this machine, or one of its addresses.")
-    return PortTakenError(problem, "Stop what listens there, or choose another port: --port 0 takes a free one.")
+    number = getattr(error, "errno", None)
+    if isinstance(error, socket.gaierror) or number == errno.EADDRNOTAVAIL:
+        return PortTakenError(problem, f"Check {where}: the name of this machine, or one of its addresses.")
+    if number == errno.EACCES:
+        return PortTakenError(problem, f"This user may not have that port: let it, or {another}.")
+    return PortTakenError(problem, f"Stop what listens there, or {another}.")
 
 
 class Listening:
@@ -125,7 +148,7 @@ def make_server(
     servicers: Mapping[ServiceDescriptor, object],
     places: Mapping[ServiceDescriptor, Admission],
     front: Front,
-    told: health.aio.HealthServicer,
+    told: Health,
 ) -> grpc.aio.Server:
     """Return a gRPC server that listens nowhere yet.
 
@@ -134,7 +157,7 @@ def make_server(
         servicers: answer the calls of each service (see `server.rpc.service_handler`).
         places: those that calls of a service take.
         front: what a call passes first.
-        told: answers for the health of all.
+        told: the health of all.
     """
     server = grpc.aio.server(
         maximum_concurrent_rpcs=settings.max_calls,
@@ -157,7 +180,8 @@ def make_server(
     server.add_generic_rpc_handlers(
         tuple(service_handler(service, servicer, front, places.get(service)) for service, servicer in servicers.items())
     )
-    health_pb2_grpc.add_HealthServicer_to_server(told, server)
+    of_health = max(_LEAST_OF_HEALTH, settings.max_calls // _SHARE_OF_HEALTH)
+    server.add_generic_rpc_handlers((health_handler(told, of_health),))
     if _reflects(settings):
         names = [service.full_name for service in servicers]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from kg import schema
@@ -43,12 +43,12 @@ def upserted(request: catalog_service_pb2.UpsertProductsRequest) -> tuple[list[P
     for place, product in enumerate(products):
         if first.setdefault(product.product_id, place) != place and product.product_id:
             check.refuse(f"products[{place}].product_id", f"is given twice: products[{first[product.product_id]}]")
-    changing = _mask(check, list(request.update_mask.paths)) if request.HasField("update_mask") else MASKABLE
+    changing = _mask(check, request.update_mask.paths) if request.HasField("update_mask") else MASKABLE
     check.finish()
     return products, changing
 
 
-def product_ids(field: str, ids: Iterable[str]) -> list[str]:
+def product_ids(field: str, ids: Sequence[str]) -> list[str]:
     """Return ids that are asked about together, each once.
 
     Raises:
@@ -62,7 +62,7 @@ def product_ids(field: str, ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(checked))
 
 
-def stated(field: str, facts: Iterable[catalog_service_pb2.Fact]) -> list[Fact]:
+def stated(field: str, facts: Sequence[catalog_service_pb2.Fact]) -> list[Fact]:
     """Return the facts of a request.
 
     Raises:
@@ -134,11 +134,12 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
         check.refuse(f"{field}.price", f"is {price}; it must be from 0 to {_LARGEST_PRICE:,.0f}")
     if len(given.category) > MAX_LEVELS:
         check.refuse(f"{field}.category", f"has {len(given.category)} levels; at most {MAX_LEVELS} are allowed")
-    for level, name in enumerate(given.category[:MAX_LEVELS]):
+    category = tuple(given.category[:MAX_LEVELS])
+    for level, name in enumerate(category):
         _name(check, f"{field}.category[{level}]", name)
         if CATEGORY_SEPARATOR in name:
             check.refuse(f"{field}.category[{level}]", f"has {CATEGORY_SEPARATOR!r} in it, which joins the levels")
-    if len(CATEGORY_SEPARATOR.join(given.category[:MAX_LEVELS]).encode()) > MAX_PATH_BYTES:
+    if len(CATEGORY_SEPARATOR.join(category).encode()) > MAX_PATH_BYTES:
         check.refuse(f"{field}.category", f"has over {MAX_PATH_BYTES} bytes in all")
     if given.brand:
         _name(check, f"{field}.brand", given.brand)
@@ -147,14 +148,14 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
         title=_text(check, f"{field}.title", given.title, _TITLE_BYTES),
         description=_text(check, f"{field}.description", given.description, _DESCRIPTION_BYTES, breaks=True),
         brand=given.brand,
-        category=tuple(given.category),
+        category=category,
         price=price,
         available=given.available if given.HasField("available") else None,
-        attributes=_attributes(check, f"{field}.attributes", dict(given.attributes)),
+        attributes=_attributes(check, f"{field}.attributes", given.attributes),
     )
 
 
-def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tuple[str, str], ...]:
+def _attributes(check: Checker, field: str, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if len(given) > _ATTRIBUTES:
         check.refuse(field, f"has {len(given)} keys; at most {_ATTRIBUTES} are allowed")
         return ()
@@ -164,14 +165,15 @@ def _attributes(check: Checker, field: str, given: dict[str, str]) -> tuple[tupl
         _name(check, f"{field}[{place}].key", key)
         if "=" in key:
             check.refuse(f"{field}[{place}].key", "has '=' in it, which joins key and value")
-        values = listed(text)
+        values = listed(text, _ATTRIBUTES)
         if not any(values):
             check.refuse(f"{field}[{place}].value", "is empty")
         for value in values[:_ATTRIBUTES]:
             _text(check, f"{field}[{place}].value", value, MAX_VALUE_BYTES)
         pairs += [(key, value) for value in values]
-    if len(pairs) > _ATTRIBUTES:
-        check.refuse(field, f"has {len(pairs)} pairs; at most {_ATTRIBUTES} are allowed")
+        if len(pairs) > _ATTRIBUTES:  # there may be millions
+            check.refuse(field, f"has over {_ATTRIBUTES} pairs; at most {_ATTRIBUTES} are allowed")
+            return ()
     return tuple(sorted(set(pairs)))
 
 
@@ -219,24 +221,23 @@ def _text(check: Checker, field: str, text: str, most_bytes: int, *, breaks: boo
 
 
 def _mask(check: Checker, paths: Sequence[str]) -> tuple[str, ...]:
-    if list(paths) == ["*"]:
-        return MASKABLE
     if not paths:
         check.refuse("update_mask", "names no field; leave it out to change all")
     if len(paths) > len(MASKABLE):
         check.refuse("update_mask", f"names {len(paths)} fields; there are {len(MASKABLE)}")
         return ()
+    if list(paths) == ["*"]:
+        return MASKABLE
     for place, path in enumerate(paths):
         if path not in MASKABLE:
             check.refuse(f"update_mask.paths[{place}]", f"is not one of {', '.join(MASKABLE)}")
     return tuple(path for path in MASKABLE if path in paths)
 
 
-def _bounded(check: Checker, field: str, given: Iterable[T], most: int) -> list[T]:
-    checked = list(given)
-    if not checked:
+def _bounded(check: Checker, field: str, given: Sequence[T], most: int) -> Sequence[T]:
+    if not given:
         check.refuse(field, "is empty")
-    elif len(checked) > most:
-        check.refuse(field, f"has {len(checked)}; at most {most} are allowed")
-        return []
-    return checked
+    elif len(given) > most:  # before any is looked at: there may be millions
+        check.refuse(field, f"has {len(given)}; at most {most} are allowed")
+        return ()
+    return given

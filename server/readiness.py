@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from grpc_health.v1 import health, health_pb2
 
 from server.follow import Follower
 from server.graph_link import GraphLink
+from server.health import NOT_SERVING, SERVING, Health
 from server.serving import Serving
 
 _log = structlog.get_logger(__name__)
@@ -26,8 +26,6 @@ LONGEST_STALL_S = 60.0
 _FOLLOWS_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
 _BEAT_S = 1.0
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Readiness:
@@ -50,7 +48,7 @@ class Readiness:
         always: Sequence[str],
         then: Sequence[str],
     ) -> None:
-        self.health = health.aio.HealthServicer()
+        self.health = Health()
         self._serving, self._follower, self._link = serving, follower, link
         self._always, self._then = always, then
         self._followed = self._leaving = False
@@ -67,19 +65,19 @@ class Readiness:
         """Whether the event loop turns."""
         return time.monotonic() - self._turned_s < LONGEST_STALL_S
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Say that calls may not come yet."""
         self._beating = asyncio.create_task(self._beat(), name="beat")
         for name in self._always:
-            await self.health.set(name, _SERVING)
+            self.health.set(name, SERVING)
         for name in ("", *self._then):
-            await self.health.set(name, _NOT_SERVING)
+            self.health.set(name, NOT_SERVING)
 
-    async def say(self) -> None:
+    def say(self) -> None:
         """Say that calls may come, if they may."""
         if self.ready:
             for name in ("", *self._then):
-                await self.health.set(name, _SERVING)
+                self.health.set(name, SERVING)
 
     async def follow(self) -> None:
         """Wait until what others committed has been followed, or can't be for now."""
@@ -91,10 +89,10 @@ class Readiness:
             _log.warning("serving_while_behind", waited_s=_FOLLOWS_WITHIN_S, applied=self._follower.applied)
         self._followed = True
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Say that no more calls may come."""
         self._leaving = True
-        await self.health.enter_graceful_shutdown()
+        self.health.leave()
 
     def end(self) -> None:
         """Have no more to say: the server has left. It may drain for minutes, and is alive while it does."""

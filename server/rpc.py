@@ -1,8 +1,8 @@
 """Services to gRPC: one place that every call goes through, from its bytes to its answer or its error.
 
-A call finds a place (`server.door`), passes the gate (who calls, may they, not too often), is decoded, is recorded
-where the audit log wants it, is answered by its service, and is counted; whatever it ends in becomes a status in one
-place. Nothing of a request is parsed before its caller is let in.
+A call finds a place (`server.door`), passes the gate (who calls, may they, not too often), is waited for
+(`server.arrivals`) and decoded, is recorded where the audit log wants it, is answered by its service, and is counted;
+whatever it ends in becomes a status in one place. Nothing of a request is read before its caller is let in.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from server.access.config import AccessSettings
 from server.access.gate import Caller, Gate, Held
 from server.access.roles import need_of
 from server.admission import Admission, no_place
+from server.arrivals import Arrivals
 from server.door import Door
 from server.errors import (
     AuditError,
@@ -53,13 +54,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Front:
-    """What stands before all services; by default the gate alone, open to anybody."""
+    """What stands before all services; by default the gate alone, open to anybody.
+
+    Calls that are recorded are in `kept` for as long as they are worked on, whether or not anybody waits for them.
+    """
 
     gate: Gate = field(default_factory=lambda: Gate(AccessSettings()))
     audit: Audit | None = None
     metrics: Metrics | None = None
     traces: Traces | None = None
     log_calls: bool = False
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    kept: set[asyncio.Task[Any]] = field(default_factory=set)  # the loop itself keeps tasks weakly
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +130,13 @@ class _Method:
 
     def handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return the handler that gRPC takes; it gets the bytes of requests as they came."""
+        # Of requests all are streams: a call of one alone would be told of only once that has come.
         if self._method.server_streaming:
-            kind = (
-                grpc.stream_stream_rpc_method_handler
-                if self._method.client_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return kind(self.many, response_serializer=_serialise)
-        return grpc.unary_unary_rpc_method_handler(self.one, response_serializer=_serialise)
+            return grpc.stream_stream_rpc_method_handler(self.many, response_serializer=_serialise)
+        return grpc.stream_unary_rpc_method_handler(self.one, response_serializer=_serialise)
 
     def refusing_handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Return the handler of calls for which there is no place; as one of streams, it waits for no request."""
+        """Return the handler of calls for which there is no place."""
         return grpc.stream_unary_rpc_method_handler(self.none)
 
     async def none(self, requests: object, context: Context) -> None:
@@ -144,19 +146,20 @@ class _Method:
         self._ended(told.code, None, None, context)
         await context.abort(told.code, told.message, told.trailing)
 
-    async def one(self, serialised: bytes, context: Context) -> Message | bytes:
+    async def one(self, requests: object, context: Context) -> Message | bytes:
         """Answer a call with one response."""
         began_s = time.perf_counter()
         code, caller = _OK, None
         try:
             self._refuse_too_late(context)
             caller = self._gate.let_in(self._need, context)
+            serialised = await self._front.arrivals.request(context)
+            began_s = time.perf_counter()  # how fast a request comes is its caller's matter
             request = self._decoded(serialised)
             if self._audit is None:
                 response: Message | bytes = await self._answer(request, context)
             else:
-                async with self._recorded(self._audit, caller, request, context):
-                    response = await self._answer(request, context)
+                response = await self._answered_on_record(self._audit, caller, request, context)
             return response
         except asyncio.CancelledError as error:
             code = _cancelled(context)
@@ -179,16 +182,31 @@ class _Method:
         if remaining_s is not None and remaining_s <= self._admission.wait_s:
             raise OverloadedError("the answer would come after the call's deadline", "Try again a little later.")
 
-    async def many(self, request: Any, context: Context) -> AsyncIterator[Message | bytes]:
+    async def _answered_on_record(
+        self, audit: Audit, caller: Caller, request: Message, context: Context
+    ) -> Message | bytes:
+        """Answer a call that is recorded; once begun it is finished and its end recorded, whoever goes away."""
+
+        async def answered() -> Message | bytes:
+            async with self._recorded(audit, caller, request, context):
+                response: Message | bytes = await self._answer(request, context)
+                return response
+
+        answering = asyncio.create_task(answered())
+        self._front.kept.add(answering)
+        answering.add_done_callback(self._front.kept.discard)
+        return await asyncio.shield(answering)
+
+    async def many(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message | bytes]:
         """Answer a call with a stream of responses."""
         code, caller = _OK, None
         try:
             caller = self._gate.let_in(self._need, context)
             held = self._gate.hold(self._need, context)
             if self._method.client_streaming:
-                asked: Any = self._decoded_stream(request, caller, held, context)
+                asked: Any = self._decoded_stream(requests, caller, held, context)
             else:
-                asked = self._decoded(request)
+                asked = self._decoded(await self._front.arrivals.request(context))
             async with nullcontext() if self._audit is None else self._recorded(self._audit, caller, asked, context):
                 async for response in self._answer(asked, context):
                     if not self._method.client_streaming:  # else its requests are what is looked at

@@ -3,8 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -97,19 +97,23 @@ def attribute_texts(column: pa.ChunkedArray | pa.Array) -> list[list[str]]:
     if pa.types.is_map(kind):
         return [[as_text(dict(value))] if value else [] for value in array.to_pylist()]
     if pa.types.is_nested(kind):
-        return [_spelled(value) for value in array.to_pylist()]
+        return [list(_spelled(value)) for value in array.to_pylist()]
     text = array.cast(pa.string()) if pa.types.is_decimal(kind) else to_string(array).values
     if is_text(kind) and text.null_count > array.null_count:
         return [listed(as_text(value)) if value else [] for value in array.cast(pa.binary()).to_pylist()]
     return [listed(value) if value else [] for value in text.to_pylist()]
 
 
-def listed(text: str) -> list[str]:
-    """Return the values of a text that is a JSON list, else the text; it is what `as_one_text` makes of several."""
+def listed(text: str, most: int | None = None) -> list[str]:
+    """Return the values of a text that is a JSON list, else the text; it is what `as_one_text` makes of several.
+
+    Of more than `most` values, one more than that is returned.
+    """
     if text.startswith("["):
         try:
             found = json.loads(text)
-            values = _spelled(found) if isinstance(found, list) else [text]
+            some = None if most is None else most + 1
+            values = list(islice(_spelled(found), some)) if isinstance(found, list) else [text]
         except (ValueError, RecursionError):
             return [text]
         return values if all(map(is_encodable, values)) else [text]
@@ -121,10 +125,12 @@ def as_one_text(values: Sequence[str]) -> str:
     return values[0] if len(values) == 1 else json.dumps(list(values), ensure_ascii=False)
 
 
-def _spelled(value: Any) -> list[str]:
+def _spelled(value: Any) -> Iterator[str]:
     if isinstance(value, list):
-        return [text for each in value for text in _spelled(each)]
-    return [] if is_missing(value) or value in ("", b"", {}) else [as_text(value)]
+        for each in value:
+            yield from _spelled(each)
+    elif not (is_missing(value) or value in ("", b"", {})):
+        yield as_text(value)
 
 
 def as_text(value: Any) -> str:

@@ -1,8 +1,6 @@
 """ModelService: which models there are, which are in service, and for whom."""
 
 import asyncio
-import base64
-import binascii
 import math
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,12 +25,14 @@ from model.artifact import ArtifactManifest
 from server.contract import Checker
 from server.errors import ModelRefusedError, NoModelBeforeError
 from server.models import ModelFolder
+from server.page_tokens import entry_of, page_token
 from server.rpc import Context
 from server.serving import Serving
 from server.switch import Switch
 from server.traffic import MOST_SHARES, Share, Traffic
 
 _PREFIX = "models/"
+_LISTING = "models"
 _DEFAULT_PAGE = 20
 _LARGEST_PAGE = 100
 _ROUNDING = 1e-9
@@ -51,15 +51,13 @@ class ModelService:
         check = Checker()
         if not 0 <= request.page_size <= _LARGEST_PAGE:
             check.refuse("page_size", f"is {request.page_size}; it must be from 0 to {_LARGEST_PAGE}")
-        after = _decode_token(request.page_token)
-        if after is None:
-            check.refuse("page_token", "is not a token of this server")
+        after = _place(check, request.page_token)
         check.finish()
         manifests = await asyncio.to_thread(self._models.manifests)
-        remaining = [each for each in manifests if not after or _order(each) > after]
+        remaining = [each for each in manifests if after is None or _order(each) > after]
         size = request.page_size or _DEFAULT_PAGE
         page = remaining[:size]
-        token = _encode_token(_order(page[-1])) if len(remaining) > size else ""
+        token = page_token(_LISTING, [str(each) for each in _order(page[-1])]) if len(remaining) > size else ""
         return ListModelsResponse(models=[self._model(each) for each in page], next_page_token=token)
 
     async def ActivateModel(self, request: ActivateModelRequest, context: Context) -> ActivateModelResponse:  # noqa: N802
@@ -167,16 +165,11 @@ def _order(manifest: ArtifactManifest) -> tuple[int, str]:
     return -manifest.created_at_ms, manifest.model_version
 
 
-def _encode_token(order: tuple[int, str]) -> str:
-    return base64.urlsafe_b64encode(f"{order[0]} {order[1]}".encode()).decode()
-
-
-def _decode_token(token: str) -> tuple[int, str] | tuple[()] | None:
-    """Return the place that a page token names: () for the start, None for a token that isn't ours."""
-    if not token:
-        return ()
+def _place(check: Checker, token: str) -> tuple[int, str] | None:
+    """Return the place in the order of models that a page token names; None for the start."""
+    entry = entry_of(check, _LISTING, token, 2)
     try:
-        created, _, version = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
-        return int(created), version
-    except (ValueError, binascii.Error):
+        return (int(entry[0]), entry[1]) if entry else None
+    except ValueError:
+        check.refuse("page_token", "is not a token of this server")
         return None

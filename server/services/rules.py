@@ -1,7 +1,5 @@
 """RuleService: UpsertRule, ListRules, DeleteRule."""
 
-import base64
-import binascii
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +21,7 @@ from server.contract_selection import name_of
 from server.errors import UnknownRuleError
 from server.follow import Follower
 from server.graph_link import GraphLink
+from server.page_tokens import entry_of, page_token
 from server.products import page_size
 from server.rpc import Context
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from kg.store import Graph
 
 LARGEST_STRENGTH = 10.0
+
+_LISTING = "rules"
 
 _LATEST_S = 253_402_300_799
 """The last second of the year 9999, which ends what a timestamp can say."""
@@ -65,10 +66,11 @@ class RuleService:
         """List a page of rules."""
         check = Checker()
         size = page_size(check, request.page_size)
-        after = _decode_token(check, request.page_token)
+        after = entry_of(check, _LISTING, request.page_token, 1)
         check.finish()
-        found = await self._link.run(lambda graph: rules_page(graph, after, size + 1))
-        token = _encode_token(found[size - 1].rule_id) if len(found) > size else ""
+        last = after[0] if after else ""
+        found = await self._link.run(lambda graph: rules_page(graph, last, size + 1))
+        token = page_token(_LISTING, [found[size - 1].rule_id]) if len(found) > size else ""
         return ListRulesResponse(rules=map(_message, found[:size]), next_page_token=token)
 
     async def DeleteRule(self, request: DeleteRuleRequest, context: Context) -> DeleteRuleResponse:  # noqa: N802
@@ -147,15 +149,3 @@ def _message(rule: Rule) -> rule_service_pb2.Rule:
         if moment is not None:
             field.FromMilliseconds(moment)
     return message
-
-
-def _encode_token(rule_id: str) -> str:
-    return base64.urlsafe_b64encode(rule_id.encode()).decode()
-
-
-def _decode_token(check: Checker, token: str) -> str:
-    try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except (ValueError, binascii.Error):
-        check.refuse("page_token", "is not a token of this server")
-        return ""

@@ -7,7 +7,6 @@ import asyncio
 import json
 import shutil
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,6 +46,7 @@ from tests.server.attack import (
     request_for,
     storm,
 )
+from tests.server.frames import HELLO, frame, headers, settings_frame
 from tests.server.methods import methods
 from tests.server.running import running
 from tests.server.shop import Shop, tables
@@ -293,9 +293,10 @@ def test_clients_that_never_finish_a_request_keep_nobody_out(victim: Attacked) -
     try:
         for number, each in enumerate(stuck):
             if number % 3:  # a third says nothing at all
-                each.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+                each.sendall(HELLO + settings_frame())
             if number % 3 == 2:  # and these begin a call that they never finish
-                each.sendall(frame(1, 4, 1, HEADERS) + frame(0, 0, 1, b"\x00\x00\x10\x00\x00half a requ"))
+                half = frame(0, 0, 1, b"\x00\x00\x10\x00\x00half a requ")
+                each.sendall(headers("/kgrank.v1.RankingService/Recommend") + half)
         still_serves(victim)
     finally:
         for each in stuck:
@@ -303,33 +304,10 @@ def test_clients_that_never_finish_a_request_keep_nobody_out(victim: Attacked) -
     still_serves(victim)
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """Return a frame of HTTP/2 (RFC 9113, section 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def header(name: bytes, value: bytes) -> bytes:
-    """Return a header as HPACK's literal without indexing (RFC 7541, section 6.2.2)."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-HEADERS = b"".join(
-    header(name, value)
-    for name, value in [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", b"/kgrank.v1.RankingService/Recommend"),
-        (b":authority", b"x"),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-    ]
-)
-
-
 def test_bytes_that_are_no_http_are_no_matter(victim: Attacked) -> None:
     host, _, port = victim.target.partition(":")
     random = Random(3)
-    for start in (b"", b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+    for start in (b"", b"GET / HTTP/1.1\r\n\r\n", HELLO):
         for _ in range(10):
             with socket.create_connection((host, int(port))) as raw:
                 raw.settimeout(30)

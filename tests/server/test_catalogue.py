@@ -231,8 +231,8 @@ def test_a_page_ends_before_it_is_larger_than_clients_take(client: Client, monke
 
 @pytest.mark.neo4j
 def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: Path, graph: Graph) -> None:
-    def token(parts: int) -> str:
-        return base64.urlsafe_b64encode(json.dumps(["\ud800"] * parts).encode()).decode()
+    def token(listing: str, parts: int) -> str:
+        return base64.urlsafe_b64encode(json.dumps([listing, *["\ud800"] * parts]).encode()).decode()
 
     opened = []
 
@@ -244,8 +244,8 @@ def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: P
     with running(home, connect) as server, Client(server.target) as client:
         soon(lambda: server.server.graph_open)
         for call in (
-            lambda: client.list_products(page_token=token(1)),
-            lambda: client.list_facts("product-01", page_token=token(5)),
+            lambda: client.list_products(page_token=token("products", 1)),
+            lambda: client.list_facts("product-01", page_token=token("facts", 5)),
         ):
             with pytest.raises(InvalidRequestError) as refused:
                 call()
