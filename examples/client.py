@@ -20,6 +20,10 @@ def main(user_id: str) -> None:
             why = result.reasons[0].text if result.reasons else "no path leads to it"
             print(f"{result.score:8.3f}  {result.product_id}  {result.title}: {why}")
 
+        if not answer.results:
+            print("there is nothing left to recommend")
+            return
+
         best = answer.results[0].product_id
         explained = client.explain(user_id, best)
         parts = explained.result.components

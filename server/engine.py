@@ -38,6 +38,7 @@ _SAMPLED_USERS = 256
 _WARM_UP = (1, 4, 16)
 _FEW_CANDIDATES = 512
 _VIEW = CODES[InteractionType.VIEW]
+_UNTIMED = -1
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -98,7 +99,7 @@ class Engine:
         self.reasoner = Reasoner(snapshot, artifact.relation_weights, histories.people)
         self.selection = Selection(snapshot, artifact.scorer, index, finder, rules or RuleBook())
         self._places = places
-        self._exclude_seen = exclude_seen
+        self.exclude_seen = exclude_seen
         self._past_search_weight = past_search_weight
         # By the clock, everything in years-old data has faded alike, which no training has seen.
         behind_ms = _clock_ms() - snapshot.as_of_ms
@@ -163,7 +164,7 @@ class Engine:
             self.histories,
             index,
             places,
-            self._exclude_seen,
+            self.exclude_seen,
             finder,
             self.selection.rules,
             self._past_search_weight,
@@ -240,7 +241,8 @@ class Engine:
             candidates, unknown = self._indices(dict.fromkeys(question.candidates))
             missing = (*unknown, *missing)
         like, leave_out = self._like(product_index), np.append(leave_out, product_index)
-        return replace(self.selection.similar(question, like, candidates, leave_out), missing=missing)
+        ranking = self.selection.similar(question, like, candidates, leave_out)
+        return replace(ranking, missing=tuple(dict.fromkeys(missing)))
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
@@ -321,10 +323,11 @@ class Engine:
         unknown_candidates: tuple[str, ...] = ()
         if question.candidates is not None:
             candidates, unknown_candidates = self._indices(dict.fromkeys(question.candidates))
-        exclude_seen = self._exclude_seen if question.exclude_seen is None else question.exclude_seen
+        exclude_seen = self.exclude_seen if question.exclude_seen is None else question.exclude_seen
         if exclude_seen:
-            left_out += [self.histories.seen(question.user_id, len(self.index)), _products_of(told)]
-        elif question.seeds and candidates is None and not question.only_found:
+            left_out.append(self.histories.seen(question.user_id, len(self.index)))
+            left_out.append(self._indices(each.product_id for each in question.events)[0])
+        if question.seeds and candidates is None and not question.only_found:
             left_out.append(self._indices(question.seeds)[0])
         selected = self.selection.wanted_by(question)
         if not selected:
@@ -335,19 +338,24 @@ class Engine:
         return _Resolved(question, told, _together(left_out), candidates, state, missing, selected)
 
     def _told(self, question: Question, now_ms: int) -> tuple[list[Interaction], list[str]]:
-        """Return a question's context as interactions with known products, and the unknown ones' ids."""
+        """Return a question's context as interactions with known products, and the unknown ones' ids.
+
+        What has no time of its own is of now, which comes after all that the user has done: a clock may run ahead, and
+        a snapshot of the past has its own now, before what was written since.
+        """
         if not question.has_context:
             return [], []
         told = [(each.product_id, each.type, each.at_ms, each.value) for each in question.events]
-        told += [(product_id, _VIEW, None, float("nan")) for product_id in question.seeds]
-        interactions, missing = [], []
+        told += [(product_id, _VIEW, None, float("nan")) for product_id in dict.fromkeys(question.seeds)]
+        known, missing = list[Interaction](), list[str]()
         for product_id, kind, at_ms, value in told:
             index = self.snapshot.products.index(product_id)
             if index == MISSING:
                 missing.append(product_id)
             else:
-                interactions.append(Interaction(index, kind, now_ms if at_ms is None else at_ms, value))
-        return interactions, missing
+                known.append(Interaction(index, kind, _UNTIMED if at_ms is None else at_ms, value))
+        now_ms = max([now_ms, self.histories.last_ms(question.user_id), *(each.at_ms for each in known)])
+        return [replace(each, at_ms=now_ms) if each.at_ms == _UNTIMED else each for each in known], missing
 
     def _indices(self, product_ids: Iterable[str]) -> tuple[Int64s, tuple[str, ...]]:
         """Return the indices of known ids, and the unknown ids."""
@@ -362,12 +370,8 @@ class Engine:
         length = self.histories.length(question.user_id)
         if length or question.lean is not None:
             return UserState.WARM if length >= FEW_EVENTS else UserState.FEW_EVENTS
-        looked_for = question.categories or (question.query and not question.only_found)
-        return UserState.CONTEXT_ONLY if told or looked_for else UserState.COLD
-
-
-def _products_of(told: Sequence[Interaction]) -> Int64s:
-    return np.array([each.product_index for each in told], np.int64) if told else _NOTHING
+        steered = bool(question.query) and not question.only_found and self.selection.finder is not None
+        return UserState.CONTEXT_ONLY if told or question.categories or steered else UserState.COLD
 
 
 def _together(indices: Sequence[npt.NDArray[np.integer]]) -> Int64s:

@@ -61,10 +61,17 @@ class Listing:
         pairs = np.unique(histories.users_of_rows() * count + np.asarray(histories.product_index))
         return np.bincount(pairs % count, minlength=count) < FEW_USERS
 
-    def listed(self, ranking: Ranking, mix: Mix, pins: Sequence[Pin], k: int) -> Ranking:
+    def listed(self, ranking: Ranking, mix: Mix, pins: Sequence[Pin], k: int, floor: float = -np.inf) -> Ranking:
         """Return the first k of a list out of well ranked products, best first; fewer where caps pass over too many.
 
         A pin of products that are not among them is passed over.
+
+        Args:
+            ranking: the products.
+            mix: how the list is put together.
+            pins: places that are taken.
+            k: how many.
+            floor: what no other product's score is above; those below it come by a pin or as new ones alone.
         """
         index = ranking.product_index
         places = _places(index, pins)
@@ -82,6 +89,7 @@ class Listing:
             fresh,
             inside,
             self._unit(index[inside]),
+            ranking.score >= floor,
         )
         made = arrange(pool, k, mix, places)
         taken = _taken(ranking, made.place)

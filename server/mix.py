@@ -32,7 +32,8 @@ class Pool:
 
     Shapes, N products: `score [N]`; `brand [N]` and `category [N]` their numbers, -1 for none; `fresh [N]` those that
     few users have had; `inside [N]` those that diversity chooses among, and `vectors [V, D]` theirs, with likeness as
-    inner product, of no width where nothing asks for it.
+    inner product, of no width where nothing asks for it; `sure [N]` those that nothing outside the pool is ahead of:
+    the others are there for the places of pins and new products alone.
     """
 
     score: Float32s
@@ -41,6 +42,7 @@ class Pool:
     fresh: Bools
     inside: Bools
     vectors: Float32s
+    sure: Bools
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Taken:
         """Take the row that comes next by itself, a fresh one if asked for and there is one; None where none may."""
         row = self._best(self._left & self._pool.fresh) if fresh else None
         if row is None:
-            row = self._best(self._left)
+            row = self._best(self._left & self._pool.sure)
             if row is None:
                 return None
             if self._weight and not self._pool.inside[row]:  # behind those that diversity has put behind

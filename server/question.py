@@ -84,12 +84,14 @@ NO_MIX = Mix()
 class Fit:
     """What fits a query, and how well, from 0 to 1: `product_index [N]` ascending, `fit [N]`.
 
-    `corrected` is the query as it was understood where typing errors were mended, else empty.
+    `corrected` is the query as it was understood where typing errors were mended, else empty; `whole` says that no
+    other products fit.
     """
 
     product_index: Int64s
     fit: Float32s
     corrected: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

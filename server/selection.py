@@ -10,7 +10,7 @@ that are lifted alike), all of their components exactly (`server.lifts`), and th
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from server.users import Encoded
 
 _SAMPLED_PRODUCTS = 1024
 _FEW_LEFT_OUT = 512
+_MOST_NAMED = 256
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -130,25 +131,35 @@ class Selection:
         effect = self.effect()  # once: rules may change meanwhile
         pins = effect.pins if question.pinned else ()
         unit, scope = self.unit_of(user.vectors[0].numpy()), _Scope(leave_out, self._allowed(question, effect))
-        lifts = lifts_of(question, effect, self.filters, len(self._index))
         k = len(candidates if candidates is not None else ()) if question.k is None else question.k
-        if question.only_found and question.fit is not None:
-            candidates = question.fit.product_index
         depth = k if question.mix == NO_MIX and not pins else depth_of(k)
+        searched = question.fit if question.only_found else None
+        tops: list[Int64s] = []
         while True:
-            products = scope.of(candidates) if candidates is not None else None
-            if products is None:
-                products = self._best(question, user, scope, lifts, unit, depth)
+            if searched is not None:
+                candidates = searched.product_index
+            lifts = lifts_of(question, effect, self.filters, len(self._index))
+            if candidates is not None:
+                products = scope.of(candidates)
+            else:
+                products, tops = self._best(question, user, scope, lifts, unit, depth)
                 for pin in pins:  # as many as there are pins: two may be of one brand
                     products = np.union1d(products, self._nearest(user, scope, pin.among, len(pins)))
+                if question.fit is not None and not question.fit.whole:
+                    question = self._with_fits(question, question.fit, products)
+                    lifts = lifts_of(question, effect, self.filters, len(self._index))
             parts = {name: part[0] for name, part in self._parts(user, products).items()} | lifts.parts(products, unit)
             score = np.stack(list(parts.values())).sum(0, dtype=np.float32)
             order = np.argsort(-score, kind="stable")
             ranking = Ranking(products[order], score[order], {name: part[order] for name, part in parts.items()})
-            listed = self._listing.listed(ranking, question.mix, pins, k)
-            if candidates is not None or self._is_whole(listed, question.mix, k, scope, len(products) < depth):
+            listed = self._listing.listed(ranking, question.mix, pins, k, _floor(products, score, tops))
+            was_all = not tops if searched is None else searched.whole
+            if self._is_whole(listed, question.mix, k, scope, was_all):
                 return listed
             depth *= 4
+            if searched is not None and self.finder is not None:
+                (searched,) = self.finder.find([self._asked(question, 2 * len(searched.product_index))])
+                question = replace(question, fit=searched)
 
     def similar(self, question: Question, like: UserVectors, candidates: Int64s | None, leave_out: Int64s) -> Ranking:
         """Answer a question about the products most like one, whose vector `like` is that of a user."""
@@ -161,13 +172,13 @@ class Selection:
             allowed = given if allowed is None else given & allowed
         scope = _Scope(leave_out, allowed)
         while True:
-            products = self._best(question, like, scope, Lifts(None, None, (None,)), 1.0, depth)
+            products, tops = self._best(question, like, scope, Lifts(None, None, (None,)), 1.0, depth)
             parts = self._parts(like, products)
             score = parts[GRAPH][0] + parts[TEXT][0]
             order = np.argsort(-score, kind="stable")
             ranking = Ranking(products[order], score[order], {name: parts[name][0, order] for name in (GRAPH, TEXT)})
-            listed = self._listing.listed(ranking, question.mix, (), k)
-            if self._is_whole(listed, question.mix, k, scope, len(products) < depth):
+            listed = self._listing.listed(ranking, question.mix, (), k, _floor(products, score, tops))
+            if self._is_whole(listed, question.mix, k, scope, not tops):
                 return listed
             depth *= 4
 
@@ -197,21 +208,38 @@ class Selection:
             mask[left_out] = False
         return mask
 
-    def _asked(self, question: Question) -> Asked:
-        allowed = self._allowed(question, self.effect())
-        products = self._snapshot.products
-        # An explanation of one product counts what fits as the list would that it is explained for.
-        if question.candidates is not None and question.by_rules:
-            given = products.indices(question.candidates)
-            among = np.zeros(len(products), np.bool_)
-            among[given[given >= 0]] = True
-            allowed = among if allowed is None else among & allowed
+    def _asked(self, question: Question, k: int | None = None) -> Asked:
+        """Return what is to be found for a question; `k` for a longer list than it wants."""
+        effect, products = self.effect(), self._snapshot.products
+        allowed, named = self._allowed(question, effect), _put_forward(effect, question.pinned)
+        wanted = k or question.k
+        if question.candidates is not None:
+            known = products.indices(question.candidates).astype(np.int64)
+            given = np.unique(known[known >= 0])
+            if question.by_rules:
+                among = np.zeros(len(products), np.bool_)
+                among[given] = True
+                allowed = among if allowed is None else among & allowed
+                wanted = wanted if question.only_found else len(question.candidates)
+            else:  # an explanation of one product counts what fits as the list would that it is explained for
+                named = given
         excluded = products.indices(question.exclude)
         excluded = excluded[excluded >= 0]
         if len(excluded):
             allowed = np.ones(len(products), np.bool_) if allowed is None else allowed.copy()
             allowed[excluded] = False
-        return Asked(question.query, question.k or len(question.candidates or ()), allowed)
+        named = named if allowed is None else named[allowed[named]]
+        return Asked(question.query, wanted or 1, allowed, np.unique(named))
+
+    def _with_fits(self, question: Question, fit: Fit, products: Int64s) -> Question:
+        """Return a question whose fit has some products too, `[K]` ascending, that the finder has passed over."""
+        if self.finder is None:
+            return question
+        more = np.setdiff1d(products, fit.product_index)
+        product_index = np.concatenate([fit.product_index, more])
+        how_well = np.concatenate([fit.fit, self.finder.fits(question.query, more)])
+        order = np.argsort(product_index)
+        return replace(question, fit=replace(fit, product_index=product_index[order], fit=how_well[order]))
 
     def unit_of(self, vector: Float32s) -> float:
         """Return the standard deviation of the scores of a user's vector."""
@@ -219,21 +247,24 @@ class Selection:
 
     def _best(
         self, question: Question, user: UserVectors, scope: _Scope, lifts: Lifts, unit: float, depth: int
-    ) -> Int64s:
-        """Return products with the best `depth` of all that may be among them, and the best new ones for a mix."""
-        found = []
+    ) -> tuple[Int64s, list[Int64s]]:
+        """Return products with the best `depth` of all that may be among them, and the best new ones for a mix.
+
+        Also returns those of each level, the best `depth` of it, that has others.
+        """
         lift = lifts.both
         # Among products that are lifted alike the order is the model's: the best of each level come into question.
         if not lifts.levels:
             assert lift is not None
-            found.append(self._best_by_all_scores(user, scope, lift * np.float32(unit), depth))
+            found = [self._best_by_all_scores(user, scope, lift * np.float32(unit), depth)]
         else:
-            found += [self._nearest(user, scope, level, depth) for level in lifts.levels]
+            found = [self._nearest(user, scope, level, depth) for level in lifts.levels]
+        tops = [each for each in found if len(each) >= depth]
         if question.fit is not None:  # each of these has a lift of its own
             found.append(scope.of(question.fit.product_index))
         if question.mix.exploration_share:
             found.append(self._nearest(user, scope, self._listing.is_fresh, depth))
-        return np.unique(np.concatenate(found))
+        return np.unique(np.concatenate(found)), tops
 
     def _nearest(self, user: UserVectors, scope: _Scope, mask: Bools | None, depth: int) -> Int64s:
         """Return the best products of a mask by the model's scores."""
@@ -253,6 +284,25 @@ class Selection:
 
     def _parts(self, user: UserVectors, products: Int64s) -> dict[str, Float32s]:
         return parts_of(self._scorer, self._index, user, products[None])
+
+
+def _floor(products: Int64s, score: Float32s, tops: Sequence[Int64s]) -> float:
+    """Return what the scores of products beside these `[K]`, ascending, are not above: the last of each level."""
+    return max((float(score[np.searchsorted(products, top)].min()) for top in tops), default=-np.inf)
+
+
+def _put_forward(effect: Effect, pinned: bool) -> Int64s:
+    """Return the products that rules put forward, where pins count those too: of the smallest groups, up to a number.
+
+    The products of a large brand or category are among the best that fit anyway, and many of them would take long.
+    """
+    lift = np.zeros(0, np.float32) if effect.lift is None else effect.lift
+    lifted = np.flatnonzero(lift > 0)
+    lifted = lifted[np.argsort(lift[lifted], kind="stable")]
+    groups = np.split(lifted, np.flatnonzero(np.diff(lift[lifted])) + 1)  # each of those that are lifted alike
+    groups = sorted([*groups, *(np.flatnonzero(pin.among) for pin in effect.pins if pinned)], key=len)
+    few = np.cumsum([len(each) for each in groups]) <= _MOST_NAMED
+    return np.concatenate([np.empty(0, np.int64), *groups[: int(few.sum())]])
 
 
 def parts_of(

@@ -5,10 +5,13 @@
 a convex combination (Bruch, Gai and Ingber 2023, arXiv:2210.11934): unlike fused ranks it keeps how far the first is
 ahead of the second. The share t of meaning was learned on known-item queries (`benchmarks/search_quality.py`). Words
 are looked for as they were mended; what has none of them must be near by meaning.
+
+A very common word fits more products alike than can be ranked: the best by either part come into question, as many as
+`BEST_BY_WORDS` and `BEST_BY_MEANING`, and besides them those that are named.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +33,15 @@ MEANING_SHARE = 0.3
 LEAST_COSINE = 0.3
 """A product without any of the words fits from here on: what has nothing to do with a query comes to .1 to .3."""
 
-_FEWEST = 200
+BEST_BY_WORDS = 2000
+"""So many come into question, more for long lists; fewer where few of the best pass a filter: more take long."""
 
+BEST_BY_MEANING = 200
+"""So many come into question, more for long lists, and up to `BEST_BY_WORDS` where others are as near as the last."""
+
+_ALIKE = 1e-5  # cosines of equal texts
+
+Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
 
@@ -44,11 +54,13 @@ class Asked:
         query: what was typed.
         k: results wanted of a search.
         allowed: `[P]` which products may be found; None: all.
+        named: some of those, which are found wherever they stand among what fits, if they fit at all.
     """
 
     query: str
     k: int
     allowed: Bools | None = None
+    named: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 class Finder:
@@ -132,21 +144,50 @@ class Finder:
         lean: Float32s = weights @ vectors / max(np.float32(1), weights.sum())
         return lean
 
+    def fits(self, query: str, product_index: Int64s) -> Float32s:
+        """Return how well some products fit a query, 0 where one does not.
+
+        Args:
+            query: what was typed.
+            product_index: `[K]`, ascending.
+        """
+        text = self._speller.corrected(query) or normalised(query)
+        vector = None if self.encoder is None else self.encoder.encode([text])[0]
+        return self._fused(vector, product_index, self.words.scores(text, product_index), self.words.find(text, 1)[1])
+
     def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
-        depth = max(_FEWEST, 2 * asked.k)
-        worded, bm25 = self.words.find(text, depth, asked.allowed)
+        fewest = max(BEST_BY_MEANING, 2 * asked.k)
+        worded, bm25, whole = self.words.best(text, max(BEST_BY_WORDS, fewest), asked.allowed, fewest)
+        near, whole_near = self._near(vector, fewest, asked.allowed)
+        product_index = np.union1d(worded, np.union1d(near, asked.named))
+        by_words = np.zeros(len(product_index), np.float32)
+        by_words[np.searchsorted(product_index, worded)] = bm25
+        if not whole:  # others may have the words, too
+            rest = np.flatnonzero(by_words == 0)
+            by_words[rest] = self.words.scores(text, product_index[rest])
         # Of the best in the whole catalogue as it is now, so that a filter does not change how well a product fits.
         best = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
-        product_index = worded
-        meaning = self._meaning
-        if meaning is not None and vector is not None:
-            near, cosine = meaning.find(vector, depth, asked.allowed)
-            product_index = np.union1d(worded, near[cosine >= LEAST_COSINE])
-        product_index = np.sort(product_index)
-        fit = np.zeros(len(product_index), np.float32)
-        if len(worded):
-            fit[np.searchsorted(product_index, worded)] = bm25 / best[0]
-        if meaning is not None and vector is not None:
-            cosine = np.maximum(meaning.cosine(vector, product_index), 0)
+        fit = self._fused(vector, product_index, by_words, best)
+        return Fit(product_index[fit > 0], fit[fit > 0], corrected, whole and whole_near)
+
+    def _near(self, vector: Float32s | None, depth: int, allowed: Bools | None) -> tuple[Int64s, bool]:
+        """Return the products that fit by meaning best, all that are as near as the last, and whether no others fit."""
+        if self._meaning is None or vector is None:
+            return np.empty(0, np.int64), True
+        sought = depth + 1
+        near, cosine = self._meaning.find(vector, sought, allowed)
+        if len(near) > depth and cosine[depth] > cosine[depth - 1] - _ALIKE:
+            sought = max(BEST_BY_WORDS, sought)
+            near, cosine = self._meaning.find(vector, sought, allowed)
+        fits = cosine >= LEAST_COSINE
+        kept = fits if len(near) <= depth else fits & (cosine > cosine[depth - 1] - _ALIKE)
+        return near[kept], bool((kept == fits).all()) and (len(near) < sought or not fits[-1])
+
+    def _fused(self, vector: Float32s | None, product_index: Int64s, by_words: Float32s, best: Float32s) -> Float32s:
+        """Return how well products fit by their BM25 `[K]` and by meaning; `best` has the best BM25 if there is one."""
+        fit = by_words / best[0] if len(best) else by_words
+        if self._meaning is not None and vector is not None:
+            cosine = self._meaning.cosine(vector, product_index)
+            cosine = np.where((by_words > 0) | (cosine >= LEAST_COSINE), np.maximum(cosine, 0), 0)
             fit = np.float32(1 - MEANING_SHARE) * fit + np.float32(MEANING_SHARE) * cosine
-        return Fit(product_index, fit, corrected)
+        return fit

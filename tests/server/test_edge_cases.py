@@ -5,6 +5,7 @@ Of a server that was not attacked: requests of chance make rules too, which may 
 
 import asyncio
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -16,6 +17,8 @@ from kgrank.v1 import common_pb2
 from kgrank.v1.ranking_service_pb2 import RecommendRequest, RecommendResponse
 from tests.server.running import running
 from tests.server.shop import Shop
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "client.py"
 
 
 def test_an_unknown_user_gets_a_cold_answer(client: Client) -> None:
@@ -58,7 +61,9 @@ def test_nothing_left_to_rank_is_an_empty_answer(client: Client) -> None:
     assert not others.results
 
 
-def test_a_catalogue_with_no_product_left_is_answered_from(shop: Shop, home: Path) -> None:
+def test_a_catalogue_with_no_product_left_is_answered_from(
+    shop: Shop, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     everything = [f"product-{number:02}" for number in range(90)]
     gone = CatalogueChange(PRODUCTS.empty_table(), FACTS.empty_table(), tuple(everything))
     with running(home) as server, Client(server.target, timeout_s=60) as client:
@@ -66,6 +71,9 @@ def test_a_catalogue_with_no_product_left_is_answered_from(shop: Shop, home: Pat
         changing = server.server._serving.catalogue_changed(gone)
         asyncio.run_coroutine_threadsafe(changing, server.loop).result(60)
         empty_answers(client, everything)
+        monkeypatch.setenv("KGRANK_TARGET", server.target)
+        run_path(str(EXAMPLE))["main"]("user-01")
+        assert capsys.readouterr().out.endswith("nothing left to recommend\n")
         # Nor does a model mind that comes into service over nothing.
         active = client.recommend("user-01").model_version
         other = next(version for version in shop.versions if version != active)

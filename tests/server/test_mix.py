@@ -35,6 +35,7 @@ def pool_of(count: int, seed: int = 0, fresh: float = 0.3, inside: int = 60) -> 
         generator.random(count) < fresh,
         np.arange(count) < inside,
         vectors[:inside],
+        np.ones(count, np.bool_),
     )
 
 
@@ -91,8 +92,9 @@ def test_diversity_takes_the_known_order_of_maximal_marginal_relevance() -> None
     # Two alike, and one across from them with a lower score.
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     nothing = np.full(3, -1, np.int32)
+    all_of_them = np.ones(3, np.bool_)
     pool = Pool(
-        np.array([1.0, 0.9, 0.0], np.float32), nothing, nothing, np.zeros(3, np.bool_), np.ones(3, np.bool_), vectors
+        np.array([1.0, 0.9, 0.0], np.float32), nothing, nothing, ~all_of_them, all_of_them, vectors, all_of_them
     )
     assert arrange(pool, 3, question.Mix()).place.tolist() == [0, 1, 2]
     # At .5: .9 - 1 * 1 * 1 for the second, which is less than 0.

@@ -158,6 +158,16 @@ def test_a_mask_finds_the_best_of_what_it_lets_through(shop: Shop) -> None:
         assert kept_score.tolist() == pytest.approx(score[allowed[found]][:4].tolist())
 
 
+def test_each_product_scores_by_itself_as_among_all(shop: Shop) -> None:
+    words = WordIndex.build(shop.snapshot)
+    found, score = words.find("acme thing 9", 90)
+    expected = np.zeros(len(words), np.float32)
+    expected[found] = score
+    for products in (np.arange(len(words)), np.array([2, 9, 33]), np.empty(0, np.int64)):
+        assert words.scores("acme thing 9", products).tolist() == pytest.approx(expected[products].tolist())
+    assert not words.scores("!!!", np.arange(3)).any()
+
+
 def test_a_speller_mends_what_is_near_and_leaves_the_rest() -> None:
     products = {"lipstick": 90, "lipsticks": 3, "shampoo": 40, "hair": 50, "dryer": 20, "4711": 2, "red": 9}
     speller = Speller(Lexicon(products))
