@@ -221,13 +221,20 @@ def _restart(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
         worker.wait(patience_s)
         worker.start()
         while not worker.ready.wait(_LOOK_EVERY_S):
-            if wish.leave or worker.ended() is not None:
-                return  # what ended is replaced by the watch
+            if wish.leave:
+                return
+            if worker.ended() is not None:  # the watch replaces it
+                _stopped(worker, "it ended before it was ready")
+                return
         if served is not None and worker.told.get("model_version") is None:
-            remedy = "Its own lines say why. Mend that, and send SIGHUP again; the others were left as they are."
-            _log.error("restart_stopped", process=worker.number, reason="it serves no model", remedy=remedy)
+            _stopped(worker, "it serves no model")
             return
         _log.info("process_restarted", process=worker.number)
+
+
+def _stopped(worker: Worker, reason: str) -> None:
+    remedy = "Its own lines say why. Mend that, and send SIGHUP again; the others were left as they are."
+    _log.error("restart_stopped", process=worker.number, reason=reason, remedy=remedy)
 
 
 def own_command(arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ import typer
 from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
 from server.cli.app import Json, settings_of
+from server.packages import SERVING, absent
 
 if TYPE_CHECKING:
     from server.config import Settings
@@ -24,8 +24,11 @@ _YOUNG_COLLECTIONS = 100
 _SWITCH_S = 0.001
 """How long a thread that computes may keep the interpreter from one that waits for it. With Python's 5 ms the journal's
 thread waits longer to go on after each of its steps than the disk takes."""
+
 _LEAVES_WITHIN_S = 60
 """How long a process may take to end beyond the time that its calls and its journal have."""
+
+_LAST_PORT = 65_535
 
 
 def register(app: typer.Typer) -> None:
@@ -61,12 +64,11 @@ def serve(
 
     With several processes, SIGHUP restarts one after the other; one that dies is replaced.
     """
-    for package in ("grpc_health", "grpc_reflection", "threadpoolctl", "torch", "uvloop"):
-        if find_spec(package) is None:
-            raise MissingExtraError(
-                f"the package {package!r} is not installed; serving needs the extra `server`",
-                "Install it: pip install '.[server]' in kgrank's clone",
-            )
+    if lacking := absent(SERVING):
+        raise MissingExtraError(
+            f"the package {lacking[0]!r} is not installed; serving needs the extra `server`",
+            "Install it: pip install '.[server]' in kgrank's clone",
+        )
     from server.spare_memory import share_one_allocator
     from server.watch.logs import log_to_stderr
 
@@ -79,6 +81,7 @@ def serve(
     at_home = {"tokens_file": settings.tokens_file, "audit_file": settings.audit_file}
     access = settings.serve.access.model_copy(update=at_home)
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
+    _refuse_too_few_ports(settings)
     log_to_stderr()
     share_one_allocator()
     if count > 1 and process is None:
@@ -114,6 +117,16 @@ def _of_process(settings: "Settings", process: int) -> "Settings":
         watch = watch.model_copy(update={"metrics_port": watch.metrics_port + process})
     changed = {"reuse_port": settings.serve.processes > 1, "watch": watch}
     return settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
+
+
+def _refuse_too_few_ports(settings: "Settings") -> None:
+    first, count = settings.serve.watch.metrics_port, settings.serve.processes
+    if first is not None and first + count - 1 > _LAST_PORT:
+        raise ConfigError(
+            f"serve.watch.metrics_port is {first}, and each of {count} processes takes the port after the last one's: "
+            f"there is none above {_LAST_PORT}",
+            f"Set it to {_LAST_PORT + 1 - count} or less.",
+        )
 
 
 def _teller(settings: "Settings", json: bool) -> Callable[[int, str | None], None]:

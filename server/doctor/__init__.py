@@ -34,6 +34,9 @@ def diagnose(settings: "Settings") -> Iterator[Finding]:
             yield from check(settings)
         except KgrankError as error:
             yield problem(name, error.problem, error.remedy)
+        except PermissionError as error:
+            remedy = "Run the doctor as the user that the server runs as; that user has to be let in there."
+            yield problem(name, f"this user lacks a right: {error}", remedy)
         except Exception as error:
             # Whatever an installation is like, the other checks are made, too.
             yield problem(name, f"the check failed: {type(error).__name__}: {error}", "Please report this.")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,8 +56,9 @@ def _private(settings: "Settings") -> Iterator[Finding]:
     if access.required and access.jwt.key_file is None and not access.certificate_roles:
         from server.access.tokens import read
 
-        count = len(read(settings.tokens_file))
-        if not count:
-            yield problem(
-                "permissions", f"callers need tokens, and {settings.tokens_file} has none", "kgrank token create NAME"
-            )
+        records, now_ms = read(settings.tokens_file), time.time() * 1000
+        good = [each for each in records if each.expires_ms is None or each.expires_ms > now_ms]
+        if not good:
+            file = settings.tokens_file
+            lacks = f"all {len(records):,} of {file} have expired" if records else f"{file} has none"
+            yield problem("permissions", f"callers need tokens, and {lacks}", "kgrank token create NAME")

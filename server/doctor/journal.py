@@ -1,13 +1,16 @@
 """Is the event journal whole, and does it drain?"""
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from server.doctor.findings import Finding, ok, problem, skipped, warning
-from server.journal_repair import tells_of_damage
+from server.journal_repair import is_whole, tells_of_damage
 
 if TYPE_CHECKING:
     from server.config import Settings
@@ -31,22 +34,19 @@ def _check(path: Path) -> Iterator[Finding]:
         "Restart the server: it reads what can be read into a new one, and the log says how much (docs/durability.md).",
     )
     try:
-        connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True, timeout=5)
-        try:
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        with _opened(path) as connection:
+            if not is_whole(connection):
                 yield damaged
                 return
             count, oldest_ms = connection.execute(
                 "SELECT count(*), min(received_ms) FROM event WHERE offset > (SELECT drained FROM journal)"
             ).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         remedy = (
             f"May this user read and write it, the files beside it and {path.parent}? Does another program hold it?"
         )
         closed = problem("journal", f"{path} can't be read: {error}", remedy)
-        yield damaged if tells_of_damage(error) else closed
+        yield damaged if isinstance(error, sqlite3.Error) and tells_of_damage(error) else closed
         return
     yield ok("journal", f"{path.name} is whole")
     age_s = 0 if oldest_ms is None else time.time() - oldest_ms / 1000
@@ -56,3 +56,22 @@ def _check(path: Path) -> Iterator[Finding]:
             f"{count:,} events of {path.name} wait for the graph, the oldest for {age_s / 60:,.0f} minutes",
             "Is Neo4j up, and a server running that drains to it? Its log says `graph_away` and why.",
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for reading, and leave its folder as it was.
+
+    SQLite would make the log (`-wal`) and what its readers share (`-shm`) where they are missing, as files of this
+    user's, which a server of another one could not write.
+    """
+    log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    where, how = path.resolve(), "mode=ro"
+    with ExitStack() as stack:
+        if not log.exists():
+            how = "immutable=1"  # no server has it open
+        elif not shared.exists():
+            where, how = Path(stack.enter_context(TemporaryDirectory())) / path.name, "mode=rw"
+            for each in (path, log):
+                shutil.copyfile(each, where.with_name(each.name))
+        yield stack.enter_context(closing(sqlite3.connect(f"{where.as_uri()}?{how}", uri=True, timeout=5)))

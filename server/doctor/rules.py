@@ -23,9 +23,16 @@ def check_rules(settings: "Settings") -> Iterator[Finding]:
             f"{settings.serve.rules_wait_s:g} s, and then serves without rules; what the shop blocks could be shown",
             f"A server makes the copy once it has reached the graph; or take {file.name} from another server's home.",
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
         yield problem(
             "rules",
-            f"{file} can't be read: {type(error).__name__}",
+            f"{file} can't be read: {error.strerror}",
+            "Let the server's user read it: without it a server that starts while the graph is away serves what the "
+            "shop blocks. If it may, run the doctor as that user.",
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        yield problem(
+            "rules",
+            f"{file} is damaged: {type(error).__name__}",
             "Remove it: the next server makes another one as soon as it has reached the graph.",
         )

@@ -1,5 +1,6 @@
 """May the server listen where it should, with what it should, and does it answer?"""
 
+import errno
 import socket
 import ssl
 import time
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _SOON_S = 14 * 86_400
 _DAY_S = 86_400
 _ANSWER_S = 3
+_OTHER_PORT = "Stop it, or set serve.port to another."
 
 
 def check_service(settings: "Settings") -> Iterator[Finding]:
@@ -48,18 +50,18 @@ def _port(settings: "Settings") -> Finding:
     host, port = settings.serve.host, settings.serve.port
     if port == 0:
         return ok("port", "any free port is taken")
+    from server.listening import address_of, cannot_listen
+
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port)[0]
-    except OSError as error:
-        return problem("port", f"{host} can't be resolved: {error.strerror}", "Check serve.host.")
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
-        except OSError as error:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             return _asked(settings, error)
-    from server.listening import address_of
-
+        refused = cannot_listen("a server", host, port, error)
+        return problem("port", refused.problem, refused.remedy)
     return ok("port", f"{address_of(host, port)} is free: no server runs there")
 
 
@@ -81,13 +83,19 @@ def _asked(settings: "Settings", taken: OSError) -> Finding:
                 response_deserializer=health_pb2.HealthCheckResponse.FromString,
             )
             status = check(health_pb2.HealthCheckRequest(service="kgrank.v1.RankingService"), timeout=_ANSWER_S)
-    except grpc.RpcError:
-        return problem(
-            "port", f"{where} is taken by something else: {taken.strerror}", "Stop it, or set serve.port to another."
-        )
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return _silent(where)
+        return problem("port", f"{where} is taken by something else: {taken.strerror}", _OTHER_PORT)
     if status.status != health_pb2.HealthCheckResponse.SERVING:
-        return warning("port", f"a server at {where} answers, with no model in service", "Its log says why.")
+        remedy = "Its log says why: it has no model, waits for the shop's rules or for the graph, or leaves."
+        return warning("port", f"a server at {where} answers, and takes no ranking calls now", remedy)
     return ok("port", f"a server at {where} answers and serves")
+
+
+def _silent(where: str) -> Finding:
+    remedy = f"A server of yours that stands still has to be started again; its log says more. Else: {_OTHER_PORT}"
+    return problem("port", f"what listens on {where} has said nothing for {_ANSWER_S} seconds", remedy)
 
 
 def _shown(settings: "Settings", where: str) -> Finding:
@@ -99,9 +107,10 @@ def _shown(settings: "Settings", where: str) -> Finding:
     try:
         address = (settings.serve.host, settings.serve.port)
         shown = x509.load_pem_x509_certificate(ssl.get_server_certificate(address, timeout=_ANSWER_S).encode())
+    except TimeoutError:
+        return _silent(where)
     except (OSError, ValueError):
-        remedy = "Stop it, or set serve.port to another."
-        return problem("port", f"{where} is taken by something that speaks no TLS", remedy)
+        return problem("port", f"{where} is taken by something that speaks no TLS", _OTHER_PORT)
     if shown == x509.load_pem_x509_certificate(certificate.read_bytes()):
         return ok("port", f"a server at {where} shows the certificate {certificate}")
     remedy = "It is your server if the certificate was just renewed; else stop it, or set serve.port to another."

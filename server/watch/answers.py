@@ -2,10 +2,12 @@
 
 Drift is the population stability index between the best scores of users drawn from the snapshot and those of the latest
 warm users: the sum over ten bins of (live - reference) * ln(live / reference). Below 0.1 nothing has changed, above
-0.25 much has, as bankers say, who use it so (Siddiqi, Credit Risk Scorecards, 2006).
+0.25 much has, as bankers say, who use it so (Siddiqi, Credit Risk Scorecards, 2006). Only questions without filter,
+mix, query or context count, and none while a rule boosts or buries: those have other products first than training has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,15 +49,17 @@ class Drift:
 
     def learn(self, engine: Engine) -> None:
         """Ask the model for a few more users of the reference; in the thread that the engine belongs to."""
-        if self._unasked:
+        if self._unasked and engine.selection.effect().lift is None:
             asked, self._unasked = self._unasked[:_TOGETHER], self._unasked[_TOGETHER:]
             rankings = engine.answer([Question(user_id=user_id, k=1) for user_id in asked])
             self._reference += [_best(ranking) for ranking in rankings if len(ranking.score)]
 
-    def see(self, ranking: Ranking) -> None:
-        """Take in the ranking of a warm user."""
-        self._latest[self._seen % _LATEST] = _best(ranking)
-        self._seen += 1
+    def see(self, engine: Engine, question: Question, ranking: Ranking) -> None:
+        """Take in the ranking of a warm user, if the best product of the whole catalogue is in it for certain."""
+        effect = engine.selection.effect()
+        if _is_plain(question, engine) and effect.lift is None and len(ranking.score) > len(effect.pins):
+            self._latest[self._seen % _LATEST] = _best(ranking)
+            self._seen += 1
 
     @property
     def index(self) -> float | None:
@@ -122,8 +126,8 @@ class AnswerWatch:
             states[ranking.state] = states.get(ranking.state, 0) + 1
             if question.candidates is None and len(ranking.score):
                 self._coverage.see(ranking, len(engine.product_ids))
-                if ranking.state is UserState.WARM and not question.has_context:
-                    self._drift(engine).see(ranking)
+                if ranking.state is UserState.WARM:
+                    self._drift(engine).see(engine, question, ranking)
         for state, count in states.items():
             self._metrics.answers(state.value, count)
         # Not with given candidates: those tell nothing of drift, and are answered where calls should not wait for this.
@@ -135,21 +139,34 @@ class AnswerWatch:
         """The share of the catalogue that was in answers lately."""
         return self._coverage.share
 
-    @property
-    def drift(self) -> dict[str, float]:
-        """The population stability index of the scores of each model in service, where it is known."""
-        found = {version: drift.index for version, drift in list(self._drifts.items())}
-        return {version: index for version, index in found.items() if index is not None}
+    def drift(self, in_service: Collection[str]) -> dict[str, float]:
+        """Return the population stability index of the scores of each model in service, where it is known.
+
+        What was seen of models that have left is forgotten.
+        """
+        found: dict[str, float] = {}
+        for version, drift in list(self._drifts.items()):
+            if version not in in_service:
+                self._drifts.pop(version, None)
+            elif (index := drift.index) is not None:
+                found[version] = index
+        return found
 
     def _drift(self, engine: Engine) -> Drift:
         drift = self._drifts.get(engine.model_version)
         if drift is None:
-            if len(self._drifts) >= 8:  # models that have left
-                self._drifts.pop(next(iter(self._drifts)))
             drift = self._drifts[engine.model_version] = Drift(engine)
         return drift
 
 
+def _is_plain(question: Question, engine: Engine) -> bool:
+    """Return whether a question asks for the best of the whole catalogue, as those of the reference do."""
+    seen = None if question.exclude_seen == engine.exclude_seen else question.exclude_seen
+    asked = Question(question.user_id, question.k, pinned=question.pinned, language=question.language)
+    return replace(question, exclude_seen=seen) == asked
+
+
 def _best(ranking: Ranking) -> float:
-    """Return the best product's score without what rules and mixing add, which training knows nothing of."""
-    return float(sum(ranking.parts[name][0] for name in _LEARNED if name in ranking.parts))
+    """Return the best product's score, wherever it stands; what pins have added, training knows nothing of."""
+    learned = [ranking.parts[name] for name in _LEARNED if name in ranking.parts]
+    return float(np.sum(learned, axis=0).max())

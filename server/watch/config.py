@@ -1,6 +1,8 @@
 """Settings of metrics, traces and logs."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class WatchSettings(BaseModel):
@@ -14,7 +16,9 @@ class WatchSettings(BaseModel):
         le=65535,
         description="port of metrics and probes over HTTP; 0 takes a free one; unset: none",
     )
-    metrics_host: str = Field("127.0.0.1", description="address of the metrics")
+    metrics_host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] = Field(
+        "127.0.0.1", description="address of the metrics"
+    )
     traces_to: str | None = Field(
         None, description="OpenTelemetry collector that takes spans over gRPC, `host:port`; unset: no traces"
     )

@@ -11,7 +11,7 @@ from server.question import UserState
 
 _CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.1, 0.2, 0.5, 1, 2, 5, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-_ALWAYS_TOLD = (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
+_ALWAYS_TOLD = (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
 
 
 class Metrics:
@@ -131,7 +131,7 @@ class MethodMetrics:
         outcomes: Callable[[str], Counter] | None,
     ) -> None:
         self._make, self._seconds, self._messages, self._over_rate = calls, seconds, messages, over_rate
-        # There from the start: a counter that begins at 1 shows no rise, and the alert on defects would miss the first.
+        # There from the start: a counter that begins at 1 shows no rise, and alerts on these would miss the first.
         self._calls = {code: calls(code.name) for code in _ALWAYS_TOLD}
         self._make_outcome = outcomes
         self._outcomes = {} if outcomes is None else {code: outcomes(code.name) for code in _ALWAYS_TOLD}

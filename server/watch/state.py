@@ -1,5 +1,6 @@
 """What is looked up of a server at each scrape: queues, the journal's lag, the models in service, its certificate."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,12 +50,7 @@ class State:
         calls = self._serving.calls
         yield "calls_admitted", "Ranking calls that are worked on or wait for it.", "", {"": calls.taken}
         yield "calls_admitted_limit", "Ranking calls at once before new ones are refused.", "", {"": calls.places}
-        waiting, oldest_ms = self._journal.undrained()
-        age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
-        yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
-        yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
-        searches = self._journal.searches_behind
-        yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
+        yield from self._journalled()
         text = "0 where a snapshot could not be rewritten without an erased user."
         yield "snapshots_redacted", text, "", {"": float(self._eraser.redacted)}
         if self._link.configured:
@@ -67,13 +63,27 @@ class State:
             text = "Share of the catalogue that was in the latest answers."
             yield "coverage_ratio", text, "", {"": self._answers.coverage}
         text = "Population stability index of best scores now against those of the training's users."
-        yield "score_drift", text, "model_version", self._answers.drift
+        yield "score_drift", text, "model_version", self._answers.drift(self._serving.versions())
         if self._certificate_ends_s is not None:
             try:
                 ends_s = self._certificate_ends_s()
             except KgrankError:
                 return  # gRPC could read it, and we can't
             yield "certificate_expiry_timestamp_seconds", "When the server's certificate ends.", "", {"": ends_s}
+
+    def _journalled(self) -> Iterator[Reading]:
+        text = "Whether the journal's file can be read."
+        try:
+            waiting, oldest_ms = self._journal.undrained()
+        except sqlite3.Error:
+            yield "journal_readable", text, "", {"": 0.0}
+        else:
+            yield "journal_readable", text, "", {"": 1.0}
+            age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+            yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
+            yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
+        searches = self._journal.searches_behind
+        yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
 
     def _models(self) -> Iterator[Reading]:
         lineup = self._serving.present

@@ -3,6 +3,7 @@
 Probes are here besides gRPC's health service because Kubernetes' own gRPC probe speaks no TLS.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -12,16 +13,12 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from kg.errors import KgrankError
+from server.listening import cannot_listen
 from server.watch.config import WatchSettings
 
 _log = structlog.get_logger(__name__)
 
 _IDLE_S = 10
-
-
-class MetricsPortTakenError(KgrankError):
-    """The address of the metrics can't be listened on."""
 
 
 class Health(Protocol):
@@ -45,7 +42,7 @@ class Web:
         health: what the probes are told.
 
     Raises:
-        MetricsPortTakenError: the address can't be listened on.
+        PortTakenError: the address can't be listened on.
     """
 
     def __init__(self, settings: WatchSettings, registry: CollectorRegistry, health: "Health") -> None:
@@ -61,16 +58,13 @@ class Web:
             start_response(status, [("Content-Type", "text/plain")])
             return [status.encode() + b"\n"]
 
+        host, port = settings.metrics_host, settings.metrics_port or 0
         try:
-            self._server = make_server(
-                settings.metrics_host, settings.metrics_port or 0, app, ThreadingWSGIServer, handler_class=_Handler
-            )
+            self._server = make_server(host, port, app, _Server, handler_class=_Handler)
         except OSError as error:
-            raise MetricsPortTakenError(
-                f"the metrics can't be listened for on {settings.metrics_host}:{settings.metrics_port}: "
-                f"{error.strerror or error}",
-                "Set serve.watch.metrics_port to another port, or to 0 for a free one.",
-            ) from error
+            where = "serve.watch.metrics_host"
+            another = "set serve.watch.metrics_port to another, or to 0 for a free one"
+            raise cannot_listen("the metrics", host, port, error, where=where, another=another) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
         _log.info("metrics_listen", host=settings.metrics_host, port=self.port)
@@ -85,6 +79,12 @@ class Web:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingWSGIServer):
+    def __init__(self, place: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self.address_family = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0][0]  # IPv4 alone by itself
+        super().__init__(place, handler)
 
 
 class _Handler(WSGIRequestHandler):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from server.cli.asking import own_address
-from server.config import load_settings
+from server.config import ServeSettings, load_settings
 from server.watch.metrics import Metrics
 from tests.server.certificates import Authority
 from tests.server.command import CommandLine, kgrank
@@ -327,6 +327,30 @@ def test_servers_in_a_cluster_are_scraped_as_the_job_that_the_alerts_look_for() 
     assert kept["regex"] == f"{name};{ports[load_settings(SETTINGS).serve.watch.metrics_port]}"
 
 
+def test_each_server_is_one_process_whose_one_port_of_metrics_is_scraped_and_probed() -> None:
+    for told in (load_settings(SETTINGS).serve, ServeSettings()):  # compose has no file of settings
+        assert told.processes == 1
+    variables = {
+        *yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["kgrank"]["environment"],
+        *re.findall(r"(KGRANK_\w+)=", (DEPLOY / "Dockerfile").read_text()),
+        *(each["name"] for each in server_pod()["containers"][0]["env"]),
+    }
+    assert "KGRANK_SERVE__PROCESSES" not in variables
+    assert "--processes" not in str(server_pod()["containers"][0]["args"])
+    port = load_settings(SETTINGS).serve.watch.metrics_port
+    beside = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert [found["port"] for each in beside["scrape_configs"] for found in each["dns_sd_configs"]] == [port]
+    assert [each["containerPort"] for each in server_pod()["containers"][0]["ports"] if each["name"] == "metrics"] == [
+        port
+    ]
+
+
+def test_what_alerts_add_up_stays_apart_by_namespace() -> None:
+    for alert in alerts():
+        for grouped in re.findall(r"\b(?:sum|max|min|count|avg) *(by *\([^)]*\)|\()", alert["expr"]):
+            assert "namespace" in grouped, alert["alert"]
+
+
 def test_the_alerts_pass_prometheus_own_tool() -> None:
     promtool = tool("promtool")
     for command in (
@@ -340,6 +364,13 @@ def test_the_alerts_pass_prometheus_own_tool() -> None:
 def test_the_board_reads_what_there_is() -> None:
     assert all(series(query) for query in board_queries())
     assert {name for query in board_queries() for name in series(query)} <= metrics()
+
+
+def test_the_board_shows_kgrank_s_own_processes_of_the_chosen_servers() -> None:
+    for query in board_queries():
+        for selected in re.findall(r"\w+\{[^}]*\}", query):
+            assert 'namespace=~"$namespace",instance=~"$instance"' in selected
+            assert 'job="kgrank"' in selected or not selected.startswith("process_")
 
 
 def test_the_board_has_each_panel_once_and_none_over_another() -> None:

@@ -1,18 +1,28 @@
 """`kgrank doctor`: what it says of a sound installation, and of each way to break one."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
+import threading
 import time
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from wsgiref.simple_server import make_server
 
 import pytest
 
 from kg.commits import ChangeKind, forget_old_changes
 from kg.store import Graph
+from server.access import tokens
+from server.access.roles import Role
 from server.journal import Journal
+from server.packages import SERVING
 from tests.server.certificates import Authority, Issued
 from tests.server.command import CommandLine
 from tests.server.running import running
@@ -88,13 +98,38 @@ def test_a_damaged_journal_is_broken_and_one_that_does_not_drain_is_told(kgrank:
     assert (code, "is damaged" in of(findings, "journal", "problem")) == (1, True)
 
 
+@pytest.mark.parametrize("left", ["closed", "log", "log and shared"])
+def test_a_journal_is_looked_at_and_its_folder_left_as_it_was(kgrank: CommandLine, tmp_path: Path, left: str) -> None:
+    made, home = tmp_path / "made" / "journal.db", tmp_path / "home"
+    journal = Journal(made)
+    files = {"closed": (), "log": ("-wal",), "log and shared": ("-wal", "-shm")}[left]
+    if left == "closed":
+        journal.close()
+    home.mkdir()
+    with sqlite3.connect(made) as connection:
+        connection.execute(
+            "INSERT INTO event (event_id, user_id, product_id, type, at_ms, received_ms)"
+            " VALUES ('e', 'u', 'p', 'view', 0, 0)"
+        )
+    if left == "closed":
+        connection.close()  # what it wrote is in the file then
+    for suffix in ("", *files):
+        shutil.copyfile(f"{made}{suffix}", home / f"journal.db{suffix}")
+    before = sorted(path.name for path in home.iterdir())
+    assert "1 events of journal.db wait" in of(found(kgrank, home)[1], "journal", "warning")
+    assert sorted(path.name for path in home.iterdir()) == before
+    if left != "closed":
+        connection.close()
+        journal.close()
+
+
 def test_a_journal_that_can_t_be_opened_is_not_called_damaged(kgrank: CommandLine, home: Path) -> None:
     Journal(home / "journal.db").close()
     (home / "journal.db-wal").mkdir()  # as where the rights are missing, which root has all
     code, findings = found(kgrank, home)
     told = next(each for each in findings if (each["check"], each["level"]) == ("journal", "problem"))
     assert code == 1
-    assert "journal.db can't be read: unable to open database file" in told["found"]
+    assert "journal.db can't be read: " in told["found"]
     assert f"May this user read and write it, the files beside it and {home}?" in told["remedy"]
     assert "damaged" not in of(findings, "journal", "problem")
 
@@ -110,6 +145,25 @@ def test_a_missing_extra_is_told_with_what_installs_it(
     assert (code, "the extra `traces` is missing" in of(findings, "packages", "problem")) == (1, True)
 
 
+@pytest.mark.parametrize("package", ["tantivy", "uvloop"])
+def test_what_serve_would_refuse_to_start_without_is_missing(
+    package: str, kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    code, findings = found(kgrank, home)
+    assert (code, of(findings, "packages", "problem")) == (1, f"{package} of the extra `server` are missing")
+    refused = kgrank(home, "serve", "--port", "0")
+    assert refused.code != 0
+    assert f"the package {package!r} is not installed" in refused.err
+
+
+def test_every_package_of_the_extra_for_serving_is_looked_for() -> None:
+    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    names = {re.split(r"[\[<>=]", each)[0] for each in told["project"]["optional-dependencies"]["server"]} - {"kgrank"}
+    brought = packages_distributions()
+    assert names <= {name.lower().replace("_", "-") for package in SERVING for name in brought[package]}
+
+
 def test_open_secrets_and_missing_tokens_are_told(
     kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +174,60 @@ def test_open_secrets_and_missing_tokens_are_told(
     (home / "tokens.json").chmod(0o644)
     code, findings = found(kgrank, home)
     assert (code, "everybody on this machine can read" in of(findings, "permissions", "warning")) == (0, True)
+    (home / "tokens.json").unlink()
+    tokens.create(home / "tokens.json", "shop", [Role.READ], expires_ms=1)
+    code, findings = found(kgrank, home)
+    assert (code, "all 1 of" in of(findings, "permissions", "problem")) == (1, True)
+
+
+def test_rules_that_this_user_may_not_read_are_not_to_be_removed(
+    kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "rules.json").mkdir()  # as where the rights are missing, which root has all
+
+    def told() -> dict[str, str]:
+        return next(each for each in found(kgrank, home)[1] if (each["check"], each["level"]) == ("rules", "problem"))
+
+    assert "can't be read" in told()["found"]
+    assert "Remove" not in told()["remedy"]
+    (home / "rules.json").rmdir()
+    (home / "rules.json").write_text("{")
+    assert "damaged" in told()["found"]
+    assert "Remove it" in told()["remedy"]
+
+
+def test_another_user_is_told_to_be_the_server_s(tmp_path: Path) -> None:
+    # In a process of its own, which gives up root's rights where it has them.
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o000)
+    program = (
+        "import os, server.config, server.doctor\n"
+        "settings = server.config.load_settings()\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
+        "for each in server.doctor.diagnose(settings):\n"
+        "    if each.check == 'home': print(each.found, each.remedy)"
+    )
+    environment = os.environ | {"KGRANK_HOME": str(home / "inner")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    home.chmod(0o700)
+    assert done.stdout.startswith("this user lacks a right: ")
+    assert str(home) in done.stdout
+    assert "Run the doctor as the user that the server runs as" in done.stdout
+
+
+def test_an_address_that_can_t_be_had_is_not_called_taken(
+    kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGRANK_SERVE__PORT", "50051")
+    monkeypatch.setenv("KGRANK_SERVE__INSECURE_ANYWHERE", "true")
+    for host in ("192.0.2.9", "no-such-host.invalid"):
+        monkeypatch.setenv("KGRANK_SERVE__HOST", host)
+        told = next(each for each in found(kgrank, home)[1] if (each["check"], each["level"]) == ("port", "problem"))
+        assert f"can't listen on {host}:50051" in told["found"]
+        assert told["remedy"].startswith("Check serve.host")
 
 
 def test_an_ended_certificate_and_an_open_address_are_broken(
@@ -142,12 +250,31 @@ def test_a_port_of_ours_is_told_from_a_port_of_somebody_else(
     with running(home) as server:
         monkeypatch.setenv("KGRANK_SERVE__PORT", server.target.rpartition(":")[2])
         assert "answers and serves" in of(found(kgrank, home)[1], "port", "ok")
+    with running(tmp_path / "empty", ready=False) as server:
+        monkeypatch.setenv("KGRANK_SERVE__PORT", server.target.rpartition(":")[2])
+        assert "takes no ranking calls now" in of(found(kgrank, home)[1], "port", "warning")
+    with make_server("127.0.0.1", 0, lambda asked, answer: []) as other:
+        threading.Thread(target=other.serve_forever).start()
+        monkeypatch.setenv("KGRANK_SERVE__PORT", str(other.server_port))
+        code, findings = found(kgrank, home)
+        other.shutdown()
+    assert (code, "taken by something else" in of(findings, "port", "problem")) == (1, True)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_listener_that_says_nothing_is_not_called_something_else(
+    kgrank: CommandLine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+) -> None:
+    if encrypted:
+        issued = Authority(tmp_path).issue("server")
+        monkeypatch.setenv("KGRANK_SERVE__TLS__CERTIFICATE_FILE", str(issued.certificate))
+        monkeypatch.setenv("KGRANK_SERVE__TLS__KEY_FILE", str(issued.key))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         monkeypatch.setenv("KGRANK_SERVE__PORT", str(other.getsockname()[1]))
         code, findings = found(kgrank, home)
-    assert (code, "taken by something else" in of(findings, "port", "problem")) == (1, True)
+    assert (code, "has said nothing for" in of(findings, "port", "problem")) == (1, True)
 
 
 def test_a_server_with_tls_is_known_by_its_certificate(

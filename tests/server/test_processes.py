@@ -16,15 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from kg.erasure import Erasure, erase_user, user_key
+from kg.erasure import erase_user
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.v1 import common_pb2
-from server.contract import written_events
 from server.follow import Follower
 from server.journal import Journal
-from server.journal_file import COMMIT, WrittenSearch
-from server.journal_merge import merge
+from server.journal_file import COMMIT
+from tests.server.command import CommandLine
 from tests.server.running import running
 from tests.server.shop import Shop, tables
 from tests.server.test_watch import values
@@ -141,37 +140,14 @@ def test_a_server_without_a_model_is_not_late(tmp_path: Path, graph: Graph) -> N
         assert ("kgrank_follow_lag_seconds",) not in values(port)
 
 
-def test_the_journal_of_a_process_that_is_no_more_goes_to_the_first(tmp_path: Path) -> None:
-    for number in range(3):
-        name = "journal.db" if number == 0 else f"journal-{number}.db"
-        journal = Journal(tmp_path / name)
-        events = [event("u", "p", event_id=each) for each in ("same", f"of-{number}")]
-        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(10)
-        journal.close()
-    merge(tmp_path, 1, 2)  # not the first: leaves all alone
-    merge(tmp_path, 0, 2)
-    assert sorted(path.name for path in tmp_path.glob("journal*.db")) == ["journal-1.db", "journal.db"]
-    journal = Journal(tmp_path / "journal.db")
-    assert [each.event.event_id for each in journal.all()] == ["same", "of-0", "of-2"]
-    journal.close()
-
-
-@pytest.mark.parametrize("told", ["journal.db", "journal-2.db"])
-def test_an_erasure_that_one_of_two_merged_journals_knows_holds_for_both(tmp_path: Path, told: str) -> None:
-    for name in ("journal.db", "journal-2.db"):
-        journal = Journal(tmp_path / name)
-        events = [event(user, "p", event_id=f"{user}-{name}") for user in ("gone", "here")]
-        journal.append(written_events(events, "events[{}]", 2_000_000_000_000)).result(10)
-        journal.append_search(WrittenSearch(f"search-{name}", "gone", "beans", 5)).result(10)
-        if name == told:
-            received_ms = max(each.received_ms for each in journal.all())
-            journal.finish_erasure(Erasure(user_key("gone"), 3, received_ms + 60_000))
-        journal.close()
-    merge(tmp_path, 0, 2)
-    journal = Journal(tmp_path / "journal.db")
-    assert journal.users() == ["here"]
-    assert len(list(journal.all())) == 2
-    journal.close()
+def test_processes_that_would_have_no_port_of_metrics_are_not_started(
+    kgrank: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGRANK_SERVE__WATCH__METRICS_PORT", "65534")
+    done = kgrank(tmp_path, "serve", "--port", "0", "--processes", "3")
+    assert done.code == 1
+    assert "serve.watch.metrics_port is 65534" in done.err
+    assert "Set it to 65533 or less." in done.err
 
 
 def test_a_journal_belongs_to_one_server(tmp_path: Path) -> None:

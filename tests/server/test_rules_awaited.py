@@ -164,7 +164,7 @@ def test_without_a_graph_there_are_no_rules_to_wait_for(home: Path) -> None:
     [
         (None, "warning", "there is no copy of the shop's rules"),
         ("[]", "ok", "a copy of 0 rules"),
-        ("[", "problem", "can't be read"),
+        ("[", "problem", "is damaged"),
     ],
 )
 def test_the_doctor_looks_at_the_copy(

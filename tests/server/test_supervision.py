@@ -116,6 +116,17 @@ def test_a_restart_stops_at_a_process_that_serves_no_model(tmp_path: Path) -> No
         assert psutil.pid_exists(running.starts(1)[0])
 
 
+def test_a_restart_says_that_it_stops_at_a_process_that_ends_at_its_start(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        is_ready(running)
+        (tmp_path / "fails").touch()
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: any("restart_stopped" in line and "it ended" in line for line in running.log()))
+        (tmp_path / "fails").unlink()
+        assert len(running.starts(1)) == 1
+        assert psutil.pid_exists(running.starts(1)[0])
+
+
 def test_a_process_that_dies_is_replaced_and_one_that_dies_again_waits(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         is_ready(running)

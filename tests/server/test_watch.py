@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -27,11 +26,11 @@ from kgrank.errors import InvalidRequestError, ServerUnavailableError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.engine import Engine
-from server.question import Question, Ranking, UserState
-from server.watch.answers import Coverage, stability_index
+from server.listening import PortTakenError
+from server.question import Question, Ranking
 from server.watch.config import WatchSettings
 from server.watch.metrics import Metrics
-from server.watch.web import MetricsPortTakenError, Web
+from server.watch.web import Web
 from tests.server.running import Running, running
 from tests.server.shop import tables
 from tests.waiting import until
@@ -89,6 +88,7 @@ def test_calls_batches_answers_models_and_the_journal_are_told(home: Path) -> No
     assert told["kgrank_calls_total", "INVALID_ARGUMENT", recommend] == 1
     # Told from the start, so that the first one is a rise.
     assert told["kgrank_calls_total", "INTERNAL", recommend] == 0
+    assert told["kgrank_calls_total", "UNAVAILABLE", recommend] == 0
     assert told["kgrank_call_seconds_count", recommend] == 6
     assert told["kgrank_batch_size_sum",] == 5
     assert told["kgrank_answers_total", "warm"] == 4
@@ -135,7 +135,7 @@ def test_what_fails_in_a_stream_is_counted_and_logged_under_its_request_id(
         after = values(port)
     assert before["kgrank_stream_outcomes_total", "INTERNAL", batch] == 0  # told from the start: the first is a rise
     counted = {name[1]: value for name, value in after.items() if name[0] == "kgrank_stream_outcomes_total"}
-    assert counted == {"OK": 1, "INVALID_ARGUMENT": 1, "INTERNAL": 1}
+    assert counted == {"OK": 1, "INVALID_ARGUMENT": 1, "INTERNAL": 1, "UNAVAILABLE": 0}
     assert after["kgrank_calls_total", "OK", batch] == 3
     lines = {each["event"]: each for each in logged if each.get("method") == batch}
     assert lines["call_refused"]["request_id"] == "r-1"
@@ -177,39 +177,6 @@ def test_an_erased_user_in_a_snapshot_is_told_until_it_is_rewritten(home: Path, 
         lock.rmdir()
         client.erase_user("user-07")
         assert values(port)["kgrank_snapshots_redacted",] == 1
-
-
-def test_scores_of_the_training_s_own_users_have_not_drifted(home: Path) -> None:
-    with watched(home) as (server, port), Client(server.target) as client:
-        for _ in range(8):
-            for user in range(40):
-                version = client.recommend(f"user-{user:02}", k=1).model_version
-        told = values(port)
-    assert told["kgrank_score_drift", version] < 0.1
-
-
-def test_the_stability_index_is_nought_for_the_same_and_known_for_a_shift() -> None:
-    sample = np.random.default_rng(1).normal(size=100_000)
-    assert stability_index(sample, sample) == pytest.approx(0, abs=1e-12)
-    # All of the live half: five bins of .2 each against .1, five empty ones.
-    upper = sample[sample > np.median(sample)]
-    empty = 0.5 / len(upper)
-    expected = 5 * (0.2 - 0.1) * np.log(2) + 5 * (empty - 0.1) * np.log(empty / 0.1)
-    assert stability_index(sample, upper) == pytest.approx(expected, rel=1e-3)
-
-
-def test_coverage_counts_a_product_once_and_grows_with_the_catalogue() -> None:
-    coverage = Coverage()
-
-    def shown(*products: int) -> Ranking:
-        return Ranking(np.array(products), np.zeros(len(products), np.float32), {}, UserState.WARM)
-
-    assert coverage.share is None
-    coverage.see(shown(0, 1), 10)
-    coverage.see(shown(1, 2), 10)
-    assert coverage.share == pytest.approx(0.3)
-    coverage.see(shown(11), 20)
-    assert coverage.share == pytest.approx(0.2)
 
 
 def test_probes_tell_alive_from_ready(home: Path, tmp_path: Path) -> None:
@@ -276,11 +243,42 @@ def test_events_are_counted_by_the_model_that_led_to_them(home: Path) -> None:
     assert sum(value for name, value in told.items() if name[0] == "kgrank_events_written_total") == 5
 
 
+def test_a_journal_that_can_t_be_read_is_told_beside_all_else(home: Path) -> None:
+    with watched(home) as (_, port):
+        assert values(port)["kgrank_journal_readable",] == 1
+        journal = home / "journal.db"
+        whole = journal.read_bytes()
+        journal.write_bytes(b"\xff" * 8000 + whole[8000:])
+        told = values(port)
+        journal.write_bytes(whole)
+    assert told["kgrank_journal_readable",] == 0
+    assert told["kgrank_ready",] == 1
+    assert ("kgrank_journal_events_waiting",) not in told
+
+
 def test_nothing_is_told_unless_asked_for_and_a_taken_port_is_named(home: Path) -> None:
     with running(home) as server:
         assert server.server.metrics_port is None
-    with watched(home) as (_, port), pytest.raises(MetricsPortTakenError, match=f"127.0.0.1:{port}"):
+    with watched(home) as (_, port), pytest.raises(PortTakenError, match=f"127.0.0.1:{port}") as taken:
         Web(WatchSettings(metrics_port=port), Metrics().registry, AlwaysWell())
+    assert "serve.watch.metrics_port" in taken.value.remedy
+
+
+@pytest.mark.parametrize(("host", "asked"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("::", "127.0.0.1")])
+def test_metrics_are_told_over_ipv6_too(host: str, asked: str) -> None:
+    web = Web(WatchSettings(metrics_port=0, metrics_host=host), Metrics().registry, AlwaysWell())
+    try:
+        with urllib.request.urlopen(f"http://{asked}:{web.port}/livez", timeout=20) as answer:
+            assert answer.status == 200
+    finally:
+        web.close()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.9"])
+def test_a_host_that_is_not_this_machine_is_not_taken_for_a_taken_port(host: str) -> None:
+    with pytest.raises(PortTakenError, match=f"the metrics can't listen on {host}:0") as refused:
+        Web(WatchSettings(metrics_port=0, metrics_host=host), Metrics().registry, AlwaysWell())
+    assert refused.value.remedy.startswith("Check serve.watch.metrics_host")
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
