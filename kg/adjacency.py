@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kg.schema import CHILD_OF
 from kg.snapshot import Snapshot
 
 Int64s = npt.NDArray[np.int64]
@@ -102,9 +103,14 @@ def adjacency(snapshot: Snapshot, relation_weights: Mapping[str, float] | None =
 
 
 def climbing(whole: Adjacency, product_count: int) -> Adjacency:
-    """Return only the steps that lead up from one non-product node to another: category to parent and the like."""
+    """Return only the steps that lead from a category to the one that it lies within.
+
+    What else facts join, a brand and its competitor say, contains nothing.
+    """
     steps = whole.steps
-    up = steps.forward & (steps.source >= product_count) & (steps.target >= product_count)
+    child_of = whole.relations.index(CHILD_OF.type) if CHILD_OF.type in whole.relations else -1
+    up = steps.forward & (steps.relation == child_of)
+    up &= (steps.source >= product_count) & (steps.target >= product_count)
     kept_before = np.concatenate([[0], np.cumsum(up)])
     return Adjacency(whole.relations, kept_before[whole.offsets].astype(np.int64), np.flatnonzero(up), steps)
 

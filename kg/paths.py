@@ -10,7 +10,7 @@ sentences of one result are about different things.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -22,7 +22,7 @@ from kg.people import TRANSITIONS, Followed, People
 from kg.reason import PEOPLE_NODE, USER_NODE, Hop, Node, Path, Reason
 from kg.schema import RELATIONSHIP_OF
 from kg.snapshot import Snapshot
-from kg.tables import InteractionType
+from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from kg.ways import Ways, meetings, ways_from
 from kg.wording import ENGLISH, Wording
@@ -43,6 +43,7 @@ _RECENCY = 0.05
 _NODES_KEPT = 16_384
 """Nodes that were told of last, for brands and categories come up again and again."""
 
+_VIEWED = CODES[InteractionType.VIEW]
 _INTERACTION_RELATIONS = tuple(RELATIONSHIP_OF[kind].type for kind in InteractionType)
 """By type code."""
 
@@ -93,7 +94,11 @@ class Reasoner:
         return self._node(index)
 
     def surroundings(
-        self, product_index: npt.NDArray[np.integer], type: npt.NDArray[np.integer], user_index: int = MISSING
+        self,
+        product_index: npt.NDArray[np.integer],
+        type: npt.NDArray[np.integer],
+        user_index: int = MISSING,
+        seeds: Collection[int] = (),
     ) -> Surroundings:
         """Look around a history.
 
@@ -101,6 +106,8 @@ class Reasoner:
             product_index: `[H]` its products, oldest first.
             type: `[H]` codes of `kg.tables.CODES`.
             user_index: whose it is.
+            seeds: products of which the history has a view that is a request's seed: no more than the look that the
+                user has had already, where there was one.
         """
         done = list(zip(product_index[::-1].tolist(), type[::-1].tolist(), strict=True))
         starts: dict[int, Hop] = {}
@@ -111,6 +118,7 @@ class Reasoner:
                 starts[product] = Hop(_INTERACTION_RELATIONS[code], True, USER_NODE, product, weight)
                 last[product] = code
         times = Counter(product for product, code in done if last.get(product) == code)
+        times.subtract(product for product in set(seeds) if last.get(product) == _VIEWED and times[product] > 1)
         products = np.fromiter(starts, np.int32, len(starts))
         cost = -np.log(np.array([hop.weight for hop in starts.values()], np.float32))
         near = ways_from(products, cost, self._steps, self._up, self._product_count)
@@ -189,8 +197,10 @@ class Reasoner:
         return replace(path, between=between) if between else path
 
     def _says_nothing(self, path: Path) -> bool:
-        """Return whether a path climbs to what most products are within."""
-        return len(path.hops) > _SHARING and self._below[path.top] > _MOST_BELOW * self._product_count
+        """Return whether a path climbs to what most products are within, or not from the products' own categories."""
+        if len(path.hops) <= _SHARING:
+            return False
+        return not path.climbs or bool(self._below[path.top] > _MOST_BELOW * self._product_count)
 
     def _over_people(self, around: Surroundings, candidate: int) -> list[Path]:
         products = np.sort(np.fromiter((each for each in around.starts if each != candidate), np.int32))
@@ -205,7 +215,7 @@ class Reasoner:
             Hop(did, False, PEOPLE_NODE, followed.product_index, weight),
             Hop(did_then, True, PEOPLE_NODE, candidate, weight),
         ]
-        return _made(hops, followed.people)
+        return replace(_made(hops), people=followed.people, at_once=followed.at_once)
 
     def _hop(self, row: int, *, turned: bool = False) -> Hop:
         """Return a step as a hop; turned, the path passes the same fact the other way."""
@@ -228,9 +238,9 @@ def _node(snapshot: Snapshot, index: int) -> Node:
     return Node(kind, node_id, name)
 
 
-def _made(hops: list[Hop], people: int = 0) -> Path:
+def _made(hops: list[Hop]) -> Path:
     nodes = [USER_NODE, *(hop.tail_node if hop.forward else hop.head_node for hop in hops)]
-    return Path(tuple(nodes), tuple(hops), math.prod(hop.weight for hop in hops), people)
+    return Path(tuple(nodes), tuple(hops), math.prod(hop.weight for hop in hops))
 
 
 def _chosen(of_starts: Sequence[Sequence[Path]], k: int) -> list[list[Path]]:

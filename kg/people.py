@@ -1,8 +1,9 @@
 """Who had a product, and what before it: the interactions of a snapshot seen from the products.
 
 People who had product X and later product p lead from X to p: `(X)<-[:PURCHASED]-(somebody)-[:PURCHASED]->(p)`. That is
-the relation between products that training counts as transitions. It is told with a number and without names, and only
-from `FEWEST` people on, so that nobody stands out.
+the relation between products that training counts as transitions. So do those who had both at the same moment, as in
+one basket; where they are the most, nothing is said of which came first. It is told with a number and without names,
+and only from `FEWEST` people on, so that nobody stands out.
 
 Of two products, those who had the rarer one are looked up among those who had the other. All of them are, unless that
 takes too long: then as many as time allows, drawn at random, and there are at least as many people as are found.
@@ -31,11 +32,12 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Followed:
-    """People who had two products, one after the other.
+    """People who had two products, one after the other or both at once.
 
     Args:
         product_index: the earlier product.
         people: how many; `AtLeast` where not all were looked up.
+        at_once: some of them had both at the same moment; else each had the other one later.
         before: type code of what most of them did with the earlier one.
         after: type code of what those did with the later one.
         weight: people / sqrt(those who had the one · those who had the other), the symmetric normalisation of a fact;
@@ -44,6 +46,7 @@ class Followed:
 
     product_index: int
     people: int
+    at_once: bool
     before: int
     after: int
     weight: float
@@ -58,7 +61,7 @@ class People:
     """
 
     def __init__(self, histories: Histories, product_count: int) -> None:
-        self._type = np.asarray(histories.type)
+        self._type, self._at_ms = np.asarray(histories.type), np.asarray(histories.at_ms)
         products = np.asarray(histories.product_index)
         row = np.argsort(products, kind="stable")  # by product, then by user, then in time
         products, users = products[row], histories.users_of_rows()[row].astype(np.int32)
@@ -92,14 +95,19 @@ class People:
         first, then = (np.concatenate(each) for each in zip(*both, strict=True))
         product = np.repeat(np.fromiter(earlier, np.int64), [len(each) for each, _ in both])
         row, row_then = self._first[first], self._last[then]
-        counted = (row < row_then) & ~np.isin(self._user[first], [user_index, *self._forgotten])
+        at_ms, then_ms = self._at_ms[row], self._at_ms[row_then]
+        counted = (at_ms <= then_ms) & ~np.isin(self._user[first], [user_index, *self._forgotten])
         did, did_then = self._type[row[counted]].astype(np.int64), self._type[row_then[counted]].astype(np.int64)
-        # Of each earlier product, what most people did with the two.
-        ways, people = np.unique((product[counted] << 16) | (did << 8) | did_then, return_counts=True)
-        best: dict[int, tuple[int, int]] = {}
+        later_on = (at_ms < then_ms)[counted]
+        ways, people = np.unique((product[counted] << 17) | (did << 9) | (did_then << 1) | later_on, return_counts=True)
+        of_way: dict[int, list[int]] = {}
         for way, count in zip(ways.tolist(), people.tolist(), strict=True):
-            if count >= max(FEWEST, best.get(way >> 16, (0, 0))[0] + 1):
-                best[way >> 16] = (count, way)
+            of_way.setdefault(way >> 1, [0, 0])[way & 1] = count
+        # Of each earlier product, what most people did with the two.
+        best: dict[int, tuple[int, int, int]] = {}
+        for way, (at_once, went_on) in of_way.items():
+            if at_once + went_on >= max(FEWEST, best.get(way >> 16, (0,))[0] + 1):
+                best[way >> 16] = (at_once + went_on, went_on, way)
         return [self._told(each, len(earlier[each]), len(later), most, *of) for each, of in best.items()]
 
     def _of(self, product: int) -> range:
@@ -126,7 +134,10 @@ class People:
         same = self._user[found] == users
         return (drawn[same], found[same]) if few is one else (found[same], drawn[same])
 
-    def _told(self, product: int, had: int, had_then: int, most: int, people: int, way: int) -> Followed:
+    def _told(self, product: int, had: int, had_then: int, most: int, people: int, went_on: int, way: int) -> Followed:
+        at_once = went_on < max(FEWEST, people / 2)  # then it is said of all of them
+        told = people if at_once else went_on
         each_for = max(1.0, min(had, had_then) / most)
-        weight = min(1.0, people * each_for / (had * had_then) ** 0.5)
-        return Followed(product, AtLeast(people) if each_for > 1 else people, (way >> 8) & 255, way & 255, weight)
+        weight = min(1.0, told * each_for / (had * had_then) ** 0.5)
+        many = AtLeast(told) if each_for > 1 else told
+        return Followed(product, many, at_once, (way >> 8) & 255, way & 255, weight)

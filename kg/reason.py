@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kg.schema import CHILD_OF, IN_CATEGORY
+
 USER_NODE = -1
 """The node index of the user that the reasons are for."""
 
@@ -48,6 +50,7 @@ class Path:
         weight: the product of the hops'.
         people: how many others had both products in this order, where the path leads over them; else 0. `AtLeast` where
             not all were looked up.
+        at_once: some of those had both at the same moment, in no order.
         between: how many other products it leads over.
     """
 
@@ -56,6 +59,7 @@ class Path:
     weight: float
     people: int = 0
     between: int = 0
+    at_once: bool = False
 
     @property
     def start(self) -> int:
@@ -66,6 +70,15 @@ class Path:
     def kind(self) -> tuple[str, ...]:
         """What the path is made of, whatever the nodes: two shared attributes are of one kind."""
         return () if len(self.hops) == 1 else (self.hops[1].relation, self.hops[-1].relation)
+
+    @property
+    def climbs(self) -> bool:
+        """Whether it leads from the categories of two products to one above, within which both are."""
+        between = self.hops[2:-1]
+        if not between or not all(hop.relation == CHILD_OF.type for hop in between):
+            return False
+        first, last = self.hops[1], self.hops[-1]
+        return first.forward and not last.forward and first.relation == last.relation == IN_CATEGORY.type
 
     @property
     def top(self) -> int:

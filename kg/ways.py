@@ -1,8 +1,8 @@
 """Ways over facts from several ends at once, and where they meet: the search behind reasons.
 
-A way takes one step along any fact, and then climbs: from a category to those above it, and the like. Each node is
-bounded to its strongest steps, so that a brand with thousands of products costs nothing. Two ways, one from either end,
-make a path where they meet.
+A way takes one step along any fact, and then climbs: from a category to those above it. Each node is bounded to its
+strongest steps, so that a brand with thousands of products costs nothing. Two ways, one from either end, make a path
+where they meet.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ set declares, and no template knows, is told by its own name.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kg.reason import AtLeast, Node, Path
+from kg.reason import AtLeast, Hop, Node, Path
 
 _LONGEST_NAME = 60
 
@@ -27,10 +27,12 @@ class Wording:
         times: after it; `{times}`, 2 or more.
         again: the result was had before; `{did}`.
         linked: a fact from `{a}` to `{b}`, by relation; `` for any other, `{relation}`.
-        shared: a fact of both with `{name}`, by relation; `` for any other, `{relation}`; `HAS_` for those whose name
-            begins so, `{relation}` being the rest.
-        within: both lie within `{name}`, a step or more above.
-        people: `{people}` others, `{did}` and `{after}`.
+        shared: the same fact of both with `{name}`, by relation; `` for any other, `{relation}`; `HAS_` for those whose
+            name begins so, `{relation}` being the rest.
+        within: both lie within `{name}`, a category a step or more above.
+        people: `{many}` others, `{did}` and later `{after}`.
+        also: the same of those who did both at one time: `{did}`, `{also}` and `{after}`.
+        exactly: how many, `{people}`.
         at_least: the same, where there may be more.
         follows: between what the user did and what follows from it.
         joined: between two things that follow.
@@ -49,6 +51,8 @@ class Wording:
     shared: Mapping[str, str]
     within: str
     people: str
+    also: str
+    exactly: str
     at_least: str
     follows: str
     joined: str
@@ -78,22 +82,30 @@ class Wording:
         """Return how the product of the history leads to the result."""
         hops, middle = path.hops[1:], nodes[2:-1]
         if path.people:
-            did, after = self.did[hops[0].relation].format(x=self.it), self.after[hops[1].relation].format(x=self.this)
-            template = self.at_least if isinstance(path.people, AtLeast) else self.people
-            return template.format(people=path.people, did=did, after=after)
-        if len(hops) == 1 or middle[0].kind == "product":
-            names = [self.it, *(self._named(node) for node in middle), self.this]
-            told = []
-            for at, hop in enumerate(hops):
-                a, b = (names[at], names[at + 1]) if hop.forward else (names[at + 1], names[at])
-                template = self.linked.get(hop.relation, self.linked[""])
-                told.append(template.format(a=a, b=b, relation=_words(hop.relation)))
-            return self.joined.join(told)
-        if len(middle) == 1:
-            return self._shared(hops[0].relation, middle[0])
-        return self.within.format(name=_short(nodes[path.nodes.index(path.top)].name))
+            many = (self.at_least if isinstance(path.people, AtLeast) else self.exactly).format(people=path.people)
+            return (self.also if path.at_once else self.people).format(
+                many=many,
+                did=self.did[hops[0].relation].format(x=self.it),
+                also=self.did[hops[1].relation].format(x=self.this),
+                after=self.after[hops[1].relation].format(x=self.this),
+            )
+        if _same(hops) and middle[0].kind != "product":
+            return self._shared(hops[0], middle[0])
+        if path.climbs:
+            return self.within.format(name=_short(nodes[path.nodes.index(path.top)].name))
+        names = [self.it, *(self._named(node) for node in middle), self.this]
+        told = []
+        for at, hop in enumerate(hops):
+            a, b = (names[at], names[at + 1]) if hop.forward else (names[at + 1], names[at])
+            template = self.linked.get(hop.relation, self.linked[""])
+            told.append(template.format(a=a, b=b, relation=_words(hop.relation)))
+        return self.joined.join(told)
 
-    def _shared(self, relation: str, node: Node) -> str:
+    def _shared(self, hop: Hop, node: Node) -> str:
+        """Return what both products have, or else what has both of them."""
+        relation = hop.relation
+        if not hop.forward:
+            return self.shared[""].format(relation=_words(relation), name=_short(node.name))
         key, equals, value = node.id.partition("=")
         if node.kind == "attribute" and equals:
             return self.shared["HAS_"].format(relation=_words(key), name=_short(value))
@@ -104,6 +116,11 @@ class Wording:
 
     def _named(self, node: Node) -> str:
         return self.quoted.format(name=_short(node.name))
+
+
+def _same(hops: Sequence[Hop]) -> bool:
+    """Return whether hops are one fact of the product of the history, and the same fact of the result."""
+    return len(hops) == 2 and hops[0].relation == hops[1].relation and hops[0].forward is not hops[1].forward
 
 
 def _words(relation: str) -> str:
@@ -159,8 +176,10 @@ ENGLISH = Wording(
         "": "both are linked ({relation}) with {name}",
     },
     within="both are within {name}",
-    people="{people} people who {did} went on to {after}",
-    at_least="at least {people} people who {did} went on to {after}",
+    people="{many} people who {did} went on to {after}",
+    also="{many} people who {did} also {also}",
+    exactly="{people}",
+    at_least="at least {people}",
     follows="; ",
     joined=", and ",
 )
@@ -204,8 +223,10 @@ CHINESE = Wording(
         "": "两者都与 {name} 有关联（{relation}）",
     },
     within="两者同属「{name}」",
-    people="有 {people} 位{did}的顾客后来{after}",
-    at_least="有至少 {people} 位{did}的顾客后来{after}",
+    people="有{many} 位{did}的顾客后来{after}",
+    also="有{many} 位{did}的顾客也{after}",
+    exactly=" {people}",
+    at_least="至少 {people}",
     follows="；",
     joined="，而且",
 )

@@ -54,6 +54,7 @@ def reasons_for(
     user_id: str,
     k: int,
     wording: Wording,
+    seeds: Sequence[str] = (),
 ) -> list[list[common_pb2.Reason]]:
     """Return up to k reasons for each product, strongest first: the strength is what the score loses without it.
 
@@ -64,12 +65,15 @@ def reasons_for(
         user_id: whose it is.
         k: at most so many for each.
         wording: the language.
+        seeds: product ids that are in the history as looked at now.
 
     Raises:
         CancelledError: `while_wanted` has stopped it.
     """
-    reasoner = engine.reasoner
-    around = reasoner.surroundings(history.product_index, history.type, engine.snapshot.users.index(user_id))
+    reasoner, snapshot = engine.reasoner, engine.snapshot
+    around = reasoner.surroundings(
+        history.product_index, history.type, snapshot.users.index(user_id), snapshot.products.indices(seeds).tolist()
+    )
     paths = [reasoner.paths(around, product) for product in _wanted(products)]
     of_each = [list(dict.fromkeys(path.start for path in found))[:WEIGHED_EACH] for found in paths]
     starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]

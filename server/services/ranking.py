@@ -207,6 +207,7 @@ class RankingService:
                 user_id=question.user_id,
                 k=most,
                 wording=WORDINGS[question.language],
+                seeds=question.seeds,
             )
         )
 

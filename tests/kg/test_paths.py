@@ -19,17 +19,17 @@ from kg.wording import CHINESE, ENGLISH
 BOUGHT = CODES[InteractionType.PURCHASE]
 
 
-def shop(products: list[tuple[str, str, list[str]]], facts: list[tuple[str, str, str]]) -> Snapshot:
-    """Products as (id, brand, category path) and facts between products or from a product to a `maker`."""
+def shop(products: list[tuple[str, str, list[str]]], facts: list[tuple[str, str, str]], **kinds: str) -> Snapshot:
+    """Products as (id, brand, category path) and facts between them and others, of `kinds` by id or else a `maker`."""
     rows = [_row(*each) for each in products]
-    ids = {product_id for product_id, _, _ in products}
+    kind = dict.fromkeys((product_id for product_id, _, _ in products), "product") | kinds
     fact_rows = [
         {
             "head": head,
             "relation": relation,
             "tail": tail,
-            "head_kind": "product",
-            "tail_kind": "product" if tail in ids else "maker",
+            "head_kind": kind.get(head, "maker"),
+            "tail_kind": kind.get(tail, "maker"),
         }
         for head, relation, tail in facts
     ]
@@ -208,8 +208,8 @@ def test_each_sentence_is_about_another_product_and_another_thing() -> None:
     )
     found = reasons(snapshot, [0, 1, 2], 3)
     assert len({reason.path.start for reason in found}) == len(found)
-    told = [name for reason in found for name in ("same brand", "same category") if name in reason.text]
-    assert sorted(told) == sorted(set(told))
+    same = [name for reason in found for name in ("same brand", "same category") if name in reason.text]
+    assert sorted(same) == sorted(set(same))
     assert_hops_exist(snapshot, found, [0, 1, 2], 3)
 
 
@@ -230,8 +230,8 @@ def test_what_most_products_are_within_is_no_reason() -> None:
     assert reasons(shop(many, []), [0], 1) == []
 
 
-def bought(orders: dict[str, list[str]], products: int = 4) -> Snapshot:
-    rows = [(user, product_id, at) for user, had in orders.items() for at, product_id in enumerate(had)]
+def bought(orders: dict[str, list[str]], products: int = 4, *, apart_ms: int = 1) -> Snapshot:
+    rows = [(user, product_id, at * apart_ms) for user, had in orders.items() for at, product_id in enumerate(had)]
     interactions = pa.table(
         {
             "user_id": [row[0] for row in rows],

@@ -1,6 +1,7 @@
 """How many people had one product and later another: counted in the plainest way, or drawn where that takes long."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,24 @@ def counted(had: list[list[tuple[int, int]]], first: int, then: int, left_out: i
         if before and user != left_out:
             ways[before[0], done[last][1]] += 1
     return max(ways.values(), default=0)
+
+
+def bought_at(had: list[list[tuple[int, int]]]) -> Histories:
+    """Return what each user bought, oldest first: a product, and when."""
+    made = bought([[product for product, _ in user] for user in had])
+    return replace(made, at_ms=np.array([at for user in had for _, at in user], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("later", "at_once", "told"),
+    [(0, 5, (5, True)), (4, 4, (4, False)), (3, 4, (7, True)), (2, 2, (4, True)), (2, 0, None), (1, 1, None)],
+)
+def test_those_who_had_both_at_the_same_moment_did_not_go_on(
+    later: int, at_once: int, told: tuple[int, bool] | None
+) -> None:
+    went_on, basket, before = [(X, 1), (P, 2)], [(P, 1), (X, 1)], [(P, 1), (X, 2)]
+    found = followed(bought_at([went_on] * later + [basket] * at_once + [before] * 9))
+    assert [(each.people, each.at_once) for each in found] == ([told] if told else [])
 
 
 @settings(max_examples=150, deadline=None)

@@ -81,6 +81,14 @@ def test_a_seed_is_a_reason_for_itself_with_its_hop(client: Client) -> None:
         assert [edge.relation for edge in reason.edges] == ["VIEWED"]
 
 
+def test_a_seed_is_not_one_more_look(client: Client) -> None:
+    looked = ContextEvent(product_id="product-03", type=Happened.INTERACTION_TYPE_VIEW)
+    for times, said in ((1, ""), (2, ", 2 times")):
+        context = Context(seed_product_ids=["product-03"], events=[looked] * times)
+        (reason,) = client.explain("", "product-03", context=context, max_reasons=1).result.reasons
+        assert reason.text == f"You looked at this before{said}"
+
+
 _Key = tuple[str, str]
 _Edges = dict[str, set[tuple[_Key, _Key]]]
 _Way = tuple[str, str, str, str]
