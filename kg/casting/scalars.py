@@ -5,7 +5,10 @@ import pyarrow.compute as pc
 
 from kg.casting.arrays import Cast, Mask, all_bad, nowhere, true, valid, where
 
-INTEGER = r"^[+-]?[0-9]{1,18}(\.0*)?$"
+_INTEGER = r"^[+-]?0*[0-9]{1,19}(\.0*)?$"
+_DIGITS = 19
+_LARGEST = str(2**63 - 1)
+"""Of as many digits, so that texts of them compare as numbers do."""
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _MISSING = pa.array(["nan", "null", "none", "na", "n/a"])
 _YES = pa.array(["true", "t", "yes", "y", "1", "in stock", "instock", "available"])
@@ -23,6 +26,10 @@ def to_string(array: pa.Array) -> Cast:
         return Cast(whole.values.cast(pa.string()), whole.bad)
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind):
         return Cast(array.cast(pa.string()), nowhere(array))
+    if pa.types.is_decimal(kind):
+        whole = pc.replace_substring_regex(array.cast(pa.string()), r"\.0*$", "")
+        good = true(pc.match_substring_regex(whole, r"^-?[0-9]+$"))
+        return Cast(where(whole, good), valid(array) & ~good)
     return all_bad(array, pa.string())
 
 
@@ -39,7 +46,7 @@ def to_int(array: pa.Array) -> Cast:
     text = numeric_text(array)
     if text is None:
         return all_bad(array, pa.int64())
-    good = true(pc.match_substring_regex(text, INTEGER))
+    good = whole_numbers(text)
     digits = pc.replace_substring_regex(where(text, good), r"^\+|\.0*$", "")
     return Cast(digits.cast(pa.int64()), valid(text) & ~good & ~_missing(text))
 
@@ -83,9 +90,22 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def whole_numbers(text: pa.Array) -> Mask:
+    """Return which texts are whole numbers that int64 holds `[N]`, `3.0` among them."""
+    whole = true(pc.match_substring_regex(text, _INTEGER))
+    if (pc.max(pc.binary_length(text)).as_py() or 0) < _DIGITS:
+        return whole
+    digits = pc.replace_substring_regex(text, r"^[+-]?0*|\.0*$", "")
+    fits = pc.or_(pc.less(pc.binary_length(digits), _DIGITS), pc.less_equal(digits, _LARGEST))
+    return whole & true(fits)
+
+
 def numeric_text(array: pa.Array) -> pa.Array | None:
-    """Return trimmed text, null where blank; None if the column isn't text. Bytes that aren't text become a mark."""
-    if pa.types.is_null(array.type):
+    """Return trimmed text, null where blank; None if a column is neither text nor decimal.
+
+    Bytes that aren't text become a mark.
+    """
+    if pa.types.is_null(array.type) or pa.types.is_decimal(array.type):
         return array.cast(pa.string())
     if not is_text(array.type):
         return None

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.casting.arrays import Cast, Mask, nowhere, plain, true, valid, where
-from kg.casting.scalars import INTEGER, NUMBER, numeric_text, to_float, to_int
+from kg.casting.scalars import NUMBER, numeric_text, to_float, to_int, whole_numbers
 
 
 class TimeUnit(StrEnum):
@@ -42,7 +42,7 @@ def to_time_ms(column: pa.ChunkedArray | pa.Array, unit: TimeUnit | None) -> Cas
     text = numeric_text(array)
     if text is None:
         return _fractional(to_float(array, pa.float64()), unit)
-    whole = true(pc.match_substring_regex(text, INTEGER))
+    whole = whole_numbers(text)
     numeric = true(pc.match_substring_regex(text, NUMBER)) & ~whole
     iso = true(pc.match_substring_regex(text, _ISO))
     integers = _whole(to_int(where(text, whole)), unit)

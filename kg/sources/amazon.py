@@ -8,7 +8,6 @@ so that files of different years can be loaded together.
 
 import ast
 import json
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,6 +32,8 @@ _RELATIONS = {
 }
 _DETAILS = ("Color", "Size", "Material", "Scent", "Flavor", "Item Form", "Skin Type", "Hair Type", "Style", "Pattern")
 """Keys of a 2023 product's `details` that many products share; the others (dimensions, dates, UPCs) tell them apart."""
+_NO_SECONDS = 10**15
+"""From here on a number is no time in seconds, and stays for the quality check to find."""
 
 
 def read_amazon(reviews: Sequence[Path], metadata: Sequence[Path] = ()) -> Raw:
@@ -96,7 +97,7 @@ def _time_ms(review: dict[str, Any]) -> Any:
     if isinstance(seconds, str):
         with suppress(ValueError):  # what is no number stays, for the quality check to find
             seconds = float(seconds)
-    return int(seconds * 1000) if isinstance(seconds, int | float) and math.isfinite(seconds) else seconds
+    return int(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < _NO_SECONDS else seconds
 
 
 def _product(item: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +138,8 @@ def _loose_json(line: str) -> Any:
 
 def _facts(products: pa.Table, relation: str) -> pa.Table:
     lists = products[relation].combine_chunks().cast(pa.list_(pa.string()))
-    rows = products.take(pc.list_parent_indices(lists))
+    # Each product's row as often as it has others in its list: nothing else of it, texts and all, would fit.
+    rows = products.select(["product_id", *ORIGIN]).take(pc.list_parent_indices(lists))
     return pa.table(
         {
             "head": rows["product_id"],

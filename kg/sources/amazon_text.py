@@ -1,6 +1,7 @@
 """What Amazon's metadata has in place of clean values: markup, lists for texts, paths in lists, prices with signs."""
 
 import html
+import math
 import re
 from typing import Any
 
@@ -63,8 +64,11 @@ def category_path(value: Any) -> list[str]:
 
 
 def price_of(value: Any) -> float | None:
-    """Return a price: of a range its lower end, of anything that is not a price None."""
+    """Return a price: of a range its lower end, of too large a number infinity, of what is not a price None."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
     found = _PRICE.match(value.strip()) if isinstance(value, str) else None
     return float(found[1].replace(",", "")) if found else None

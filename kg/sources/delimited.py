@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from kg.casting import Mask
 from kg.errors import DataError
 from kg.sources.opening import is_gzip, is_utf8, reading, text_lines
 from kg.sources.quotes import require_closed_quotes
@@ -79,8 +80,11 @@ def read_delimited(
     spanning = sum(_with_line_ends(rows[name]) for name in header) if quoted else 0
     if spanning or (quoted and any("\n" in text or "\r" in text for _, text in found)):
         require_closed_quotes(path, delimiter, header, max_row_bytes=2 * _BLOCK_BYTES)
+    there = _not_blank(rows)
+    if not there.all():
+        rows, lines = rows.filter(pa.array(there)), lines[there]
     return FileRows(
-        _without_blank(with_origin(rows, path.name, lines), header),
+        with_origin(rows, path.name, lines),
         refusals(table, path, "columns", found),
         (f"{path.name}: values that span several lines: {spanning:,}",) if spanning else (),
     )
@@ -111,9 +115,10 @@ def _original_bytes(column: pa.ChunkedArray) -> pa.Array:
     return pa.array([value.decode("utf-8").encode(_BYTEWISE) for value in column.to_pylist()], pa.binary())
 
 
-def _without_blank(rows: pa.Table, header: list[str]) -> pa.Table:
-    blank = np.logical_and.reduce([np.asarray(pc.equal(rows[name], b""), dtype=bool) for name in header])
-    return rows.filter(pa.array(~blank)) if blank.any() else rows
+def _not_blank(rows: pa.Table) -> Mask:
+    """Return which rows have anything in them `[N]`."""
+    there: Mask = np.logical_or.reduce([np.asarray(pc.not_equal(column, b""), dtype=bool) for column in rows.columns])
+    return there
 
 
 def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:

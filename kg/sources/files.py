@@ -43,4 +43,7 @@ def _read_parquet(path: Path) -> FileRows:
     require_content(path)
     with reading(path):
         rows = pq.ParquetFile(path).read()
+    repeated = sorted({name for name in rows.column_names if rows.column_names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} has column {repeated[0]!r} twice", "Rename one of them.")
     return FileRows(with_origin(rows.replace_schema_metadata(None), path.name), REFUSALS.empty_table())

@@ -6,6 +6,7 @@ file that .link joins to an item is that product; any other is a node of kind `e
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def read_recbole(place: Path, fields: Fields | None = None) -> Raw:
 def _files(place: Path) -> dict[str, Path]:
     if not place.exists():
         raise DataError(f"{place} does not exist", "Give the folder of a RecBole data set, or one of its files.")
-    candidates = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{place.stem}.*"))
+    candidates = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{escape(place.stem)}.*"))
     files: dict[str, Path] = {}
     for path in candidates:
         if path.suffix not in SUFFIXES:
@@ -96,6 +97,8 @@ def _read(path: Path, suffix: str) -> Atomic:
             raise DataError(
                 f"{path} line 1: column {column!r} has no type", f"RecBole's headers are name:type, of {_TYPES}."
             )
+        if name in types or name in ORIGIN:
+            raise DataError(f"{path} line 1 has a column {name!r} too many", "Rename it.")
         types[name] = kind
     return Atomic(path, found.rows.rename_columns([*types, *ORIGIN]), types, found.refused)
 
@@ -145,7 +148,7 @@ def _products(atomic: Atomic, notes: list[str]) -> tuple[RawTable, list[pa.Table
 
 def _facts_of(rows: pa.Table, item: str, name: str) -> pa.Table:
     values = pc.split_pattern(plain(rows[name]), " ")
-    owners = rows.take(pc.list_parent_indices(values))
+    owners = rows.select([item, *ORIGIN]).take(pc.list_parent_indices(values))
     facts = pa.table(
         {
             "head": owners[item],

@@ -1,6 +1,7 @@
 """Values as files spell them: known answers, and what must survive any spelling."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,23 @@ def test_iso_times_of_any_offset_agree_with_the_standard_library(naive: datetime
     assert to_time_ms(pa.array([moment.isoformat()]), None).values.to_pylist() == [whole_ms]
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(-(10**17), 10**17))))
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.string(), pa.binary(), pa.decimal128(38, 0)])
+def test_nanoseconds_are_the_same_moment_in_every_spelling(kind: pa.DataType) -> None:
+    column = pa.array([1_736_473_513_905_999_999]).cast(kind if kind != pa.binary() else pa.string())
+    found = to_time_ms(column.cast(kind), TimeUnit.NANOSECONDS)
+    assert found.values.to_pylist() == [1_736_473_513_905]
+    assert not found.bad.any()
+
+
+def test_the_largest_whole_number_is_read_and_a_larger_one_is_none() -> None:
+    largest = 2**63 - 1
+    spelled = [str(largest), f"+{largest}.0", f"-{largest}", f"000{largest}", str(largest + 1), "9" * 400]
+    found = cast(pa.array(spelled), pa.int64())
+    assert found.values.to_pylist() == [largest, largest, -largest, largest, None, None]
+    assert found.bad.tolist() == [False] * 4 + [True] * 2
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-(2**63) + 1, 2**63 - 1))))
 def test_whole_numbers_survive_every_spelling(numbers: list[int | None]) -> None:
     texts = [None if number is None else str(number) for number in numbers]
     for column in (pa.array(numbers, pa.int64()), pa.array(texts, pa.string()), pa.array(texts, pa.large_string())):
@@ -98,6 +115,14 @@ def test_numeric_ids_are_written_as_whole_numbers() -> None:
     found = cast(pa.array([7.0, float("nan"), 7.5]), pa.string())
     assert found.values.to_pylist() == ["7", None, None]
     assert found.bad.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 2), pa.decimal256(50, 2), pa.decimal64(12, 1)])
+def test_decimal_ids_are_written_as_whole_numbers(kind: pa.DataType) -> None:
+    found = cast(pa.array([Decimal(5), None, Decimal("7.5"), Decimal("-10")], kind), pa.string())
+    assert found.values.to_pylist() == ["5", None, None, "-10"]
+    assert found.bad.tolist() == [False, False, True, False]
+    assert cast(pa.array([Decimal(5), Decimal("7.5")], kind), pa.int64()).values.to_pylist() == [5, None]
 
 
 def test_bytes_that_are_not_utf8_are_named_as_such() -> None:

@@ -1,7 +1,6 @@
 """Every rule of the quality check, what is done with the rows that break it, and when a load is stopped."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from kg.casting import TimeUnit
 from kg.errors import ConfigError, DataError
 from kg.quality import Checked, Outside, Policy, check, clean
 from kg.quality.identity import occurrences
-from kg.quality.quarantine import write_quarantine
 from kg.quality.report import Action
 from kg.sources.raw import Raw, RawTable, with_origin
 from kg.tables import SCHEMAS
@@ -344,25 +342,6 @@ def test_strict_refuses_duplicates_but_not_what_the_policy_drops() -> None:
 def test_impossible_policy_is_a_config_error(policy: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Policy(**policy)
-
-
-def test_quarantine_file_is_whole_and_private(tmp_path: Path) -> None:
-    result = checked(interactions=[EVENT | {"user_id": "x" * 300}, EVENT])
-    place = tmp_path / "deep" / "quarantine.jsonl"
-    write_quarantine(place, result.refused)
-    assert place.stat().st_mode & 0o777 == 0o600
-    rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
-    assert rows == [
-        {
-            "table": "interactions",
-            "file": "interactions.csv",
-            "line": 2,
-            "field": "user_id",
-            "value": "x" * 200,
-            "rule": "id_too_long",
-        }
-    ]
-    assert [path.name for path in place.parent.iterdir()] == ["quarantine.jsonl"]
 
 
 def test_report_holds_counts_and_no_content() -> None:

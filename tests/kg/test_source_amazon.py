@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kg.errors import DataError
-from kg.quality import Outside, Policy, clean
+from kg.quality import Outside, Policy, check, clean
 from kg.sources.amazon import read_amazon
 from kg.sources.amazon_text import brand_name, category_path, plain_text, price_of, title_text
 
@@ -248,3 +248,35 @@ def test_ratings_without_ids_of_amazon_are_refused(tmp_path: Path) -> None:
     file.write_text("u1,p1,4.0,1400000000\n")
     with pytest.raises(DataError, match="which column has the products"):
         read_amazon([file])
+
+
+@pytest.mark.parametrize(
+    ("review", "item", "rules"),
+    [
+        ({"unixReviewTime": 10**400}, {}, {"type"}),
+        ({"unixReviewTime": 1e308}, {}, {"type"}),
+        ({"unixReviewTime": "9" * 400}, {}, {"type"}),
+        ({"overall": 10**400}, {}, {"value_not_finite"}),
+        ({}, {"price": 10**400}, {"price_out_of_range"}),
+        ({}, {"price": "9" * 400}, {"price_out_of_range"}),
+        ({}, {"price": float("nan")}, set()),
+    ],
+)
+def test_a_number_of_any_length_is_refused_with_its_row(
+    review: dict[str, Any], item: dict[str, Any], rules: set[str], tmp_path: Path
+) -> None:
+    one = {"reviewerID": "u1", "asin": "p1", "overall": 4.0, "unixReviewTime": 1400000000}
+    reviews = write(tmp_path / "reviews.json", [one, one | {"reviewerID": "u2"} | review])
+    metadata = write(tmp_path / "meta.json", [{"asin": "p1", "title": "Tea"}, {"asin": "p2"} | item])
+    result = check(read_amazon([reviews], [metadata]), Policy())
+    assert set(result.refused["rule"].to_pylist()) == rules
+    assert len(result.tables.interactions) + len(result.tables.products) == 4 - len(rules)
+
+
+def test_a_list_of_others_does_not_copy_its_products_texts(tmp_path: Path) -> None:
+    # A description for each fact would be more than one array holds.
+    related = [f"q{number}" for number in range(2_000)]
+    items = [{"asin": f"p{number}", "description": "d" * 40_000, "also_buy": related} for number in range(30)]
+    facts = read_amazon([], [write(tmp_path / "meta.json", items)]).tables["facts"].rows
+    assert len(facts) == 30 * 2_000
+    assert facts["head"][-1].as_py() == "p29"

@@ -64,6 +64,21 @@ def test_one_file_names_the_data_set(shop: Path) -> None:
     assert len(clean(read_recbole(shop / "shop.inter")).tables.products) == 2
 
 
+def test_a_data_set_may_be_named_as_a_pattern(tmp_path: Path) -> None:
+    for name in ("ml[1].inter", "ml1.item"):
+        (tmp_path / name).write_text(FILES[f"shop{Path(name).suffix}"])
+    assert set(read_recbole(tmp_path / "ml[1].inter").tables) == {"interactions"}
+
+
+def test_several_values_of_a_column_do_not_copy_the_others(tmp_path: Path) -> None:
+    # A title for each fact would be more than one array holds.
+    genres = " ".join(f"g{number}" for number in range(2_000))
+    rows = [f"i{number}\t{'t' * 40_000}\t{genres}" for number in range(30)]
+    text = "\n".join(["item_id:token\ttitle:token_seq\tgenre:token_seq", *rows])
+    (tmp_path / "x.item").write_text(text)
+    assert len(read_recbole(tmp_path).tables["facts"].rows) == 30 * 2_000
+
+
 def test_other_names_are_found_or_given(tmp_path: Path) -> None:
     path = tmp_path / "plays.inter"
     path.write_text("listener:token\tartist_id:token\tweight:float\tday:float\na\tx\t7\t1500000000000\n")
@@ -134,6 +149,8 @@ def test_graph_without_links_has_no_products(tmp_path: Path) -> None:
         ("x.inter", "user_id:token\nu\n", "no user and item column"),
         ("x.kg", "head_id:token\ttail_id:token\na\tb\n", "has no column relation_id"),
         ("x.inter", "", "is empty"),
+        ("x.inter", "user_id:token\titem_id:token\titem_id:float\nu\ti\t1\n", "column 'item_id' too many"),
+        ("x.inter", "user_id:token\titem_id:token\t_line:float\nu\ti\t1\n", "column '_line' too many"),
         ("readme.txt", "hello", "has no RecBole files"),
     ],
 )
