@@ -3,7 +3,8 @@
     <folder>/job.json            what is being made; a folder serves one job only
              part-00000.parquet  items 0 to part_size - 1, whole or not there
 
-A part is written under a temporary name, flushed, and renamed. Which parts are there is all the state there is.
+A part is written under a temporary name, flushed, and renamed. Which parts are there is all the state there is. A file
+that all of them were merged into has the job in its metadata.
 """
 
 import json
@@ -20,6 +21,7 @@ from model.errors import ModelError
 
 JOB = "job.json"
 _FINISHED = "finished"
+_MADE_AS = b"kgrank.job"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Job:
     def rows(self, part: int) -> range:
         """Return the items of one part."""
         return range(part * self.part_size, min((part + 1) * self.part_size, self.items))
+
+    def as_json(self) -> str:
+        """Return it as text, the same for the same job."""
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def part_path(folder: Path, part: int) -> Path:
@@ -72,8 +78,7 @@ def write_parts(
             else:
                 _write_part(folder, part, make(job.rows(part)))
             advance(len(job.rows(part)))
-        for left in [*folder.glob(".part-*"), *folder.glob(f".{JOB}.*")]:
-            left.unlink()
+        _clear_partial(folder)
         _write_job(folder, job, finished=True)
     except OSError as error:
         raise ModelError(
@@ -89,24 +94,59 @@ def merge(folder: Path, job: Job, file: Path) -> None:
     Raises:
         ModelError: it can't be written; the parts stay.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = folder / f".part-all.{os.getpid()}"  # one that a killed run leaves goes with what else it left
     try:
-        with pq.ParquetWriter(partial, pq.read_schema(part_path(folder, 0)), compression="zstd") as writer:
+        schema = pq.read_schema(part_path(folder, 0)).with_metadata({_MADE_AS: job.as_json()})
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for part in range(job.parts):
                 with pq.ParquetFile(part_path(folder, part)) as source:
                     for group in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(group))
         _flush(partial)
         partial.replace(file)
-        for path in [*folder.glob("part-*.parquet"), folder / JOB]:
-            path.unlink()
-        folder.rmdir()
+        _clear(folder)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ModelError(
             f"{file} can't be written: {error.strerror or error}",
             f"Free space and run again; the parts are in {folder}.",
         ) from error
+
+
+def is_merged(folder: Path, job: Job, file: Path) -> bool:
+    """Return whether `merge` has made a file of this very job; what a killed one has left of the folder is removed.
+
+    Raises:
+        ModelError: the folder holds another job, or can't be removed.
+    """
+    try:
+        made_as = (pq.read_schema(file).metadata or {}).get(_MADE_AS)
+    except (pa.ArrowException, OSError):
+        return False  # none of ours
+    if made_as != job.as_json().encode():
+        return False
+    try:
+        if folder.exists():
+            _claim(folder, job)
+            _clear(folder)
+    except OSError as error:
+        raise ModelError(
+            f"folder {folder} can't be removed: {error.strerror or error}", f"Remove it; {file} is whole."
+        ) from error
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder whose parts are in one file; what it is for goes last, for a kill to leave it known."""
+    _clear_partial(folder)
+    for path in [*folder.glob("part-*.parquet"), folder / JOB]:
+        path.unlink()
+    folder.rmdir()
+
+
+def _clear_partial(folder: Path) -> None:
+    for left in [*folder.glob(".part-*"), *folder.glob(f".{JOB}.*")]:
+        left.unlink()
 
 
 def _claim(folder: Path, job: Job) -> None:

@@ -25,6 +25,7 @@ import torch
 
 from kg.paths import Reasoner
 from kg.reason import USER_NODE, Path, Reason
+from kg.redaction import are_erased
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING
 from model.exhaustive import ExhaustiveSearch, Pairs
@@ -54,6 +55,8 @@ SCHEMA = pa.schema(
 SCHEMA_WITH_REASONS = SCHEMA.append(pa.field("reasons", pa.list_(_REASON)))
 
 _BLOCK = 1024
+
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,12 @@ class Scorer:
     def _search(self) -> ExhaustiveSearch:
         return ExhaustiveSearch(self.model, self.k)
 
-    def table(self, users: range | Sequence[str]) -> pa.Table:
+    @cached_property
+    def everybody(self) -> Int64s:
+        """The rows of the snapshot's users `[U]`, those of erased ones left out."""
+        return np.flatnonzero(~are_erased(self.snapshot.users))
+
+    def table(self, users: Int64s | Sequence[str]) -> pa.Table:
         """Return the lists of some users, in their order.
 
         Args:
@@ -97,7 +105,7 @@ class Scorer:
         return pa.concat_tables(blocks) if blocks else self.schema.empty_table()
 
     @torch.inference_mode()
-    def _block(self, users: range | Sequence[str]) -> pa.Table:
+    def _block(self, users: Int64s | Sequence[str]) -> pa.Table:
         user_ids, histories = _known_of(self.snapshot, users)
         now_ms = np.full(len(user_ids), self.snapshot.as_of_ms, np.int64)
         seen = Pairs(histories.users_of_rows(), histories.product_index.astype(np.int64)) if self.exclude_seen else None
@@ -119,13 +127,13 @@ class Scorer:
     def _reasons(
         self,
         reasoner: Reasoner,
-        users: range | Sequence[str],
+        users: Int64s | Sequence[str],
         user_ids: Sequence[str],
         histories: Histories,
-        products: npt.NDArray[np.int64],
+        products: Int64s,
     ) -> pa.Array:
         found = []
-        own = users if isinstance(users, range) else self.snapshot.users.indices(users).tolist()
+        own = (users if isinstance(users, np.ndarray) else self.snapshot.users.indices(users)).tolist()
         for row, (user_index, user_id) in enumerate(zip(own, user_ids, strict=True)):
             rows = histories.rows(row)
             around = reasoner.surroundings(histories.product_index[rows], histories.type[rows], user_index)
@@ -135,10 +143,10 @@ class Scorer:
         return pa.array(found, pa.list_(_REASON))
 
 
-def _known_of(snapshot: Snapshot, users: range | Sequence[str]) -> tuple[Sequence[str], Histories]:
+def _known_of(snapshot: Snapshot, users: Int64s | Sequence[str]) -> tuple[Sequence[str], Histories]:
     """Return users' ids and histories, empty for an unknown one."""
-    if isinstance(users, range):  # needs no table of all ids, which is what keeps memory flat
-        return snapshot.users.array[users.start : users.stop].to_pylist(), snapshot.histories.take(np.asarray(users))
+    if isinstance(users, np.ndarray):  # needs no table of all ids, which is what keeps memory flat
+        return snapshot.users.ids(users), snapshot.histories.take(users)
     index = snapshot.users.indices(users)
     known = index != MISSING
     taken = snapshot.histories.take(index[known])

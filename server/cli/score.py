@@ -51,7 +51,7 @@ def score_users(
     settings = settings_of(context)
     try:
         from model.artifact import load_artifact
-        from model.parts import Job, merge, write_parts
+        from model.parts import Job, is_merged, merge, write_parts
         from model.score import Scorer
         from server.cli.stored import artifact_in_service, model_on, open_snapshot
         from server.cli.user_list import read_users
@@ -75,8 +75,9 @@ def score_users(
         reasoner=Reasoner(data, loaded.relation_weights) if reasons else None,
     )
     rows = _PART_ROWS_WITH_REASONS if reasons else _PART_ROWS
+    asked = scorer.everybody if listed is None else listed
     job = Job(
-        items=len(data.users) if listed is None else len(listed),
+        items=len(asked),
         part_size=part_users or max(1, rows // k),
         settings={
             "model_version": manifest.model_version,
@@ -88,19 +89,22 @@ def score_users(
         },
     )
     one_file = out.suffix == ".parquet"
-    if one_file and out.exists():
-        raise ConfigError(f"{out} exists already", "Choose another file with --out, or remove it.")
     folder = out.with_name(f"{out.name}.parts") if one_file else out
 
     def make(part: range) -> "pa.Table":
-        return scorer.table(part if listed is None else listed[part.start : part.stop])
+        return scorer.table(asked[part.start : part.stop])
 
-    with console.meter("scoring", job.items) as meter:
-        found = write_parts(folder, job, make, meter.advance)
-    if one_file:
-        merge(folder, job, out)
+    if one_file and out.exists():
+        if not is_merged(folder, job, out):
+            raise ConfigError(f"{out} exists already", "Choose another file with --out, or remove it.")
+        found = job.parts
+    else:
+        with console.meter("scoring", job.items) as meter:
+            found = write_parts(folder, job, make, meter.advance)
+        if one_file:
+            merge(folder, job, out)
     if json:
-        console.emit_json({"out": str(out), "users": job.items, "parts_found": found, **job.settings})
+        console.emit_json({**job.settings, "out": str(out), "users": job.items, "parts_found": found})
         return
     went_on = f" ({found:,} of {job.parts:,} parts were there)" if found else ""
     console.out.print(f"{job.items:,} users, {k} products each: {out}{went_on}", markup=False)

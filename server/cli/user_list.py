@@ -13,11 +13,12 @@ def read_users(file: Path) -> list[str]:
         DataError: it can't be read, or a line is not an id.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        text = file.read_text(encoding="utf-8-sig")  # every line ends with \n now, whatever it ended with
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start})", "Give a text file, one id a line.") from error
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}", "Check --users.") from error
+    lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, 1):
         if not line or len(line.encode()) > MAX_ID_BYTES:
             what = "is empty" if not line else f"is longer than {MAX_ID_BYTES} bytes"

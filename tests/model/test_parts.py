@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ModelError
-from model.parts import JOB, Job, merge, part_path, write_parts
+from model.parts import JOB, Job, is_merged, merge, part_path, write_parts
 
 JOB_OF_TEN = Job(items=10, part_size=4, settings={"k": 3})
 
@@ -109,6 +110,46 @@ def test_merged_parts_are_one_file(tmp_path: Path) -> None:
     merge(tmp_path / "out", JOB_OF_TEN, tmp_path / "all.parquet")
     assert pq.read_table(tmp_path / "all.parquet").equals(squares(range(10)))
     assert [path.name for path in tmp_path.iterdir()] == ["all.parquet"]
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_merge_that_was_stopped_at_any_step_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    folder, file = tmp_path / "out", tmp_path / "all.parquet"
+    write_parts(folder, JOB_OF_TEN, squares)
+    steps = iter(range(100))
+
+    def stopping(of_path: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            if next(steps) == step:
+                raise Stopped
+            return of_path(*arguments)
+
+        return call
+
+    with monkeypatch.context() as killed:
+        for name in ("replace", "unlink", "rmdir"):
+            killed.setattr(Path, name, stopping(getattr(Path, name)))
+        with pytest.raises(Stopped):
+            merge(folder, JOB_OF_TEN, file)
+    if not is_merged(folder, JOB_OF_TEN, file):
+        assert not file.exists()
+        write_parts(folder, JOB_OF_TEN, squares)
+        merge(folder, JOB_OF_TEN, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["all.parquet"]
+    assert pq.read_table(file).equals(squares(range(10)))
+
+
+def test_a_file_of_another_job_or_of_nobody_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    folder, file = tmp_path / "out", tmp_path / "all.parquet"
+    write_parts(folder, JOB_OF_TEN, squares)
+    merge(folder, JOB_OF_TEN, file)
+    assert is_merged(folder, JOB_OF_TEN, file)
+    assert not is_merged(folder, Job(items=10, part_size=4, settings={"k": 4}), file)
+    for write in (lambda: pq.write_table(squares(range(10)), file), lambda: file.write_text("mine")):
+        write()
+        assert not is_merged(folder, JOB_OF_TEN, file)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

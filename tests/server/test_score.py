@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from kg.erasure import Erasure, user_key
+from kg.redaction import are_erased, redact_all
+from kg.vocabulary import Vocabulary
 from model.artifact import load_artifact
 from model.ranker import top_k
 from model.scoring import full_scores
@@ -104,6 +108,42 @@ def test_a_list_of_users_has_a_cold_answer_for_a_stranger(kgrank: CommandLine, s
     users = pq.read_table(tmp_path / "some.parquet")["user_id"].to_pylist()
     assert list(dict.fromkeys(users)) == ["user-03", "stranger", "user-01"]
     assert len(users) == 12
+
+
+def test_a_line_ends_where_a_text_file_says_it_does(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_bytes("ann\u2028lee\r\nbob\x85\nuser-03".encode())
+    score(
+        kgrank, shop.home, "--k", "1", "--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "some.parquet")
+    )
+    assert pq.read_table(tmp_path / "some.parquet")["user_id"].to_pylist() == ["ann\u2028lee", "bob\x85", "user-03"]
+
+
+def test_a_file_is_made_once_and_nothing_else_is_written_over(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "all.parquet"
+    arguments = ("--k", "2", "--part-users", "20", "--out", str(out))
+    assert score(kgrank, shop.home, *arguments)["parts_found"] == 0
+    made = out.stat().st_ino
+    assert score(kgrank, shop.home, *arguments)["parts_found"] == 3
+    assert out.stat().st_ino == made
+    refused = kgrank(shop.home, "score", "--k", "3", "--out", str(out))
+    assert refused.code == 1
+    assert "exists already" in refused.err
+
+
+def test_nobody_has_a_list_in_the_place_of_an_erased_user(kgrank: CommandLine, shop: Shop, tmp_path: Path) -> None:
+    home = shutil.copytree(shop.home, tmp_path / "home")
+    snapshot = shop.snapshot
+    assert redact_all(home / "snapshots", [Erasure(user_key("user-03"), snapshot.commit + 1, 0)]) == 1
+    told = score(kgrank, home, "--k", "2", "--reasons", "--out", str(tmp_path / "all.parquet"))
+    listed = pq.read_table(tmp_path / "all.parquet")["user_id"].to_pylist()
+    assert told["users"] == len(snapshot.users) - 1
+    assert list(dict.fromkeys(listed)) == [each for each in snapshot.users.array.to_pylist() if each != "user-03"]
+
+
+def test_a_shops_own_id_is_never_taken_for_an_erased_one(shop: Shop) -> None:
+    snapshot = shop.snapshot
+    own = Vocabulary([f"erased-{row:032x}" for row in range(len(snapshot.users))])
+    assert not are_erased(own).any()
 
 
 @pytest.mark.parametrize(
