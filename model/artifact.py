@@ -32,6 +32,7 @@ from torch import Tensor
 
 from kg.snapshot import Snapshot
 from kg.vocabulary import Vocabulary
+from model.abandoned import clear_abandoned
 from model.borrowing import Loans
 from model.config import ModelConfig, TrainConfig
 from model.errors import ArtifactError
@@ -55,6 +56,7 @@ IDS = "ids.arrow"
 ENCODER = "encoder"
 INSIDE = f"./{ENCODER}"
 """What a manifest calls the encoder that stands in the artifact itself."""
+_PARTIAL = ".artifact."
 _LOANS = ("newcomer", "lender", "weight")
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
@@ -143,7 +145,8 @@ def save_artifact(
     partial: Path | None = None
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".artifact.", dir=artifacts))
+        clear_abandoned(artifacts, _PARTIAL)
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=artifacts))
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / TENSORS)
         ids = pa.table({"key": trained.graph.keys.array})
         with pa.OSFile(str(partial / IDS), "wb") as sink, pa.ipc.new_file(sink, ids.schema) as writer:

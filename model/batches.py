@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kg.snapshot import Histories
 from model.config import ModelConfig, TrainConfig
+from model.errors import ModelError
 from model.history import RecentEvents, recent_events
 from model.negatives import Negatives
 from model.popularity import DAY_MS, ProductStatistics, product_statistics
@@ -92,6 +93,16 @@ def count_batches(histories: Histories, train: TrainConfig) -> int:
     if train.objective == "next_item":
         return -(-int((np.diff(histories.offsets) > 1).sum()) // train.batch_users)
     return sum(-(-len(users) // train.batch_users) for _, users in _windows(histories, train))
+
+
+def nothing_to_learn(train: TrainConfig) -> ModelError:
+    """Return what to say where an epoch has no batch."""
+    if train.objective == "next_item":
+        return ModelError("no user has two interactions to learn from", "Load more interactions.")
+    return ModelError(
+        f"no user has something both before and within a window of {train.window_days:g} days to learn from",
+        "Lower train.window_days, or load more interactions.",
+    )
 
 
 def _next_item(

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: what it takes to go on after a kill to the same result; no pickle."""
 
 import json
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from model.errors import ModelError
 
 FILE = "checkpoint.safetensors"
+_PARTIAL = ".partial"
+"""The folder that a checkpoint is written in: safetensors has files of its own beside the one it writes."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,16 @@ def save_checkpoint(folder: Path, progress: Progress, network: nn.Module, optimi
         "best_ndcg": progress.best_ndcg,
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f".{FILE}.*"):  # by a run that was killed while it wrote
-            left.unlink()
-        partial = folder / f".{FILE}.{os.getpid()}"
+        partial = folder / _PARTIAL / FILE
+        shutil.rmtree(partial.parent, ignore_errors=True)  # of a run that was killed while it wrote
+        partial.parent.mkdir(parents=True)
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             partial,
             {"progress": json.dumps(facts)},
         )
         partial.replace(folder / FILE)
+        partial.parent.rmdir()
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"checkpoint {folder / FILE} can't be written: {error}", "Free space, then --resume."

@@ -11,6 +11,7 @@ nothing of how candidates stand against other products: those below the mean are
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -117,21 +118,22 @@ def fit_learned_neighbours(
         on_window: called with the window that has been read, and their number.
 
     Raises:
-        ModelError: nobody came to anything new in these windows.
+        ModelError: nobody came to anything new in any window.
     """
     kind = kinds_of(snapshot, exclude_relations)
     near = partial(_near, snapshot, config, exclude_relations)
     generator = np.random.default_rng(0)
     asked: list[_Asked] = []
     on_window(0, config.windows)
-    for window in range(config.windows):
-        asked += _window(histories, window, kind, config, near, generator)
-        on_window(window + 1, config.windows)
+    windows = list(islice(_windows(histories, len(kind), config), config.windows))
+    for number, window in enumerate(windows, 1):
+        asked += _asked_in(window, histories, kind, config, near, generator)
+        on_window(number, len(windows))
     if not asked:
         raise ModelError(
-            f"nobody came to a new product in the last {config.windows} windows of {config.window_days:g} days, so "
+            f"nobody came to a new product in any window of {config.window_days:g} days with something before it, so "
             "that there is nothing to learn neighbours from",
-            "Set model.neighbours.kind to cosine, or load more interactions.",
+            "Lower model.neighbours.window_days, set model.neighbours.kind to cosine, or load more interactions.",
         )
     end_ms = int(histories.at_ms.max(initial=0)) + 1
     return LearnedNeighbours(near(histories), moment_of(histories, end_ms, kind), _fit(asked, generator))
@@ -156,32 +158,54 @@ def _near(
     return found
 
 
-def _window(
+@dataclass(frozen=True)
+class _Window:
+    """What came in a window of the past: its start, `user * P + product` of what was new to a user, and these users."""
+
+    start_ms: int
+    came: npt.NDArray[np.int64]
+    users: npt.NDArray[np.int64]
+
+
+def _windows(histories: Histories, product_count: int, config: NeighbourConfig) -> Iterator[_Window]:
+    """Yield the windows in which somebody of whom something was known came to something new, the last one first.
+
+    They are counted back from the last interaction. Others do not count: a gap in the data (or one late event) must
+    not use them up.
+    """
+    step = round(config.window_days * DAY_MS)
+    end = int(histories.at_ms.max(initial=0)) + 1
+    user_of_row = histories.users_of_rows()
+    keys = user_of_row * product_count + histories.product_index
+    for back in np.unique((end - 1 - histories.at_ms) // step) + 1:
+        start_ms = end - int(back) * step
+        before = histories.at_ms < start_ms
+        came = np.setdiff1d(keys[~before & (histories.at_ms < start_ms + step)], keys[before])
+        known = np.bincount(user_of_row[before], minlength=len(histories)) > 0
+        users = np.intersect1d(came // product_count, np.flatnonzero(known))
+        if len(users):
+            yield _Window(start_ms, came, users)
+
+
+def _asked_in(
+    window: _Window,
     histories: Histories,
-    window: int,
     kind: npt.NDArray[np.int32],
     config: NeighbourConfig,
     near: Callable[[Histories], Neighbours],
     generator: np.random.Generator,
 ) -> Iterator[_Asked]:
-    """Yield some of those who came to something new in a window, which are counted back from the last interaction."""
-    product_count = len(kind)
-    step = round(config.window_days * DAY_MS)
-    start_ms = int(histories.at_ms.max(initial=0)) + 1 - (window + 1) * step
-    keys = histories.users_of_rows() * product_count + histories.product_index
-    before = histories.at_ms < start_ms
-    came = np.setdiff1d(keys[~before & (histories.at_ms < start_ms + step)], keys[before])
-    known = histories.where(before)
-    who = np.intersect1d(came // product_count, np.flatnonzero(np.diff(known.offsets)))
-    who = np.sort(generator.choice(who, min(len(who), _QUESTIONS // config.windows), replace=False))
-    if not len(who):
-        return
+    """Yield some of those who came to something new in a window."""
+    product_count, start_ms = len(kind), window.start_ms
+    count = min(len(window.users), _QUESTIONS // config.windows)
+    who = np.sort(generator.choice(window.users, count, replace=False))
+    known = histories.where(histories.at_ms < start_ms)
     neighbours, moment = near(known), moment_of(known, start_ms, kind)
     for at in range(0, len(who), _TOGETHER):
         some = who[at : at + _TOGETHER]
         theirs, now_ms = known.take(some), np.full(len(some), start_ms, np.int64)
         pairs = pairs_of(theirs, now_ms, neighbours.scores(theirs, now_ms), moment)
-        right = np.isin(np.repeat(some, np.diff(pairs.offsets)) * product_count + pairs.product_index, came)
+        right = np.isin(np.repeat(some, np.diff(pairs.offsets)) * product_count + pairs.product_index, window.came)
         for row in range(len(some)):
             candidates = slice(pairs.offsets[row], pairs.offsets[row + 1])
             if right[candidates].any():

@@ -117,7 +117,11 @@ def fit_model(
     members = _Members(
         snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
     )
-    neighbours = members.neighbours(split)  # first: they may be refused, and a training is long
+    refit = refit_of(train_config.refit, split.config.protocol)
+    later = None if refit == "none" else _later(split, snapshot, refit)
+    # First: they may be refused, and a training is long.
+    neighbours = members.neighbours(split)
+    later_neighbours = None if later is None else members.neighbours(later)
     chosen = members.fit(split)
     trained = _together(chosen, neighbours)
     sample = validation_sample(split.validation, train_config)
@@ -130,13 +134,9 @@ def fit_model(
         model = extend(model, trained.kernel, keys, whole, asked.train, now_ms, text_cache_folder)
     trained = replace(trained, model=model, validation_ndcg=validation_ndcg(model, sample))
     hears.on_chosen(trained)
-    if asked.held_out is not None:
+    if later is None:
         return trained
-    refit = refit_of(train_config.refit, split.config.protocol)
-    if refit == "none":
-        return trained
-    later = _later(split, snapshot, refit)
-    again = _together(members.fit(later, chosen), members.neighbours(later))
+    again = _together(members.fit(later, chosen), later_neighbours)
     # What validation said is told of the result: a refit has no validation of its own.
     return replace(
         again,

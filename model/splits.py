@@ -172,10 +172,14 @@ def _pairs(histories: Histories, product_count: int) -> npt.NDArray[np.int64]:
 
 
 def _checked(split: Split) -> Split:
-    for case in (split.validation, split.test):
+    cold = split.config.protocol in ("cold-products", "cold-users")
+    # Of what is held out, validation asks beside what is not: with one of both alone nothing can be chosen.
+    parts = [question.validation for question in split.questions] if cold else []
+    for case in (*parts, split.validation, split.test):
         if not len(case):
+            share = ", another split.cold_share" if cold else ""
             raise ModelError(
                 f"the {split.config.protocol} split leaves no user to ask about in its {case.name} part",
-                "Use more data, another protocol, fewer split.min_history, or other windows.",
+                f"Use more data, another protocol{share}, fewer split.min_history, or other windows.",
             )
     return split

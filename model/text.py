@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from model.abandoned import clear_abandoned
 from model.config import DEFAULT_ENCODER, TextConfig
 from model.errors import ModelError
 from model.precision import computes_in_bf16
@@ -36,6 +37,7 @@ Progress = Callable[[int], None]
 _KEY_BYTES = 16
 _READING = 2
 """Raised when the same encoder is to give other features of the same text: kept ones are made anew."""
+_PARTIAL = ".text."
 _log = structlog.get_logger(__name__)
 
 
@@ -145,10 +147,15 @@ def load_encoder(config: TextConfig, dtype: torch.dtype) -> tuple[Any, Any]:
 
     transformers_logging.disable_progress_bar()  # progress is ours to show
     tokenizer = load_tokenizer(config)
+    name = encoder_folder(config.encoder)
     with _loading(config), torch.random.fork_rng():
         torch.manual_seed(0)  # what the files don't hold, an unused pooler say, is drawn the same each time
         # Not in `dtype` at once: while it reads, transformers makes that torch's default, for every thread.
-        model = AutoModel.from_pretrained(encoder_folder(config.encoder), dtype=torch.float32)
+        model = AutoModel.from_pretrained(
+            name,
+            dtype=torch.float32,
+            use_safetensors=Path(name).is_dir() or None,  # what `content_digests` tells apart
+        )
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         return tokenizer, model.eval()
@@ -229,7 +236,11 @@ def text_key(text: str) -> str:
 
 
 def encoder_digest(config: TextConfig) -> str:
-    """Return a digest of what features depend on besides the text: of a folder its content, wherever it stands."""
+    """Return a digest of what features depend on besides the text: of a folder its content, wherever it stands.
+
+    Raises:
+        ModelError: the folder has no weights that are read.
+    """
     name = "" if own_folder(config) else config.encoder
     digest = hashlib.blake2b(f"{name}|{config.max_tokens}|{config.precision}".encode(), digest_size=8)
     for file_digest in content_digests(Path(encoder_folder(config.encoder))).values():
@@ -238,7 +249,16 @@ def encoder_digest(config: TextConfig) -> str:
 
 
 def content_digests(folder: Path) -> dict[str, str]:
-    """Return the digests of an encoder's files, weights first, then settings and vocabulary, by name."""
+    """Return the digests of an encoder's files, weights first, then settings and vocabulary, by name.
+
+    Raises:
+        ModelError: the folder has no weights that are read; a pickle's are not.
+    """
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"text encoder {str(folder)!r} can't be loaded: it has no *.safetensors, the only weights that are read",
+            "Save it again with transformers: save_pretrained writes model.safetensors.",
+        )
     found: dict[str, str] = {}
     # A vocabulary of its own counts only where the tokenizer is not one file.
     kinds = ["*.safetensors", "*.json"] + ([] if (folder / "tokenizer.json").is_file() else ["*.txt", "*.model"])
@@ -265,9 +285,10 @@ def write_cache(file: Path, keys: npt.NDArray[Any], features: npt.NDArray[np.flo
     """Write features `[N, W]` of texts, ascending keys `[N]`, into a cache; a disk that is full is only logged."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".text.", dir=file.parent) as folder:
+        clear_abandoned(file.parent, _PARTIAL)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=file.parent) as folder:
             partial = Path(folder) / file.name
             save_file({"keys": keys.view(np.uint8).reshape(len(keys), -1), "features": features}, partial)
             partial.replace(file)
-    except OSError as error:
-        _log.warning("text cache can't be written", file=str(file), error=error.strerror)
+    except (OSError, SafetensorError) as error:
+        _log.warning("text cache can't be written", file=str(file), error=str(error))

@@ -115,7 +115,7 @@ class _MlflowRun:
     def __init__(self, client: Any, run_id: str) -> None:
         self._client, self._run_id, self._away = client, run_id, False
 
-    def _tell(self, values: Mapping[str, float], step: int) -> None:
+    def _tell(self, values: Mapping[str, float], step: int, ended_as: str | None = None) -> None:
         from mlflow.exceptions import MlflowException
 
         if self._away:
@@ -123,6 +123,8 @@ class _MlflowRun:
         try:
             for name, value in values.items():
                 self._client.log_metric(self._run_id, name.replace("@", "_at_"), value, step=step)
+            if ended_as is not None:
+                self._client.set_terminated(self._run_id, ended_as)
         except (MlflowException, OSError) as error:
             self._away = True
             _log.warning("MLflow can't be told of the run any more", problem=type(error).__name__)
@@ -131,9 +133,10 @@ class _MlflowRun:
         self._tell(values_of(record), record.epoch)
 
     def end(self, values: Mapping[str, float]) -> None:
-        self._tell({f"final/{name}": value for name, value in values.items()}, 0)
-        if not self._away:
-            self._client.set_terminated(self._run_id)
+        self._tell({f"final/{name}": value for name, value in values.items()}, 0, "FINISHED")
+
+    def fail(self) -> None:
+        self._tell({}, 0, "FAILED")
 
 
 @contextmanager
@@ -152,6 +155,7 @@ def _mlflow(config: TrackingConfig, run_key: str, settings: Mapping[str, Any], e
         known = client.search_runs([experiment], f"tags.kgrank_run = '{run_key}'", max_results=1) if epochs_done else []
         if known:
             run_id = known[0].info.run_id
+            client.update_run(run_id, "RUNNING")
         else:
             run_id = client.create_run(experiment, tags={"kgrank_run": run_key}).info.run_id
             for name, value in settings.items():
@@ -160,7 +164,12 @@ def _mlflow(config: TrackingConfig, run_key: str, settings: Mapping[str, Any], e
         _log.warning("MLflow can't be told of the run", problem=type(error).__name__)
         yield _Nobody()
         return
-    yield _MlflowRun(client, run_id)
+    run = _MlflowRun(client, run_id)
+    try:
+        yield run
+    except BaseException:
+        run.fail()
+        raise
 
 
 class _Nobody:

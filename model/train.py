@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from kg.snapshot import Snapshot
-from model.batches import batches, count_batches
+from model.batches import batches, count_batches, nothing_to_learn
 from model.blend import GRID, fit_blend
 from model.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TrainConfig
@@ -136,7 +136,7 @@ def train(
     no_text = fit_text_kernel(torch.from_numpy(text[:product_count]), 0)
     steps = count_batches(split.train, config)
     if not steps:
-        raise ModelError("no user has two interactions to learn from", "Load more interactions.")
+        raise nothing_to_learn(config)
 
     workers = current_workers()
     sampler = negative_sampler(split.train, product_count, config)
@@ -204,6 +204,8 @@ def train(
             for run in runs:
                 run.epoch(record)
             on_epoch(record)
+        for run in runs:
+            run.end({"ndcg@10": progress.best_ndcg})
 
     network.load_state_dict(progress.best)
     kernel = fit_text_kernel(torch.from_numpy(text[:product_count]), model_config.text_kernel_dimension)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from kg.snapshot import Snapshot
-from model.batches import batches, count_batches
+from model.batches import batches, count_batches, nothing_to_learn
 from model.config import FinetuneConfig, ModelConfig, TrainConfig
-from model.errors import ModelError
 from model.finetune.objective import Batch
 from model.finetune.text_ranking import Quality, cold_part
 from model.loss import batch_loss
@@ -71,7 +70,7 @@ class EndToEnd:
             split.train, now_ms, model.popularity_half_life_days, self._graph.product_count
         )
         if not self.steps():
-            raise ModelError("no user has two interactions to learn from", "Load more interactions.")
+            raise nothing_to_learn(train)
 
     @property
     def texts(self) -> list[str]:

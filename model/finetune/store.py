@@ -19,11 +19,14 @@ from typing import Any
 
 import structlog
 import tomli_w
+from safetensors import SafetensorError
 
+from model.abandoned import clear_abandoned
 from model.errors import ModelError
 from model.text import content_digests
 
 MANIFEST = "finetune.toml"
+_PARTIAL = ".encoder."
 _log = structlog.get_logger(__name__)
 
 
@@ -69,7 +72,8 @@ def save_encoder(
     partial: Path | None = None
     try:
         encoders.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".encoder.", dir=encoders))
+        clear_abandoned(encoders, _PARTIAL)
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=encoders))
         write(partial)
         content = content_of(partial)
         tuned = TunedEncoder(encoders / content, run_key, content, _without_none(measures), _without_none(made_of))
@@ -84,7 +88,7 @@ def save_encoder(
             partial.rmdir()
         else:
             partial.rename(tuned.folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         raise ModelError(

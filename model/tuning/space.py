@@ -11,6 +11,7 @@ The ranges of peers stand beside them (`model.baselines`); those of the network 
 No value is out of the range that the setting itself allows: that is checked before anything runs.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
@@ -28,6 +29,16 @@ NETWORK = "kgrank"
 """The name of our own model among those that can be tuned."""
 
 Space = Mapping[str, Axis]
+
+_NOT_VARIED = {
+    "split": "the split is made once, for all trials",
+    "train.refit": "no trial is trained again",
+    "train.refit_epochs": "no trial is trained again",
+    "train.refit_step": "no trial is trained again",
+    "train.seed": "it decides who is asked, for all trials alike",
+    "train.validation_users": "it decides who is asked, for all trials alike",
+}
+"""Settings of a run, or their sections, that a search has no say in: its best value of them would mean nothing."""
 
 NETWORK_SPACE: Space = {
     "train.learning_rate": Real(3e-4, 5e-3, log=True),
@@ -63,9 +74,14 @@ def parse_space(table: Mapping[str, Any], settings: BaseModel) -> Space:
     """Return the ranges of a `[space]` table; keys are dotted, or tables within.
 
     Raises:
-        ConfigError: a range is malformed, or there is no such setting.
+        ConfigError: a range is malformed, there is no such setting, or a search has no say in it.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"space: {table!r} is not a table", "Write [space], and a setting on each line below it.")
     space = {key: _axis(key, told, settings) for key, told in _flat(table)}
+    for key in space if isinstance(settings, RunSettings) else ():
+        if why := _NOT_VARIED.get(key) or _NOT_VARIED.get(key.partition(".")[0]):
+            raise ConfigError(f"space.{key}: {why}", "Leave it out; the configuration file says it for all trials.")
     if not space:
         raise ConfigError("[space] is empty", 'Name a setting: "model.dropout" = { low = 0.1, high = 0.6 }')
     return space
@@ -158,15 +174,21 @@ def _axis(key: str, told: Any, settings: BaseModel) -> Axis:
         return Choice(tuple(told))
     if isinstance(told, Mapping) and {"low", "high"} <= set(told) <= {"low", "high", "log"}:
         low, high, log = told["low"], told["high"], bool(told.get("log", False))
-        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
-        if numbers and low < high and (low > 0 or not log):
-            if field.annotation is int:
+        whole = field.annotation is int
+        if _is_number(low, whole) and _is_number(high, whole) and low < high and (low > 0 or not log):
+            if whole:
                 return Whole(int(low), int(high), log)
             return Real(float(low), float(high), log)
     raise ConfigError(
         f"space.{key}: {told!r} is not a range",
         "Write { low = .., high = .. } with low < high (log = true for positive ones), a list of values, or true.",
     )
+
+
+def _is_number(end: Any, whole: bool) -> bool:
+    """Return whether an end of a range is a number, a whole one if asked for; infinity is none."""
+    known = isinstance(end, int | float) and not isinstance(end, bool) and abs(end) <= sys.float_info.max
+    return known and (not whole or end == int(end))
 
 
 def _whole_range(key: str, field: FieldInfo) -> Axis:

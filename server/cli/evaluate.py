@@ -1,5 +1,7 @@
 """`kgrank evaluate`: an artifact beside the baselines, on interactions it has not seen."""
 
+import hashlib
+import json as json_module
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +128,9 @@ def evaluate_model(
 
     document = _document(reports, seed, manifest.model_version if manifest else None)
     document |= {"snapshot_hash": data.content_hash, "split": config.model_dump(mode="json")}
-    path = _report_path(settings.home, config.protocol, document)
+    asked = [sorted(names), {name: found.model_dump(mode="json") for name, found in searched.items()}]
+    asked += [] if manifest else [model_config.model_dump(mode="json")]  # of a model, its version says it
+    path = _report_path(settings.home, config.protocol, document, asked)
     write_atomically(path, console.json_text(document, indent=2))
     if json:
         console.emit_json(document)
@@ -136,8 +140,11 @@ def evaluate_model(
     console.say(f"All metrics at 5, 10 and 20: {path}")
 
 
-def _report_path(home: Path, protocol: str, document: dict[str, Any]) -> Path:
-    name = f"{document['model_version'] or 'baselines'}-{protocol}-{document['case_names'][0]}.json"
+def _report_path(home: Path, protocol: str, document: dict[str, Any], asked: list[Any]) -> Path:
+    """Return where a report goes: one that asked the same goes over the earlier one, any other beside it."""
+    described = [document["snapshot_hash"], document["split"], document["seed"], *asked]
+    digest = hashlib.blake2b(json_module.dumps(described, sort_keys=True).encode(), digest_size=4).hexdigest()
+    name = f"{document['model_version'] or 'baselines'}-{protocol}-{document['case_names'][0]}-{digest}.json"
     return home / "evaluations" / name.replace(",", "").replace(" ", "-")
 
 

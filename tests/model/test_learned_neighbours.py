@@ -89,9 +89,26 @@ def test_each_window_is_told_of(shop: Snapshot) -> None:
 
 
 def test_a_past_without_anything_new_is_refused(shop: Snapshot) -> None:
-    with pytest.raises(ModelError, match="nobody came to a new product in the last 3 windows of 9000 days") as refused:
+    with pytest.raises(ModelError, match="nobody came to a new product in any window of 9000 days") as refused:
         fit_learned_neighbours(shop, shop.histories, CONFIG.model_copy(update={"window_days": 9000}), (), print)
     assert "cosine" in str(refused.value)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_one_late_event_does_not_use_up_the_windows(shop: Snapshot, again: bool) -> None:
+    histories = shop.histories
+    last = histories.offsets[1] - 1  # the last interaction of the first user: years later, and with the same as ever?
+    at_ms, product = histories.at_ms.copy(), histories.product_index.copy()
+    at_ms[last] += 1000 * DAY_MS
+    product[last] = product[0] if again else product[last]
+    late = replace(histories, at_ms=at_ms, product_index=product)
+    told = []
+    learned = fit_learned_neighbours(shop, late, CONFIG, (), lambda *window: told.append(window))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    asked = moment_of(histories, shop.as_of_ms, learned.moment.kind)  # as of when the others are there
+    gained = scores(replace(learned, moment=asked), histories, shop.as_of_ms)
+    tea = np.array([name.startswith("tea") for name in shop.products.array.to_pylist()])
+    assert (tea[gained.argmax(axis=1)] == (np.arange(len(histories)) % 2 == 0)).all()
 
 
 def test_a_kind_is_a_category_at_a_level(shop: Snapshot) -> None:
@@ -174,6 +191,20 @@ def test_neighbours_that_can_not_be_learned_are_refused_before_the_training(tmp_
     with pytest.raises(ModelError, match="nobody came to a new product"):
         fit_model(snapshot, split, model, TRAIN, tmp_path, listener=listener)
     assert not steps
+
+
+def test_neighbours_of_a_refit_are_learned_before_the_training(tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    model = MODEL.model_copy(update={"neighbours": CONFIG})
+    train = TRAIN.model_copy(update={"epochs": 1, "refit": "all"})
+    heard: list[str] = []
+    listener = Listener(
+        on_step=lambda *_: heard.append("step"), on_window=lambda window, _: heard.append("window") if window else None
+    )
+    fit_model(snapshot, split, model, train, tmp_path, listener=listener)
+    assert "window" in heard
+    assert "window" not in heard[heard.index("step") :]
 
 
 def test_products_that_were_held_out_join_with_their_categories(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from model.cold_splits import (
 )
 from model.errors import ModelError
 from model.ranker import rank
-from model.splits import DAY_MS, Split, SplitConfig, leave_one_out, temporal
+from model.splits import DAY_MS, Split, SplitConfig, leave_one_out, make_split, temporal
+from tests.model.plain_data import plain_snapshot
 
 PRODUCTS = 6
 
@@ -185,6 +186,16 @@ def test_cold_products_are_nowhere_but_in_the_truth(base: str, seed: int) -> Non
     assert (cold[AMONG_COLD].test.candidates & split.held_out).sum() == cold[AMONG_COLD].test.candidates.sum()
     half = len(cold[COLD].validation)
     assert half <= len(split.validation) <= 2 * half
+
+
+@pytest.mark.parametrize("missing", ["cold", "warm"])
+def test_cold_products_without_cold_or_without_warm_ones_to_ask_for_are_refused(missing: str) -> None:
+    share = {"cold": 0.01, "warm": 0.45}[missing]  # of four products: none, or two for validation and two for the test
+    config = SplitConfig(protocol="cold-products", cold_share=share, min_history=0)
+    snapshot = plain_snapshot(histories_of([[user % 4, (user + 1) % 4, (user + 2) % 4] for user in range(8)]), 4)
+    with pytest.raises(ModelError, match=f"no user to ask about in its validation, {missing} products") as refused:
+        make_split(snapshot, config)
+    assert "split.cold_share" in str(refused.value)
 
 
 @every_base

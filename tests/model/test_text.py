@@ -1,11 +1,16 @@
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from model.config import TextConfig
 from model.errors import ModelError
-from model.text import TextEncoder, encode_cached
+from model.text import TextEncoder, encode_cached, encoder_digest
+from tests.model.tiny_encoder import tiny_encoder
 
 TEXTS = [
     "green tea",
@@ -61,6 +66,31 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     (file,) = (tmp_path / "text").iterdir()
     file.write_bytes(file.read_bytes()[:20])
     np.testing.assert_array_equal(encode_cached(TEXTS[:2], config, tmp_path), first)
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    dead, living = (tmp_path / "text" / name for name in (".text.dead", ".text.living"))
+    for folder in (dead, living):
+        folder.mkdir(parents=True)
+        (folder / ".tmp1234").write_bytes(b"half a file")
+    yesterday = time.time() - 86_400
+    for path in (*dead.iterdir(), dead, living):  # its file has just been written to
+        os.utime(path, (yesterday, yesterday))
+    encode_cached(["green tea"], TextConfig(encoder=str(tiny_encoder(tmp_path / "encoder"))), tmp_path)
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_only_weights_that_tell_encoders_apart_are_read(tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path / "encoder")
+    config = TextConfig(encoder=str(folder))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    before = encoder_digest(config)
+    (folder / "model.safetensors").unlink()
+    for read in (TextEncoder, encoder_digest, lambda config: encode_cached(["green tea"], config, tmp_path)):
+        with pytest.raises(ModelError, match="can't be loaded"):
+            read(config)
+    assert before == encoder_digest(TextConfig(encoder=str(tiny_encoder(tmp_path / "again"))))
 
 
 def test_an_encoder_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.checkpoint import EpochRecord
-from model.config import TrackingConfig
+from model.config import TextConfig, TrackingConfig
+from model.pipeline import Listener, fit_model
+from model.splits import SplitConfig, make_split
 from model.tracking import Tracking, tracked_run
+from tests.model.small_shop import MODEL, TRAIN, small_shop
+from tests.model.tiny_encoder import tiny_encoder
 
 KEY = "0123456789abcdef0123"
 
@@ -60,6 +65,40 @@ def test_mlflow_has_the_same_points_where_it_is_configured(tmp_path: Path) -> No
     assert run.data.params == {"model.layers": "1"}
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(each.step, each.value) for each in losses] == [(1, 2.0), (2, 1.0)]
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of mlflow itself
+def test_a_training_ends_its_mlflow_run_as_what_it_came_to(tmp_path: Path) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra mlflow")
+    pytest.importorskip("sqlalchemy")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    configured = Tracking(tmp_path / "runs", TrackingConfig(mlflow_uri=uri, mlflow_experiment="shop"))
+    client = tracking.MlflowClient(tracking_uri=uri)
+
+    def run() -> Any:
+        (found,) = client.search_runs([client.get_experiment_by_name("shop").experiment_id])
+        return found
+
+    def fails(record: EpochRecord) -> None:
+        assert run().info.status == "RUNNING"
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    text = TextConfig(encoder=str(tiny_encoder(tmp_path / "encoder")))
+    train = TRAIN.model_copy(update={"epochs": 2, "batch_users": 64})
+    arguments = (snapshot, split, MODEL.model_copy(update={"text": text}), train, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(*arguments, checkpoint_folder=tmp_path / "c", tracking=configured, listener=Listener(on_epoch=fails))
+    assert run().info.status == "FAILED"
+    hears = Listener(on_epoch=fails)  # goes on with the second epoch
+    trained = fit_model(*arguments, checkpoint_folder=tmp_path / "c", resume=True, tracking=configured, listener=hears)
+    assert run().info.status == "FINISHED"
+    best = max(record.ndcg for record in trained.records)
+    assert run().data.metrics["final/ndcg_at_10"] == pytest.approx(best)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -153,6 +153,20 @@ def test_a_damaged_checkpoint_is_one_clear_error(prepared: Prepared, tmp_path: P
         run(prepared, checkpoint_folder=tmp_path, resume=True)
 
 
+def test_what_a_run_that_was_killed_while_it_wrote_left_is_removed(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / ".tmp1234").write_bytes(b"half a file")
+    run(prepared, config=TRAIN.model_copy(update={"epochs": 1}), checkpoint_folder=tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint.safetensors"]
+
+
+def test_a_history_within_one_window_is_told_from_one_that_is_too_short(prepared: Prepared) -> None:
+    config = TRAIN.model_copy(update={"objective": "next_basket", "window_days": 3650.0})
+    with pytest.raises(ModelError, match="before and within a window of 3650 days") as refused:
+        run(prepared, config=config)
+    assert "train.window_days" in str(refused.value)
+
+
 def test_early_stopping_keeps_the_best_epoch(prepared: Prepared) -> None:
     result = run(prepared, config=TRAIN.model_copy(update={"epochs": 30, "patience": 1}))
     values = [record.ndcg for record in result.records]

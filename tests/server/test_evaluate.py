@@ -27,8 +27,16 @@ def test_the_model_and_the_baselines_answer_in_one_run(kgrank: CommandLine, home
     # Everyone has bought of one brand only: a list of neighbours' products beats a list for all.
     by_name = {result["ranker"]: result["metrics"]["hr@20"]["mean"] for result in case["results"]}
     assert by_name["itemknn"] > by_name["popularity"]
-    kept = home / "evaluations" / f"{shop.versions[0]}-leave-one-out-test.json"
+    (kept,) = (home / "evaluations").glob(f"{shop.versions[0]}-leave-one-out-test-*.json")
     assert json.loads(kept.read_text()) == told
+
+
+def test_reports_of_other_questions_stand_beside_each_other(kgrank: CommandLine, home: Path) -> None:
+    evaluate = ("evaluate", "--artifact", "none", "--baselines", "popularity")
+    for arguments, reports in (((), 1), (("--repeats",), 2), (("--seed", "8"), 3), (("--seed", "8"), 3)):
+        done = kgrank(home, *evaluate, *arguments)
+        assert done.code == 0, done.err
+        assert len(list((home / "evaluations").iterdir())) == reports
 
 
 def test_the_same_seed_gives_the_same_report(kgrank: CommandLine, home: Path) -> None:

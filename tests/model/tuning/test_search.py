@@ -1,10 +1,11 @@
 import tomllib
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kg.errors import ConfigError
 from model.baselines.space import Choice, Real, Whole
@@ -25,6 +26,10 @@ SPACE = {"x": Real(-2.0, 2.0), "n": Whole(1, 4), "kind": Choice(("good", "bad"))
 START = {"x": -2.0, "n": 4, "kind": "bad"}
 
 
+class KilledError(BaseException):
+    """As good as a kill: nothing of ours runs after it."""
+
+
 def hill(changed: Mapping[str, Any], report: Report) -> float:
     return -float((changed["x"] - 1) ** 2) - 0.1 * changed["n"] - (changed["kind"] == "bad")
 
@@ -40,9 +45,6 @@ def test_the_search_begins_where_it_is_told_and_finds_better(tmp_path: Path) -> 
 
 
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    class KilledError(BaseException):
-        pass
-
     def killed(changed: Mapping[str, Any], report: Report) -> float:
         nonlocal calls
         calls += 1
@@ -59,6 +61,60 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) 
     assert resumed.best.value == whole.best.value
 
 
+def test_a_kill_while_a_trial_is_drawn_loses_nothing_of_it(tmp_path: Path) -> None:
+    class KillsAfterOne(dict[str, Any]):
+        def items(self) -> ItemsView[str, Any]:
+            def some() -> Any:
+                yield from list(super(KillsAfterOne, self).items())[:1]
+                raise KilledError
+
+            return some()  # type: ignore[no-any-return]  # all that is asked of it
+
+    for trials in (1, 3):  # the first is as the search begins; the third is drawn
+        with pytest.raises(KilledError):
+            search(tmp_path / "killed.db", KillsAfterOne(SPACE), START, hill, Budget(trials), seed=3)
+        resumed = search(tmp_path / "killed.db", SPACE, START, hill, Budget(trials), seed=3)
+        whole = search(tmp_path / "whole.db", SPACE, START, hill, Budget(trials), seed=3)
+        assert [tried.changed for tried in resumed.trials] == [tried.changed for tried in whole.trials]
+
+
+def test_a_trial_that_kills_the_search_is_done_again_once(tmp_path: Path) -> None:
+    def kills(changed: Mapping[str, Any], report: Report) -> float:
+        if changed != START:
+            raise KilledError
+        return 0.5
+
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            search(tmp_path / "study.db", SPACE, START, kills, Budget(3), seed=1)
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(3), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete", "fail", "complete"]
+
+
+def test_a_trial_that_somebody_stops_is_done_again_however_often(tmp_path: Path) -> None:
+    def stopped(changed: Mapping[str, Any], report: Report) -> float:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path / "study.db", SPACE, START, stopped, Budget(2), seed=1)
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(2), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete"] * 2
+    assert found.trials[0].changed == START
+
+
+def test_a_second_run_of_a_search_is_refused_while_the_first_is_under_way(tmp_path: Path) -> None:
+    def both(changed: Mapping[str, Any], report: Report) -> float:
+        with pytest.raises(ModelError, match="another run of this search is under way"):
+            search(tmp_path / "study.db", SPACE, START, hill, Budget(4), seed=1)
+        return hill(changed, report)
+
+    assert [tried.state for tried in search(tmp_path / "study.db", SPACE, START, both, Budget(2), seed=1).trials] == [
+        "complete",
+        "complete",
+    ]
+
+
 BESIDE = {"half": Real(1.0, 9.0, log=True), **SPACE}
 
 
@@ -68,9 +124,6 @@ def faded(changed: Mapping[str, Any], report: Report) -> float:
 
 @pytest.mark.parametrize("space", [BESIDE, {"half": BESIDE["half"]}])
 def test_a_start_beside_a_range_is_the_first_trial_all_the_same(space: Space, tmp_path: Path) -> None:
-    class KilledError(BaseException):
-        pass
-
     def killed(changed: Mapping[str, Any], report: Report) -> float:
         raise KilledError
 
@@ -116,7 +169,15 @@ def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
     assert len(epochs) < 30
 
 
-@pytest.mark.parametrize("problem", [ModelError("the loss is nan", ""), ConfigError("they don't go together", "")])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ModelError("the loss is nan", ""),
+        ConfigError("they don't go together", ""),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
 def test_settings_that_cannot_be_trained_count_as_tried(problem: Exception, tmp_path: Path) -> None:
     def fails(changed: Mapping[str, Any], report: Report) -> float:
         if changed != START:
@@ -132,6 +193,22 @@ def test_settings_that_cannot_be_trained_count_as_tried(problem: Exception, tmp_
 def test_time_that_is_up_ends_the_search_after_its_first_value(tmp_path: Path) -> None:
     found = search(tmp_path / "study.db", SPACE, START, hill, Budget(10, minutes=0.0), seed=1)
     assert [tried.changed for tried in found.trials] == [START]
+
+
+def test_settings_that_no_memory_is_enough_for_count_as_tried(tmp_path: Path) -> None:
+    def takes_too_much(changed: Mapping[str, Any], report: Report) -> float:
+        return 0.5 if changed == START else float(torch.empty(10**16).sum())
+
+    found = search(tmp_path / "study.db", SPACE, START, takes_too_much, Budget(2), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete", "fail"]
+
+
+def test_time_that_is_up_ends_a_search_without_a_value(tmp_path: Path) -> None:
+    def refuses(changed: Mapping[str, Any], report: Report) -> float:
+        raise ModelError("the loss is nan", "")
+
+    with pytest.raises(ModelError, match=r"none of \d+ trials gave a value"):
+        search(tmp_path / "study.db", SPACE, START, refuses, Budget(100_000, minutes=0.001), seed=1)
 
 
 def test_the_network_and_a_peer_are_measured_without_the_test(tmp_path: Path) -> None:

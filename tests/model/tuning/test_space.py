@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from kg.errors import ConfigError
@@ -38,10 +40,20 @@ def test_a_table_gives_ranges_of_the_settings_types() -> None:
         ({"model.dropout": []}, "not a range"),
         ({"model.exclude_relations": [["NEXT"]]}, "not a range"),
         ({"model.dropout": True}, "no range of its own"),
+        ({"model.layers": {"low": 0, "high": float("inf")}}, "not a range"),
+        ({"model.layers": {"low": 0.5, "high": 3, "log": True}}, "not a range"),
+        ({"model.dropout": {"low": 0, "high": 10**400}}, "not a range"),
+        ({"split.protocol": True}, r"space\.split\.protocol: the split is made once"),
+        ({"split": {"min_history": [1, 2]}}, r"space\.split\.min_history: the split is made once"),
+        ({"train.refit": True}, "no trial is trained again"),
+        ({"train.refit_epochs": [1, 2]}, "no trial is trained again"),
+        ({"train.seed": [1, 2]}, "it decides who is asked"),
+        ({"train.validation_users": [100, 200]}, "it decides who is asked"),
         ({}, "empty"),
+        (5, "5 is not a table"),
     ],
 )
-def test_a_range_that_means_nothing_is_refused(table: dict[str, object], problem: str) -> None:
+def test_a_range_that_means_nothing_is_refused(table: Any, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         parse_space(table, SETTINGS)
 
