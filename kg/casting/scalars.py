@@ -27,7 +27,7 @@ def to_string(array: pa.Array) -> Cast:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind):
         return Cast(array.cast(pa.string()), nowhere(array))
     if pa.types.is_decimal(kind):
-        whole = pc.replace_substring_regex(array.cast(pa.string()), r"\.0*$", "")
+        whole = pc.replace_substring_regex(_decimal_text(array), r"\.0*$", "")
         good = true(pc.match_substring_regex(whole, r"^-?[0-9]+$"))
         return Cast(where(whole, good), valid(array) & ~good)
     return all_bad(array, pa.string())
@@ -105,12 +105,19 @@ def numeric_text(array: pa.Array) -> pa.Array | None:
 
     Bytes that aren't text become a mark.
     """
-    if pa.types.is_null(array.type) or pa.types.is_decimal(array.type):
+    if pa.types.is_null(array.type):
         return array.cast(pa.string())
+    if pa.types.is_decimal(array.type):
+        return _decimal_text(array)
     if not is_text(array.type):
         return None
     text = _utf8(array.cast(pa.binary()))
     return blank_is_null(pc.if_else(pa.array(text.bad), "\ufffd", text.values))
+
+
+def _decimal_text(array: pa.Array) -> pa.Array:
+    """Return decimals as text; Arrow writes a zero of many places as `0E-10`."""
+    return pc.replace_substring_regex(array.cast(pa.string()), "^-?0E[-+]?[0-9]+$", "0")
 
 
 def blank_is_null(text: pa.Array) -> pa.Array:

@@ -26,7 +26,7 @@ def write_quarantine(path: Path, refused: pa.Table) -> None:
     temporary: Path | None = None
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), refused)
+            _write(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), refused)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -46,6 +46,7 @@ def _write(descriptor: int, refused: pa.Table) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
         for batch in refused.to_batches(max_chunksize=10_000):
             for row in batch.to_pylist():
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -139,6 +139,7 @@ def search(
                 raise
             except Exception as error:
                 if (problem := _why_refused(error)) is None:
+                    _do_again(study, study.trials[trial.number], space)
                     raise
                 _refuse(study, trial, problem)
             on_trial(_tried(study.trials[trial.number]))

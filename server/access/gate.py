@@ -4,6 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -245,7 +246,11 @@ def _address(peer: str) -> str:
 
     Of an IPv6 address it is the network's: whoever has one has the 2^64 addresses of a /64 (RFC 4291, 2.5.4).
     """
-    place = peer.rpartition(":")[0]
+    return _network(peer.rpartition(":")[0])
+
+
+@lru_cache(maxsize=4096)
+def _network(place: str) -> str:
     try:
         address = ip_address(unquote(place.partition(":")[2]).strip("[]"))
     except ValueError:

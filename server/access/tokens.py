@@ -164,6 +164,9 @@ def _locked(path: Path) -> Iterator[None]:
     """Let one process at a time change the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("ab") as file:
+        owner = (path if path.exists() else path.parent).stat()
+        if os.geteuid() == 0 and os.fstat(file.fileno()).st_uid != owner.st_uid:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)  # who owns the tokens is to change them, too
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -65,8 +65,9 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     SQLite would make the log (`-wal`) and what its readers share (`-shm`) where they are missing, as files of this
     user's, which a server of another one could not write.
     """
+    path = path.resolve()  # SQLite has what belongs to a file beside it, not beside a link to it
     log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    where, how = path.resolve(), "mode=ro"
+    where, how = path, "mode=ro"
     with ExitStack() as stack:
         if not log.exists():
             how = "immutable=1"  # no server has it open

@@ -76,7 +76,7 @@ def _asked(settings: "Settings", taken: OSError) -> Finding:
     if settings.serve.tls.certificate_file is not None:
         return _shown(settings, where)
     try:
-        with grpc.insecure_channel(where) as channel:
+        with grpc.insecure_channel(where, [("grpc.enable_http_proxy", 0)]) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

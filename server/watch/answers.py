@@ -3,11 +3,13 @@
 Drift is the population stability index between the best scores of users drawn from the snapshot and those of the latest
 warm users: the sum over ten bins of (live - reference) * ln(live / reference). Below 0.1 nothing has changed, above
 0.25 much has, as bankers say, who use it so (Siddiqi, Credit Risk Scorecards, 2006). Only questions without filter,
-mix, query or context count, and none while a rule boosts or buries: those have other products first than training has.
+mix, query or context count, of users who have searched for nothing lately, and none while a rule boosts or buries:
+those have other products first than training has.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, NEWCOMER, POPULARITY, TEXT
 from server.engine import Engine
 from server.question import Question, Ranking, UserState
+from server.rulebook import Effect
 from server.watch.metrics import Metrics
 
 _REFERENCE_USERS = 320
@@ -23,6 +26,7 @@ _LATEST = 2000
 _LEAST = 200
 _BINS = 10
 _ROTATED_AFTER = 50_000
+_MODELS = 8
 _LEARNED = (GRAPH, TEXT, HISTORY, NEIGHBOURS, POPULARITY, NEWCOMER)
 
 Bools = npt.NDArray[np.bool_]
@@ -47,18 +51,17 @@ class Drift:
         self._latest = np.full(_LATEST, np.nan)
         self._seen = 0
 
-    def learn(self, engine: Engine) -> None:
+    def learn(self, engine: Engine, effect: Effect) -> None:
         """Ask the model for a few more users of the reference; in the thread that the engine belongs to."""
-        if self._unasked and engine.selection.effect().lift is None:
+        if self._unasked and effect.lift is None:
             asked, self._unasked = self._unasked[:_TOGETHER], self._unasked[_TOGETHER:]
             rankings = engine.answer([Question(user_id=user_id, k=1) for user_id in asked])
-            self._reference += [_best(ranking) for ranking in rankings if len(ranking.score)]
+            self._reference += [_best(ranking, effect) for ranking in rankings if len(ranking.score)]
 
-    def see(self, engine: Engine, question: Question, ranking: Ranking) -> None:
-        """Take in the ranking of a warm user, if the best product of the whole catalogue is in it for certain."""
-        effect = engine.selection.effect()
-        if _is_plain(question, engine) and effect.lift is None and len(ranking.score) > len(effect.pins):
-            self._latest[self._seen % _LATEST] = _best(ranking)
+    def see(self, ranking: Ranking, effect: Effect) -> None:
+        """Take in the answer to a plain question, if the best product of the whole catalogue is in it for certain."""
+        if effect.lift is None and len(ranking.score) > len(effect.pins):
+            self._latest[self._seen % _LATEST] = _best(ranking, effect)
             self._seen += 1
 
     @property
@@ -122,17 +125,19 @@ class AnswerWatch:
         """Take in a batch."""
         self._metrics.batch(len(items))
         states: dict[UserState, int] = {}
+        # Not of given candidates: those tell nothing of drift, and are answered where calls should not wait for this.
+        engines = {id(engine): engine for engine, question in items if question.candidates is None}
+        effects = {key: engine.selection.effect() for key, engine in engines.items()}
         for (engine, question), ranking in zip(items, rankings, strict=True):
             states[ranking.state] = states.get(ranking.state, 0) + 1
             if question.candidates is None and len(ranking.score):
                 self._coverage.see(ranking, len(engine.product_ids))
-                if ranking.state is UserState.WARM:
-                    self._drift(engine).see(engine, question, ranking)
+                if ranking.state is UserState.WARM and _is_plain(question, engine):
+                    self._drift(engine).see(ranking, effects[id(engine)])
         for state, count in states.items():
             self._metrics.answers(state.value, count)
-        # Not with given candidates: those tell nothing of drift, and are answered where calls should not wait for this.
-        for engine in {id(engine): engine for engine, question in items if question.candidates is None}.values():
-            self._drift(engine).learn(engine)
+        for key, engine in engines.items():
+            self._drift(engine).learn(engine, effects[key])
 
     @property
     def coverage(self) -> float | None:
@@ -155,18 +160,23 @@ class AnswerWatch:
     def _drift(self, engine: Engine) -> Drift:
         drift = self._drifts.get(engine.model_version)
         if drift is None:
+            while len(self._drifts) >= _MODELS:  # where nobody asks for drift, nobody tells which have left
+                self._drifts.pop(next(iter(self._drifts)), None)
             drift = self._drifts[engine.model_version] = Drift(engine)
         return drift
 
 
+_ASIDE = {"user_id", "k", "exclude_seen", "pinned", "language", "fit", "lean"}
+_narrowing = attrgetter(*(each.name for each in fields(Question) if each.name not in _ASIDE))
+_NARROWS_NOTHING = _narrowing(Question("", 1))
+
+
 def _is_plain(question: Question, engine: Engine) -> bool:
     """Return whether a question asks for the best of the whole catalogue, as those of the reference do."""
-    seen = None if question.exclude_seen == engine.exclude_seen else question.exclude_seen
-    asked = Question(question.user_id, question.k, pinned=question.pinned, language=question.language)
-    return replace(question, exclude_seen=seen) == asked
+    return question.exclude_seen in (None, engine.exclude_seen) and bool(_narrowing(question) == _NARROWS_NOTHING)
 
 
-def _best(ranking: Ranking) -> float:
+def _best(ranking: Ranking, effect: Effect) -> float:
     """Return the best product's score, wherever it stands; what pins have added, training knows nothing of."""
     learned = [ranking.parts[name] for name in _LEARNED if name in ranking.parts]
-    return float(np.sum(learned, axis=0).max())
+    return float(np.sum(learned, axis=0).max()) if effect.pins else float(sum(part[0] for part in learned))

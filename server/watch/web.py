@@ -83,7 +83,7 @@ class Web:
 
 class _Server(ThreadingWSGIServer):
     def __init__(self, place: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
-        self.address_family = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0][0]  # IPv4 alone by itself
+        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         super().__init__(place, handler)
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kg.casting.scalars import to_int, to_string
 from kg.errors import DataError
 from kg.quality import Policy, check, clean
 from kg.sources.mapping import ColumnMapping
@@ -44,6 +45,13 @@ def test_an_event_of_nanoseconds_is_the_same_one_in_every_format(tmp_path: Path)
     ]
     assert one.equals(other)
     assert one["position"].to_pylist() == [2**63 - 1]
+
+
+def test_a_decimal_zero_of_many_places_is_zero() -> None:
+    numbers = pa.array([Decimal(0), Decimal(5), None], pa.decimal128(20, 10))
+    for cast in (to_int(numbers), to_string(numbers)):
+        assert [str(value) for value in cast.values.to_pylist()] == ["0", "5", "None"]
+        assert not cast.bad.any()
 
 
 def test_decimal_ids_of_a_database_are_read(tmp_path: Path) -> None:

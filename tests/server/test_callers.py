@@ -222,6 +222,16 @@ def test_the_file_stays_its_owner_s_when_root_changes_it(tmp_path: Path) -> None
     assert tokens.read(path) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_locks_by_is_the_owner_s_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    tokens.create(file, "shop", [Role.READ])
+    file.with_name(".tokens.json.lock").unlink()
+    os.chown(file, NOBODY, NOBODY)
+    tokens.create(file, "other", [Role.READ])
+    assert file.with_name(".tokens.json.lock").stat().st_uid == NOBODY
+
+
 def test_who_can_t_keep_the_owner_is_refused_and_nothing_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

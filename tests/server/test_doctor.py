@@ -123,6 +123,20 @@ def test_a_journal_is_looked_at_and_its_folder_left_as_it_was(kgrank: CommandLin
         journal.close()
 
 
+def test_a_journal_behind_a_link_is_read_with_its_log(kgrank: CommandLine, home: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk" / "journal.db"
+    journal = Journal(elsewhere)
+    with sqlite3.connect(elsewhere) as connection:
+        connection.execute(
+            "INSERT INTO event (event_id, user_id, product_id, type, at_ms, received_ms)"
+            " VALUES ('e', 'u', 'p', 'view', 0, 0)"
+        )
+    (home / "journal.db").symlink_to(elsewhere)
+    assert "1 events of journal.db wait" in of(found(kgrank, home)[1], "journal", "warning")
+    connection.close()
+    journal.close()
+
+
 def test_a_journal_that_can_t_be_opened_is_not_called_damaged(kgrank: CommandLine, home: Path) -> None:
     Journal(home / "journal.db").close()
     (home / "journal.db-wal").mkdir()  # as where the rights are missing, which root has all

@@ -1,3 +1,4 @@
+import errno
 import tomllib
 from collections.abc import ItemsView, Mapping
 from dataclasses import replace
@@ -98,6 +99,18 @@ def test_a_trial_that_somebody_stops_is_done_again_however_often(tmp_path: Path)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             search(tmp_path / "study.db", SPACE, START, stopped, Budget(2), seed=1)
+    found = search(tmp_path / "study.db", SPACE, START, hill, Budget(2), seed=1)
+    assert [tried.state for tried in found.trials] == ["complete"] * 2
+    assert found.trials[0].changed == START
+
+
+def test_a_fault_that_is_none_of_the_settings_is_not_counted_against_them(tmp_path: Path) -> None:
+    def full(changed: Mapping[str, Any], report: Report) -> float:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            search(tmp_path / "study.db", SPACE, START, full, Budget(2), seed=1)
     found = search(tmp_path / "study.db", SPACE, START, hill, Budget(2), seed=1)
     assert [tried.state for tried in found.trials] == ["complete"] * 2
     assert found.trials[0].changed == START
