@@ -31,6 +31,11 @@ _FORGET = (
     "MATCH (x)--(other) WHERE other <> u } "
     "WITH u, collect(DISTINCT x) AS own FOREACH (x IN own | DETACH DELETE x) DETACH DELETE u"
 )
+FORGET_UNLINKED = (
+    "WITH x WHERE NOT EXISTS { (x)--() } SET x.id = x.id "  # a lock: whoever links it just now is waited for
+    "WITH x WHERE NOT EXISTS { (x)--() } DELETE x"
+)
+"""Removes those nodes `x`, attributes or entities, that nothing is linked to any more."""
 _TABLED = [*(each.type for each in schema.INTERACTIONS), schema.SEARCHED.type, schema.RECOMMENDED.type]
 
 
@@ -98,7 +103,9 @@ def erase_events(graph: "Graph", event_ids: Sequence[str]) -> int:
 def erase_again(graph: "Graph", erasures: Collection[Erasure]) -> int:
     """Take out of a graph that was restored from a backup whom it has not forgotten; return how many there were."""
     at_ms = {each.user_key: each.at_ms for each in erasures}
-    back = [user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id") if user_key(user_id) in at_ms]
+    ids = (user_id for (user_id,) in graph.read("MATCH (u:User) RETURN u.id"))
+    # Somebody's own tools may have made users without an id that is text.
+    back = [user_id for user_id in ids if isinstance(user_id, str) and user_key(user_id) in at_ms]
     for user_id in back:
         erase_user(graph, user_id, at_ms[user_key(user_id)])  # what came after it is new still
     for erasure in erasures:
@@ -133,7 +140,9 @@ def erase_loaded(graph: "Graph", tables: Tables, since: int) -> None:
     relations = [schema.HAS_ATTRIBUTE.type, *pc.unique(tables.facts["relation"]).to_pylist()]
     graph.write(
         "UNWIND $rows AS id MATCH (u:User {id: id}) SET u.attribute_keys = null, u.attribute_values = null "
-        "WITH u MATCH (u)-[r]-() WHERE type(r) IN $relations DELETE r",
+        "WITH u MATCH (u)-[r]-(x) WHERE type(r) IN $relations DELETE r "
+        "WITH collect(DISTINCT x) AS ends UNWIND ends AS x "
+        f"WITH x WHERE x:Attribute OR x:Entity {FORGET_UNLINKED}",
         list(erased),
         relations=relations,
     )
@@ -203,6 +212,13 @@ def erasures_since(graph: "Graph", after: int) -> list[Erasure]:
     query = "MATCH (e:Erasure) WHERE e.commit > $after RETURN e.user, e.commit, e.at ORDER BY e.commit"
     rows = whole_rows(lambda: graph.read(query, after=after), range(3), steady=True)
     return [Erasure(*row) for row in rows]
+
+
+def erasures_of(graph: "Graph", user_keys: Collection[str]) -> dict[str, Erasure]:
+    """Return the last erasure of each of some users, by key, who was erased."""
+    query = "MATCH (e:Erasure) WHERE e.user IN $keys RETURN e.user, e.commit, e.at"
+    rows = whole_rows(lambda: graph.read(query, keys=list(user_keys)), range(3), steady=True)
+    return {row[0]: Erasure(*row) for row in rows}
 
 
 def stored_of(graph: "Graph", user_id: str) -> Iterator[dict[str, Any]]:

@@ -5,26 +5,32 @@ whatever was made of it still fits: an erased user is a row with a random id and
 """
 
 import ctypes
-import fcntl
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kg import writing
 from kg.erasure import Erasure, user_key
 from kg.errors import SnapshotError
 from kg.schema import USER
 from kg.snapshot import MANIFEST, Snapshot
 from kg.vocabulary import Vocabulary
 
+LOCK = ".erasing.lock"
+"""In a folder of snapshots: whoever changes one that is there holds it."""
+_MARK = "\x7f"
+"""Ends the id of an erased user's row: no id of a shop has a control character."""
 _ABANDONED = ".erasing-"
 _OLD = ".old"
 _AT_FDCWD = -100
@@ -34,41 +40,64 @@ _RENAME_EXCHANGE = 2
 def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     """Take erased users out of every snapshot of a folder; return in how many they were.
 
-    A snapshot that a killed process left without its place (see `redact`) is put back first.
+    A snapshot that a killed process left without its place (see `redact`) is put back first, and what one left that was
+    not whole yet is removed. A snapshot that nobody can read may have an erased user: it counts as not done.
 
     Args:
         snapshots: the folder; one process at a time works on it.
         erasures: a snapshot that was exported after one has nothing of that user, or what came after it.
 
     Raises:
-        SnapshotError: one can't be read or written; those before it are done.
+        SnapshotError: some can't be read or written; all others are done.
     """
-    if not snapshots.is_dir() or not (erasures or any(snapshots.glob(f"{_ABANDONED}*/"))):
+    left = snapshots.is_dir() and (any(snapshots.glob(f"{_ABANDONED}*/")) or writing.begun(snapshots))
+    if not snapshots.is_dir() or not (erasures or left):
         return 0
     with ExitStack() as stack:
         try:
-            stack.enter_context(_alone(snapshots / ".erasing.lock"))
+            stack.enter_context(writing.alone(snapshots / LOCK))
         except OSError as error:
-            if not any(_opened_with(folder, erasures)[1] for folder in _folders(snapshots)):
+            looks = ((folder, partial(_is_concerned, folder, erasures)) for folder in _folders(snapshots))
+            if not _done(looks):
                 return 0  # a folder that can only be read is none to worry about then
             raise _not_rewritten(snapshots, error) from error
-        for left in snapshots.glob(f"{_ABANDONED}*/"):  # of a process that was killed
-            _clear(left)
-        return sum(redact(folder, erasures) for folder in _folders(snapshots))
+        return _done(_steps(snapshots, erasures))
 
 
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a lock, which another user of this machine may have made."""
-    try:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except PermissionError:
-        lock = os.open(file, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+def are_erased(users: Vocabulary) -> npt.NDArray[np.bool_]:
+    """Return which rows of a snapshot's users are those of erased ones `[U]`, and nobody's any more."""
+    return np.asarray(pc.ends_with(users.array, _MARK), dtype=bool)
+
+
+def _steps(snapshots: Path, erasures: Collection[Erasure]) -> Iterator[tuple[Path, Callable[[], bool]]]:
+    """Yield what is to be done in a folder, each with what it is about; the next one once that is done."""
+    for left in sorted(snapshots.glob(f"{_ABANDONED}*/")):  # of a process that was killed
+        yield left, partial(_clear, left)
+    for left in writing.begun(snapshots):
+        yield left, partial(_clear_partial, left)
+    for folder in _folders(snapshots):
+        yield folder, partial(redact, folder, erasures)
+
+
+def _done(steps: Iterable[tuple[Path, Callable[[], bool]]]) -> int:
+    """Take every step, whatever becomes of the others; return how many had something to do.
+
+    Raises:
+        SnapshotError: some failed; it names each.
+    """
+    count = 0
+    failed: list[SnapshotError] = []
+    for path, step in steps:
+        try:
+            count += step()
+        except SnapshotError as error:
+            failed.append(error)
+        except Exception as error:  # damage shows as any; its text may quote an id
+            failed.append(_unreadable(f"snapshot {path} is damaged ({type(error).__name__})"))
+    if failed:
+        remedies = dict.fromkeys(error.remedy for error in failed)
+        raise SnapshotError("; ".join(error.problem for error in failed), " ".join(remedies)) from failed[0]
+    return count
 
 
 def _folders(snapshots: Path) -> list[Path]:
@@ -85,12 +114,13 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     Raises:
         SnapshotError: it can't be read or written.
     """
-    snapshot, found = _opened_with(folder, erasures)
-    if snapshot is None or not found:
+    found = _erased_in(folder, erasures)
+    if not found:
         return False
+    snapshot = _opened(folder, verify=True)  # damage must not get a digest that fits it
     keep = ~np.isin(snapshot.histories.users_of_rows(), snapshot.users.indices(found))
     ids = snapshot.users.array.to_pylist()
-    names = {user_id: f"erased-{uuid.uuid4().hex}" for user_id in found}
+    names = {user_id: f"erased-{uuid.uuid4().hex}{_MARK}" for user_id in found}
     redacted = replace(
         snapshot,
         users=Vocabulary([names.get(user_id, user_id) for user_id in ids]),
@@ -119,8 +149,8 @@ def _renamed(nodes: pa.Table, names: Mapping[str, str]) -> pa.Table:
     return pa.Table.from_pylist(rows, nodes.schema)
 
 
-def _clear(holder: Path) -> None:
-    """Remove what rewriting a snapshot left; one that has lost its place to it is put back first.
+def _clear(holder: Path) -> bool:
+    """Remove what rewriting a snapshot left; one that has lost its place to it is put back first. No user was in it.
 
     Raises:
         SnapshotError: it can't be put back; nothing is removed.
@@ -136,6 +166,16 @@ def _clear(holder: Path) -> None:
             except OSError as error:
                 raise _not_rewritten(place, error) from error
     shutil.rmtree(holder, ignore_errors=True)
+    return False
+
+
+def _clear_partial(holder: Path) -> bool:
+    """Remove a snapshot that a killed process had not written to its end. No user was in one."""
+    try:
+        writing.clear(holder)
+    except OSError as error:
+        raise _not_rewritten(holder, error) from error
+    return False
 
 
 def _is_whole(folder: Path) -> bool:
@@ -146,18 +186,41 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _opened_with(folder: Path, erasures: Collection[Erasure]) -> tuple[Snapshot | None, list[str]]:
-    """Return a snapshot, and those of its users who were erased since; None where it can't be opened."""
+def _erased_in(folder: Path, erasures: Collection[Erasure]) -> list[str]:
+    """Return the users of a snapshot who were erased since it was exported.
+
+    Raises:
+        SnapshotError: nobody can tell, as it can't be read.
+    """
+    if not erasures:
+        return []
     try:
-        snapshot = Snapshot.open(folder, verify=False)
+        snapshot = _opened(folder, verify=False)
     except SnapshotError:
-        return None, []  # of another version, or damaged: nobody can open it either
+        if not (folder / MANIFEST).exists():
+            return []  # it was just removed
+        raise
     keys = {each.user_key for each in erasures if each.commit > snapshot.commit}
     if not keys:
-        return snapshot, []
+        return []
     named = snapshot.nodes.filter(pc.equal(snapshot.nodes["kind"], USER.kind))["id"].to_pylist()
     known = {*snapshot.users.array.to_pylist(), *named}
-    return snapshot, [user_id for user_id in known if user_key(user_id) in keys]
+    return [user_id for user_id in known if user_key(user_id) in keys]
+
+
+def _is_concerned(folder: Path, erasures: Collection[Erasure]) -> bool:
+    return bool(_erased_in(folder, erasures))
+
+
+def _opened(folder: Path, *, verify: bool) -> Snapshot:
+    try:
+        return Snapshot.open(folder, verify=verify)
+    except SnapshotError as error:
+        raise _unreadable(error.problem) from error
+
+
+def _unreadable(problem: str) -> SnapshotError:
+    return SnapshotError(problem, "Remove that folder, and export another: who was erased may be in it.")
 
 
 def _not_rewritten(path: Path, error: OSError) -> SnapshotError:

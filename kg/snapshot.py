@@ -12,11 +12,9 @@ entities).
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +24,7 @@ import pyarrow as pa
 
 from kg.errors import SnapshotError
 from kg.vocabulary import Vocabulary
+from kg.writing import writing
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -88,7 +87,10 @@ class Edges:
 
 @dataclass(frozen=True)
 class SnapshotManifest:
-    """What `manifest.json` says. `content_hash` covers every array and id; `as_of_ms` follows from it."""
+    """What `manifest.json` says. `content_hash` covers every array and id; `as_of_ms` follows from it.
+
+    `events_commit` stands there only where it is not `commit`.
+    """
 
     schema_version: int
     content_hash: str
@@ -97,6 +99,7 @@ class SnapshotManifest:
     relations: list[str]
     files: dict[str, str]
     commit: int = 0
+    events_commit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Snapshot:
         as_of_ms: the time of the last interaction.
         content_hash: a blake2b digest over everything above, stable across exports of the same graph.
         commit: everything that commits up to this number changed is in it (`kg.commits`); of later ones, maybe some.
+        events_commit: of interactions only those up to this number are, where some were left out; None: as `commit`.
     """
 
     users: Vocabulary
@@ -126,6 +130,12 @@ class Snapshot:
     as_of_ms: int
     content_hash: str
     commit: int = 0
+    events_commit: int | None = None
+
+    @property
+    def followed_commit(self) -> int:
+        """The commit up to which all interactions are in it."""
+        return self.commit if self.events_commit is None else self.events_commit
 
     @property
     def node_count(self) -> int:
@@ -151,18 +161,31 @@ class Snapshot:
         """
         if folder.exists():
             raise SnapshotError(f"snapshot folder {folder} exists already", "Choose another name, or remove it first.")
-        partial: Path | None = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            self._write(partial)
-            partial.rename(folder)
+            with writing(folder.parent) as partial:
+                self._write(partial)
+                partial.rename(folder)
         except OSError as error:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
             raise SnapshotError(
                 f"snapshot {folder} can't be written: {error.strerror or error}",
                 "Free space or choose another folder; nothing was left behind.",
+            ) from error
+
+    def note_commit(self, folder: Path) -> None:
+        """Note in a saved snapshot of the same content that the graph has this content at this one's commit, too.
+
+        Raises:
+            SnapshotError: it is damaged, or can't be written.
+        """
+        old = _read_manifest(folder)
+        commit = max(old.commit, self.commit)
+        followed = max(old.commit if old.events_commit is None else old.events_commit, self.followed_commit)
+        try:
+            _write_manifest(folder, replace(old, commit=commit, events_commit=None if followed == commit else followed))
+        except OSError as error:
+            raise SnapshotError(
+                f"snapshot {folder} can't be written: {error.strerror or error}", "Free space, and export it again."
             ) from error
 
     def _write(self, folder: Path) -> None:
@@ -189,11 +212,9 @@ class Snapshot:
             relations=list(self.facts),
             files={path.name: _digest(path) for path in sorted(folder.iterdir())},
             commit=self.commit,
+            events_commit=self.events_commit,
         )
-        with (folder / MANIFEST).open("w", encoding="utf-8") as text_file:
-            json.dump(asdict(manifest), text_file, indent=2, ensure_ascii=False)
-            text_file.flush()
-            _flush(text_file.fileno())
+        _write_manifest(folder, manifest)
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = True) -> Self:
@@ -246,6 +267,7 @@ class Snapshot:
             as_of_ms=manifest.as_of_ms,
             content_hash=manifest.content_hash,
             commit=manifest.commit,
+            events_commit=manifest.events_commit,
         )
 
 
@@ -276,6 +298,18 @@ def _read_manifest(folder: Path) -> SnapshotManifest:
         return SnapshotManifest(**raw)
     except (ValueError, TypeError, KeyError) as error:
         raise SnapshotError(f"snapshot {folder}: {MANIFEST} is damaged", "Export the snapshot again.") from error
+
+
+def _write_manifest(folder: Path, manifest: SnapshotManifest) -> None:
+    """Write a manifest, in one step: whoever opens the snapshot meanwhile finds the old one or this one."""
+    partial = folder / f".{MANIFEST}"
+    with partial.open("w", encoding="utf-8") as text_file:
+        # Versions that know nothing of a second commit can open what has none.
+        said = {name: value for name, value in asdict(manifest).items() if value is not None}
+        json.dump(said, text_file, indent=2, ensure_ascii=False)
+        text_file.flush()
+        _flush(text_file.fileno())
+    partial.replace(folder / MANIFEST)
 
 
 def _map_array(path: Path) -> npt.NDArray[Any]:

@@ -32,8 +32,10 @@ class CatchingUp:
     async def catch_up(self) -> None:
         """Take what is missing: when this returns, nothing is until the caller awaits something. May be repeated."""
         caught_up = False
+        pending: list[str] = []
         while not caught_up:
             caught_up = True
+            pending = self._journal.pending_erasures()  # first: one that ends between the two is in both
             for each in self._coming:
                 erasures = self._journal.erasures()
                 keys = {done.user_key for done in erasures if done.commit > each.snapshot.commit} - each.looked_for
@@ -41,7 +43,6 @@ class CatchingUp:
                     caught_up = False  # while users are looked for, more may be erased
                     each.gone |= await asyncio.to_thread(_users_with, each.histories, keys)
                     each.looked_for |= keys
-        pending = self._journal.pending_erasures()
         for each in self._coming:
             extend(each.histories, each.snapshot, self._journal.read(each.histories.applied, _ALL))
             for user_id in each.gone.union(pending):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kg.commits import Change
-from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_since, user_key
+from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_of, erasures_since, user_key
 from kg.errors import GraphError, GraphUnavailableError, SnapshotError
 from kg.redaction import redact_all
 from server.drain import Drain
@@ -29,6 +29,7 @@ from server.errors import (
     OverloadedError,
 )
 from server.graph_link import GraphLink
+from server.histories import LiveHistories
 from server.journal import Journal
 from server.memory import Memory
 
@@ -48,6 +49,15 @@ class Erased:
     interactions: int
     journal_events: int
     at_ms: int
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """Erasures of other servers that were done here, by key: in which histories, and to how many users."""
+
+    erasures: Mapping[str, Erasure]
+    histories: Sequence[LiveHistories]
+    users: int
 
 
 class Eraser:
@@ -72,6 +82,8 @@ class Eraser:
         self._own: set[int] = set()  # commits of erasures that memory has heard of
         self._later: dict[str, asyncio.Task[None]] = {}
         self._unfinished: set[str] = set()  # what `reconcile` could not do
+        self._applied: list[_Applied] = []  # what the event loop has not looked at yet
+        self._looking: asyncio.Task[None] | None = None
         self._leaving = False
         self.redacted = True
         """Whether the snapshots have no erased user, as far as is known."""
@@ -89,7 +101,7 @@ class Eraser:
                 pass  # says why not
         await asyncio.to_thread(self._journal.intend_erasure, user_id)
         try:
-            erased, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
+            return await self._link.run(lambda graph: self._erase(graph, user_id))
         except ErasureUnfinishedError:
             raise
         except Exception as error:
@@ -98,20 +110,21 @@ class Eraser:
                 _why(error),
                 "It is written down, and is tried again until it is done; asking for it again does no harm.",
             ) from error
-        self._own.add(commit)
-        return erased
 
     async def stop(self) -> None:
         """Leave what is not finished to the next start."""
         self._leaving = True
-        for task in self._later.values():
+        tasks = [*self._later.values(), *(() if self._looking is None else (self._looking,))]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._later.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def graph_opened(self) -> None:
         """Go on with what `reconcile` could not do. Belongs to the event loop's thread."""
         while self._unfinished:
             self._put_off(self._unfinished.pop())
+        if self._applied and not self._leaving and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look_at_applied(), name="erasures-applied")
 
     def _put_off(self, user_id: str) -> None:
         if user_id not in self._later and not self._leaving:
@@ -127,8 +140,8 @@ class Eraser:
                 try:
                     if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
                         return
-                    _, commit = await self._link.run(lambda graph: self._erase(graph, user_id))
-                    self._own.add(commit)
+                    await self._link.run(lambda graph: self._finish(graph, user_id))
+                    await self._look_at_applied()
                 except ErasureUnfinishedError:
                     return  # the log has it
                 except Exception as error:
@@ -138,18 +151,44 @@ class Eraser:
 
     async def follow(self, changes: Sequence[Change]) -> None:
         """Erase here whom other servers have erased, or this one before it was started."""
-        erasures = {
-            each.key: Erasure(each.key, each.commit, each.at_ms) for each in changes if each.commit not in self._own
-        }
+        keys = {each.key for each in changes if each.commit not in self._own}
+        if not keys:
+            return
         try:
-            found = await self._link.follow(lambda graph: self._apply(graph, erasures)) if erasures else 0
+            # A change has only the time at which it was written: what it tells of may have been long before.
+            applied = await self._link.follow(lambda graph: self._apply(graph, erasures_of(graph, keys)))
+            await self._look_at(applied)
         except sqlite3.Error as error:  # told as a KgrankError, so that it is tried again
             raise JournalError(
                 f"the event journal failed, and an erasure waits for it: {error}", "See to the journal's disk."
             ) from error
-        if found:
+
+    async def _look_at_applied(self) -> None:
+        """Look at all that was applied beside the event loop; what fails is looked at when the graph opens again."""
+        while self._applied:
+            applied = self._applied.pop()
+            try:
+                await self._look_at(applied)
+            except Exception as error:
+                self._applied.append(applied)
+                _log.warning("erasure_waits", reason=_why(error))
+                return
+
+    async def _look_at(self, applied: _Applied) -> None:
+        """Do in histories that came into service meanwhile what was done in the others; in the event loop's thread.
+
+        They read the journal's erasures, and come into service, in one step of this thread: whatever is not in service
+        now has these. What came before may have read them too early.
+        """
+        late = [each for each in self._memory.histories() if each not in applied.histories]
+        users = applied.users
+        if late:
+            users += await self._link.follow(
+                lambda graph: self._forget(graph, _erased_in(late, applied.erasures), applied.erasures)
+            )
+        if users:
             # Whoever has come back since did something since; it may be with the other servers.
-            self._memory.look_again(min(each.commit for each in erasures.values()))
+            self._memory.look_again(min(each.commit for each in applied.erasures.values()))
 
     def reconcile(self, graph: "Graph") -> None:
         """Finish what was begun, and bring this server's erasures and the graph's together, before anything else.
@@ -159,7 +198,7 @@ class Eraser:
         """
         for user_id in self._journal.pending_erasures():
             try:
-                self._erase(graph, user_id)
+                self._finish(graph, user_id)
             except ErasureUnfinishedError:
                 continue  # the log has it, and nobody need go without the graph for it
             except GraphUnavailableError:
@@ -178,8 +217,8 @@ class Eraser:
             if key not in later and (key not in here or here[key].commit < each.commit)
         }
         if new:
-            self._apply(graph, new)
-        forgotten = [each for key, each in here.items() if key not in there]
+            self._applied.append(self._apply(graph, new))
+        forgotten = [each for key, each in here.items() if key not in there or there[key].commit < each.commit]
         if forgotten:
             users = erase_again(graph, forgotten)
             _log.warning("erasures_restored", erasures=len(forgotten), users=users)
@@ -202,7 +241,17 @@ class Eraser:
             self.redacted = True
         return self.redacted
 
-    def _erase(self, graph: "Graph", user_id: str) -> tuple[Erased, int]:
+    def _finish(self, graph: "Graph", user_id: str) -> None:
+        """Erase a user as was intended; one whom another server has erased since may have come back, and is left so."""
+        key, intended_ms = user_key(user_id), self._journal.intended_ms(user_id)
+        done = erasures_of(graph, [key]).get(key)
+        if done is None or intended_ms is None or done.at_ms < intended_ms:
+            self._erase(graph, user_id)
+        else:
+            self._applied.append(self._apply(graph, {key: done}))
+            self._journal.finish_erasure(done)
+
+    def _erase(self, graph: "Graph", user_id: str) -> Erased:
         # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.
         with self._drain.paused():
             events = self._journal.erase(user_id).result()
@@ -211,27 +260,28 @@ class Eraser:
             events += self._journal.erase(user_id, erasure.at_ms).result()
         redacted = self._redact([erasure])
         self._journal.finish_erasure(erasure)
+        self._own.add(erasure.commit)
         _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
         if not redacted:
             raise ErasureUnfinishedError(
                 "the user is erased, but for snapshots that can't be rewritten",
-                "See to their disk, and call again; it is also tried with the next erasure and at the next start.",
+                "The server's log names them: see to their disk, or remove what can't be read, and call again; it is "
+                "also tried with the next erasure and at the next start.",
             )
-        return Erased(interactions, len(events), erasure.at_ms), erasure.commit
+        return Erased(interactions, len(events), erasure.at_ms)
 
-    def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> int:
-        """Erase here what was there before some erasures, by the hash of the user's id; return how many users were."""
+    def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> _Applied:
+        """Erase here what was there before some erasures, by the hash of the user's id; `_look_at` does the rest."""
         looked_at = self._memory.histories()
-        found = self._forget(graph, {*self._memory.users(), *self._journal.users()}, new)
+        searched = self._memory.users(but=looked_at)
+        known = {*_erased_in(looked_at, new), *searched, *self._journal.users()}
+        found = self._forget(graph, known, new)
         self._redact(new.values())
         begun = {user_key(user_id) for user_id in self._journal.pending_erasures()}
         for key in new.keys() - begun:  # those take more than this did, and finish it
             self._journal.finish_erasure(new[key])
-        # What comes into service from now on heeds the journal's erasures; what came meanwhile may not have.
-        if any(each not in looked_at for each in self._memory.histories()):
-            found += self._forget(graph, self._memory.users(but=looked_at), new)
         _log.info("erasures_followed", erasures=len(new), users=found)
-        return found
+        return _Applied(new, looked_at, found)
 
     def _forget(self, graph: "Graph", known: Iterable[str], new: Mapping[str, Erasure]) -> int:
         """Erase from journal and memory those of some users who are among the erased; return how many were."""
@@ -242,6 +292,16 @@ class Eraser:
                 # What was acknowledged here before the erasure may have reached the graph after it.
                 erase_events(graph, [each.event.event_id for each in events])
         return len(found)
+
+
+def _erased_in(histories: Iterable[LiveHistories], erasures: Mapping[str, Erasure]) -> set[str]:
+    """Return the users whom histories have, and who were erased after their snapshot was exported."""
+    found: set[str] = set()
+    for each in histories:
+        keys = {key for key, erasure in erasures.items() if erasure.commit > each.commit}
+        if keys:
+            found.update(user_id for user_id in set(each.users()) if user_key(user_id) in keys)
+    return found
 
 
 def _why(error: Exception) -> str:

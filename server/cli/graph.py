@@ -99,8 +99,10 @@ def _facts(settings: "Settings") -> dict[str, object] | None:
 
 def _counts(graph: "Graph", names: str, pattern: str) -> dict[str, int]:
     """Return how many there are of each label or type, from Neo4j's count store."""
+    from kg.schema import quoted
+
     found = sorted(row[0] for row in graph.read(names))
-    counts = {name: graph.read(f"MATCH {pattern.format(f'`{name}`')} RETURN count(x)")[0][0] for name in found}
+    counts = {name: graph.read(f"MATCH {pattern.format(quoted(name))} RETURN count(x)")[0][0] for name in found}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -1,7 +1,9 @@
 """`kgrank snapshot`: freeze the graph at one moment, for training and serving."""
 
 import os
-from datetime import UTC, date, datetime, time, timedelta
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,8 @@ LATEST = "LATEST"
 """The file, in the folder of snapshots, that names the newest."""
 
 _NAME_CHARS = 12
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_MS = 24 * 3_600_000
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +43,9 @@ def make_snapshot(
     from kg.erasure import erasures_since
     from kg.exporting import row_count
     from kg.freeze import freeze
-    from kg.redaction import redact_all
+    from kg.redaction import LOCK, redact_all
     from kg.store import Graph
+    from kg.writing import alone
 
     settings = settings_of(context)
     as_of_ms = None if as_of is None else parse_moment_ms(as_of)
@@ -50,17 +55,23 @@ def make_snapshot(
         with console.meter("exporting", row_count(graph)) as meter:
             commit = graph.last_commit  # read first: what is committed meanwhile may be in the tables, or not
             tables = graph.export(as_of_ms, meter)
-        snapshot = freeze(tables, as_of_ms=as_of_ms, commit=0 if _is_past(as_of_ms) else commit)
+        snapshot = freeze(tables, as_of_ms=as_of_ms, commit=commit)
+        if _is_past(as_of_ms):  # interactions of any commit may be later than that
+            snapshot = replace(snapshot, events_commit=0)
         folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
         known = _is_there(folder, snapshot, named=name is not None)
-        if not known:
+        if known:
+            with alone(settings.snapshots_folder / LOCK):
+                snapshot.note_commit(folder)
+        else:
             snapshot.save(folder)
-        # Who was erased meanwhile may be in it; a server that erases from now on finds it.
+        name = folder.name
+        pointer = settings.snapshots_folder / f".{LATEST}"
+        pointer.write_text(name + "\n", encoding="utf-8")
+        pointer.replace(settings.snapshots_folder / LATEST)
+        # Who was erased meanwhile may be in it; a server that erases from now on finds it. Last: that another snapshot
+        # can't be rewritten takes nothing from this one.
         redact_all(settings.snapshots_folder, erasures_since(graph, commit))
-    name = folder.name
-    pointer = settings.snapshots_folder / f".{LATEST}"
-    pointer.write_text(name + "\n", encoding="utf-8")
-    pointer.replace(settings.snapshots_folder / LATEST)
     if json:
         console.emit_json(
             {
@@ -112,12 +123,12 @@ def parse_moment_ms(text: str) -> int:
         ConfigError: it is neither an ISO date nor an ISO time.
     """
     try:
-        if len(text) == len("2025-01-31"):
-            next_day = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
-            return int(next_day.timestamp() * 1000) - 1
+        with suppress(ValueError):
+            days = (date.fromisoformat(text) - _EPOCH.date()).days
+            return (days + 1) * _DAY_MS - 1
         moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"--as-of {text!r} is not a date or time", "Write it as 2025-01-31 or 2025-01-31T18:00:00+01:00."
         ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)

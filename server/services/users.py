@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from kg.erasure import stored_of
-from kg.errors import SnapshotError
 from kg.snapshot import MANIFEST, Snapshot
 from kg.vocabulary import MISSING
 from kgrank.v1.common_pb2 import InteractionType
@@ -40,6 +40,8 @@ from server.serving import Serving
 
 if TYPE_CHECKING:
     from kg.store import Graph
+
+_log = structlog.get_logger(__name__)
 
 _DEFAULT_LIMIT = 10
 _LARGEST_LIMIT = 100
@@ -135,17 +137,19 @@ class UserService:
         for path in sorted(self._snapshots.glob(f"[!.]*/{MANIFEST}")):
             try:
                 snapshot = Snapshot.open(path.parent, verify=False)
-            except SnapshotError:
-                continue  # of another version, or damaged: nobody reads it
-            user_index = snapshot.users.index(user_id)
-            if user_index != MISSING:
+                user_index = snapshot.users.index(user_id)
+                if user_index == MISSING:
+                    continue
                 rows = snapshot.histories.rows(user_index)
-                yield {
-                    "source": "snapshot",
-                    "record": "history",
-                    "snapshot": path.parent.name,
-                    "interactions": rows.stop - rows.start,
-                }
+            except Exception as error:  # of another version, or damaged, which shows as any error: nobody reads it
+                _log.warning("snapshot_not_exported", snapshot=path.parent.name, reason=type(error).__name__)
+                continue
+            yield {
+                "source": "snapshot",
+                "record": "history",
+                "snapshot": path.parent.name,
+                "interactions": rows.stop - rows.start,
+            }
 
     def _of_memory(self, user_id: str) -> Iterator[dict[str, Any]]:
         for histories, engine in self._serving.histories():

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from server.serving import Serving
 from server.shadow import Shadow
 from server.traffic import Traffic
 from tests.server.shop import Shop, tables, train_shortly
+from tests.waiting import until
 
 NOW_MS = 1_800_000_000_000
 
@@ -96,9 +98,32 @@ def test_an_event_that_is_written_while_a_shadow_ends_is_in_the_new_histories(
     assert histories.length("stranger") == 1
 
 
+def test_an_erasure_that_ends_while_the_journal_is_read_is_not_missed(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def loaded(journal: Journal) -> None:
+        journal.intend_erasure("user-03")
+        journal.erase("user-03").result(10)
+        for name in ("erasures", "pending_erasures"):
+            monkeypatch.setattr(journal, name, partial(ended_before_another_read, journal, name))
+
+    def ended_before_another_read(journal: Journal, name: str) -> Any:
+        reads.append(name)
+        if len(set(reads)) == 2:
+            journal.finish_erasure(Erasure(user_key("user-03"), 7, NOW_MS))
+        return getattr(Journal, name)(journal)
+
+    ((histories, _),) = swapped(home, shop, loaded, monkeypatch).histories()
+    assert len(set(reads)) == 2
+    assert histories.length("user-03") == 0
+
+
 @pytest.mark.neo4j
+@pytest.mark.parametrize("when", ["beside it", "after it"])
 def test_histories_that_come_while_another_server_s_erasure_is_followed_are_not_missed(
-    tmp_path: Path, shop: Shop, graph: Graph, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shop: Shop, graph: Graph, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     graph.load(tables())
     erase_user(graph, "user-03")  # as another server does
@@ -107,14 +132,33 @@ def test_histories_that_come_while_another_server_s_erasure_is_followed_are_not_
     came = LiveHistories(shop.snapshot, 10)
 
     def redact(snapshots: Path, erasures: Sequence[Erasure]) -> int:
-        held.append((came, engine))
+        if when == "beside it":
+            held.append((came, engine))
         return 0
 
     monkeypatch.setattr("server.erasing.redact_all", redact)
     forgetting: list[str] = []
     journal = Journal(tmp_path / "journal.db", on_erase=lambda user_id, left: forgetting.append(user_id))
-    link: GraphLink[Graph] = GraphLink(None)
     memory = Memory(lambda: held, journal)
-    Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, tmp_path).reconcile(graph)
+
+    async def run() -> None:
+        def opening(graph: Graph) -> None:
+            eraser.reconcile(graph)
+            if when == "after it":  # they had read the journal before
+                held.append((came, engine))
+
+        loop = asyncio.get_running_loop()
+
+        def opened() -> None:
+            loop.call_soon_threadsafe(eraser.graph_opened)
+
+        link: GraphLink[Graph] = GraphLink(lambda: nullcontext(graph), opening, opened)
+        eraser = Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, tmp_path)
+        link.start()
+        await asyncio.to_thread(until, lambda: forgetting != [])
+        await asyncio.to_thread(link.close)
+        await eraser.stop()
+
+    asyncio.run(run())
     journal.close()
     assert forgetting == ["user-03"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg.errors import ConfigError
+from kg.schema import quoted
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from server.cli.snapshot import parse_moment_ms
@@ -60,6 +61,18 @@ def test_a_snapshot_of_an_unchanged_graph_is_the_same_snapshot(graph: Graph, gra
     assert json.loads(kgrank(graph_home, "snapshot", "--json").stdout)["new"] is True
 
 
+def test_a_snapshot_is_of_the_commit_at_which_it_was_last_exported_whatever_it_leaves_out(
+    graph: Graph, graph_home: Path
+) -> None:
+    graph.load(SMALL)
+    for commit, asked, followed in ((3, ("--as-of", "1970-01-01"), 0), (5, ("--as-of", "1970-01-01"), 0), (7, (), 7)):
+        graph.advance_commits(commit)
+        done = kgrank(graph_home, "snapshot", "--json", *asked)
+        snapshot = Snapshot.open(Path(json.loads(done.stdout)["folder"]))
+        assert (snapshot.commit, snapshot.followed_commit) == (commit, followed)
+    assert len(list((graph_home / "snapshots").glob("[!.]*/"))) == 1
+
+
 def test_a_damaged_snapshot_is_put_aside_and_written_anew(graph: Graph, graph_home: Path) -> None:
     graph.load(SMALL)
     name = json.loads(kgrank(graph_home, "snapshot", "--json").stdout)["name"]
@@ -79,6 +92,20 @@ def test_the_status_counts_what_the_graph_holds(graph: Graph, graph_home: Path) 
     assert facts["relationships"]["PURCHASED"] == 2
 
 
+def test_the_status_counts_labels_and_types_of_any_name(graph: Graph, graph_home: Path) -> None:
+    name = "a`b\\u0060 {c}"
+    graph.write(f"CREATE (:{quoted(name)})-[:{quoted(name)}]->()")
+    facts = json.loads(kgrank(graph_home, "graph", "status", "--json").stdout)
+    assert (facts["nodes"][name], facts["relationships"][name]) == (1, 1)
+
+
+def test_a_number_that_is_too_large_for_the_graph_is_said_in_one_sentence(graph: Graph, graph_home: Path) -> None:
+    done = kgrank(graph_home, "graph", "recipe", "never_bought", "--param", f"limit={10**20}")
+    assert done.returncode == 1
+    assert "a number can't be sent to the graph" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_graph_that_does_not_run_is_said_so(tmp_path: Path) -> None:
     done = kgrank(tmp_path, "graph", "status")
     assert done.returncode == 1
@@ -90,5 +117,9 @@ def test_a_moment_is_a_whole_day_or_a_time() -> None:
     assert parse_moment_ms("1970-01-01") == 86_400_000 - 1
     assert parse_moment_ms("1970-01-01T00:00:01") == 1_000
     assert parse_moment_ms("1970-01-01T01:00:01+01:00") == 1_000
+    assert parse_moment_ms("19700101") == parse_moment_ms("1970-W01-4") == parse_moment_ms("1970W014") == 86_400_000 - 1
+    assert parse_moment_ms("2004-06-08T19:12:06.097Z") % 1_000 == 97
+    assert parse_moment_ms("1969-12-31T23:59:59.9995") == -1
+    assert parse_moment_ms("9999-12-31") == parse_moment_ms("9999-12-31T23:59:59.999")
     with pytest.raises(ConfigError, match="not a date"):
         parse_moment_ms("yesterday")
