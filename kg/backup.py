@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kg.errors import BackupError, DataError, GraphError
 from kg.progress import SILENT, Progress
 from kg.property_values import from_json, to_json
+from kg.publish import make_indexes
 from kg.schema import quoted
 
 if TYPE_CHECKING:
@@ -26,8 +27,16 @@ _MARK = "Restoring"
 _MARK_ID = "restoring_id"
 
 
-def dump(graph: "Graph", folder: Path, progress: Progress = SILENT) -> dict[str, int]:
+def dump(
+    graph: "Graph", folder: Path, progress: Progress = SILENT, then: Callable[[], None] = lambda: None
+) -> dict[str, int]:
     """Write the graph into a folder; return how many nodes and relationships there are, and the last commit.
+
+    Args:
+        graph: an open graph.
+        folder: where the files go.
+        progress: advances by one for each node and relationship.
+        then: called before another commit can begin.
 
     Raises:
         BackupError: a property's value can't be written, or the folder can't.
@@ -36,6 +45,7 @@ def dump(graph: "Graph", folder: Path, progress: Progress = SILENT) -> dict[str,
     with graph.commits_held() as commit:
         nodes = _write(folder / NODES, _nodes(graph, progress))
         relationships = _write(folder / RELATIONSHIPS, _relationships(graph, progress))
+        then()
     return {"nodes": nodes, "relationships": relationships, "commit": commit}
 
 
@@ -77,6 +87,8 @@ def restore(graph: "Graph", folder: Path, progress: Progress = SILENT) -> None:
     _repeat(graph, f"MATCH (n:{_MARK}) WITH n LIMIT $limit REMOVE n:{_MARK}, n.{_MARK_ID}", "labels_removed")
     graph.write("DROP CONSTRAINT restoring IF EXISTS")
     graph.ensure_schema()
+    if graph.read("MATCH (m:ModelVersion) RETURN 1 LIMIT 1"):
+        make_indexes(graph)
 
 
 def half_restored(graph: "Graph") -> bool:

@@ -4,8 +4,8 @@
     DIR/graph/                  the graph at one commit (`kg.backup`)
     DIR/home/                   journals, snapshots, artifacts, encoders, hashed tokens
 
-Servers go on meanwhile; what would be written to the graph waits. The journals are copied after the graph, so that they
-have at least what the graph lacks: once restored, the drain gives it the rest.
+Servers go on meanwhile; what would be written to the graph waits. The journals are copied after the graph, and before
+it goes on, so that they have at least what the graph lacks: once restored, the drain gives it the rest.
 """
 
 import hashlib
@@ -18,16 +18,17 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kg import backup as graph_backup
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
 from kg.errors import BackupError, SnapshotError
 from kg.progress import SILENT, Progress
+from kg.redaction import redact_all
 from kg.snapshot import Snapshot
 from server.drain import tell_of_trimmed
-from server.journal import Journal
-from server.journal_file import COMMIT
+from server.journal import Journal, locked
+from server.journal_file import COMMIT, JournalFile
 from server.journal_merge import take_in
 from server.remembered import forget, keep, recall
 
@@ -59,7 +60,7 @@ class BackupManifest:
 
 
 def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT) -> BackupManifest:
-    """Take a backup into a new folder; it has its name once it is whole.
+    """Take a backup into a new folder, which only its owner can read; it has its name once it is whole.
 
     Raises:
         BackupError: the folder is there already, or can't be written, or the graph has a value that can't.
@@ -70,10 +71,16 @@ def backup(home: Path, graph: "Graph", folder: Path, progress: Progress = SILENT
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / "graph").mkdir(parents=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(mode=0o700)  # everything about everybody is in it
+        (partial / "graph").mkdir()
         (partial / "home").mkdir()
-        counts = graph_backup.dump(graph, partial / "graph", progress)
-        journals = [_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db"))]
+        journals: list[str] = []
+
+        def copy_journals() -> None:
+            journals.extend(_copy_journal(path, partial / "home") for path in sorted(home.glob("journal*.db")))
+
+        counts = graph_backup.dump(graph, partial / "graph", progress, copy_journals)
         for name in _FOLDERS:
             if (home / name).is_dir():
                 copy = _copy_snapshot if name == _SNAPSHOTS else _copy_folder
@@ -170,6 +177,7 @@ def restore(
         BackupError: the backup is damaged, or something is there already and `replace` is not set, or the graph is one
             of others, or what it remembers can't be written down.
         JournalError: a server runs on this home.
+        SnapshotError: all is restored, but who was erased can't be taken out of a snapshot.
         GraphError: the store failed.
         DataError: the graph's part of the backup can't be read.
     """
@@ -180,10 +188,11 @@ def restore(
     remembered = recall(home).merged(erasures_since(graph, 0), graph.last_commit)
     journals: set[str] = set()
     with ExitStack() as stack:
-        # Each journal is held, so that no server runs or starts here meanwhile.
-        for path in sorted({*home.glob("journal*.db"), home / "journal.db"}):
-            journal = Journal(path)
-            stack.callback(journal.close)
+        # Each journal is held to the end, so that no server runs or starts here meanwhile.
+        paths = {*home.glob("journal*.db"), home / "journal.db", *(home / name for name in manifest.journals)}
+        locks = {path: stack.enter_context(locked(path)) for path in sorted(paths)}
+        for path in filter(Path.exists, locks):
+            journal = JournalFile(path)
             journals.add(journal.name)
             remembered = remembered.merged(journal.erasures(), journal.noted(COMMIT))
             if journal.pending_erasures():
@@ -201,21 +210,23 @@ def restore(
         graph.advance_commits(remembered.reached)
         known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
         erase_again(graph, [each for key, each in remembered.erasures.items() if known.get(key, 0) < each.commit])
-    if drop_newer:
-        for old in home.glob("journal*.db*"):
-            old.unlink()
-    _replace_files(home, folder / "home")
-    for path in sorted(home.glob("journal*.db")):
-        _settle(path, graph, remembered.erasures.values())
-    forget(home)
+        if drop_newer:
+            for old in home.glob("journal*.db*"):
+                old.unlink()
+        _replace_files(home, folder / "home")
+        for path, lock in locks.items():
+            if path.exists() or path.name == "journal.db":
+                _settle(path, lock, graph, remembered.erasures.values())
+        forget(home)
+        redact_all(home / _SNAPSHOTS, erasures_since(graph, 0))
     return manifest
 
 
-def _settle(path: Path, graph: "Graph", erasures: Collection[Erasure]) -> None:
+def _settle(path: Path, lock: IO[str], graph: "Graph", erasures: Collection[Erasure]) -> None:
     """Let a restored journal give the graph everything once more, under a name that the graph does not know."""
-    journal = Journal(path)
+    journal = Journal(path, lock=lock)
     try:
-        tell_of_trimmed(journal, graph.journal_offset(journal.name))
+        tell_of_trimmed(journal, graph)
         journal.begin_anew()
         graph.write("MERGE (j:Journal {name: $name}) ON CREATE SET j.offset = 0", name=journal.name)  # as this home's
         at_ms = {each.user_key: each.at_ms for each in erasures}
@@ -237,10 +248,17 @@ def _replace_files(home: Path, kept: Path) -> None:
             _replace_folder(target, path)
         elif path.suffix == ".db" and target.exists():
             arrived = home / f".restored-{path.name}"
-            shutil.copy2(path, arrived)
+            _put(path, arrived)
             take_in(target, arrived)
         elif path.name not in _FILES or not target.exists():
-            shutil.copy2(path, target)
+            _put(path, target)
+
+
+def _put(path: Path, target: Path) -> None:
+    """Put a file in place; of a journal that was there no log stays, which SQLite would read into this one."""
+    for suffix in ("-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    shutil.copy2(path, target)
 
 
 def _replace_folder(target: Path, kept: Path) -> None:

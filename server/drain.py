@@ -57,7 +57,6 @@ class Drain:
         self._leaving = threading.Event()
         self._retry = threading.Event()
         self._batch = threading.Lock()
-        self._handed = 0  # the last offset that was handed to the graph, whether or not it took it
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
 
     def start(self) -> None:
@@ -113,10 +112,8 @@ class Drain:
     def _resume(self, graph: EventStore) -> int:
         """Return the offset after which the graph lacks this journal's events, whichever of the two is an older one."""
         journal = self._journal
-        offset, last = graph.journal_offset(journal.name), max(journal.opened_at, journal.drained, self._handed)
-        if (
-            offset > last
-        ):  # what this file had at these offsets, before it was put back from a backup, was something else
+        offset, last = graph.journal_offset(journal.name), journal.handed()[journal.name]
+        if offset > last:  # what the file had at these offsets before it was put back from a copy was something else
             _log.warning("journal_begins_anew", graph_offset=offset, journal_offset=last)
             journal.begin_anew()
             return graph.journal_offset(journal.name)
@@ -125,7 +122,7 @@ class Drain:
         if offset < journal.drained:
             # It was restored from a backup; what it has forgotten is still here.
             _log.warning("graph_went_back", graph_offset=offset, drained=journal.drained)
-            tell_of_trimmed(journal, offset)
+            tell_of_trimmed(journal, graph)
             journal.set_drained(offset)
         return offset
 
@@ -155,7 +152,8 @@ class Drain:
         with self._batch:
             events = self._journal.read(offset, BATCH)
             if events:
-                offset = self._handed = events[-1].offset
+                offset = events[-1].offset
+                self._journal.note_handed(offset)
                 received_ms = [each.received_ms for each in events]
                 left_out = len(events) - graph.append_events(rows(events), self._journal.name, offset, received_ms)
                 if left_out:  # another server wrote them, too, or has erased their user
@@ -164,9 +162,13 @@ class Drain:
             return offset
 
 
-def tell_of_trimmed(journal: JournalFile, offset: int) -> None:
-    """Log it where a graph that has a journal's events up to an offset lacks some that the journal no longer has."""
-    if offset < journal.noted(TRIMMED):
+def tell_of_trimmed(journal: JournalFile, graph: EventStore) -> None:
+    """Log it where a graph lacks events of a journal that the journal no longer has.
+
+    The graph may have taken them under a name that the journal had before.
+    """
+    had = max(min(graph.journal_offset(name), handed) for name, handed in journal.handed().items())
+    if had < journal.noted(TRIMMED):
         _log.error(
             "graph_lacks_trimmed_events",
             remedy="The graph's backup is older than what the journal keeps: restore a newer one.",

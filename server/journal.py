@@ -81,6 +81,7 @@ class Journal(JournalFile):
         max_waiting: events waiting for the disk before new ones are refused.
         kept_ms: how long events stay after the graph has them: their ids are known as duplicates, and a graph that is
             restored from a backup is given them again.
+        lock: what `locked` returned to the caller, who goes on holding it; None: a lock of its own, until it is closed.
 
     Raises:
         JournalError: the file can't be opened, or is not a journal.
@@ -95,12 +96,13 @@ class Journal(JournalFile):
         hand_over: Callable[[Callable[[], None]], object] = lambda tell: tell(),
         max_waiting: int = _MOST_WAITING,
         kept_ms: int = KEPT_MS,
+        lock: IO[str] | None = None,
     ) -> None:
-        self._lock = _locked(path)
+        self._lock = locked(path) if lock is None else None
         try:
             super().__init__(path)
         except BaseException:
-            self._lock.close()
+            self._let_go()
             raise
         self._on_commit = on_commit
         self._on_erase = on_erase
@@ -202,7 +204,11 @@ class Journal(JournalFile):
             self._queue.put(None)
         self._thread.join()
         self._copy.close()
-        self._lock.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _recount(self) -> None:
         with self._counting:
@@ -248,7 +254,10 @@ class Journal(JournalFile):
         group = GroupCommit()
         while waiting is not None:
             if isinstance(waiting, _ToErase):
-                self._erase(connection, waiting)
+                try:
+                    self._erase(connection, waiting)
+                finally:  # whatever failed: whoever waits for the answer keeps the drain waiting, too
+                    waiting.fail(JournalError("the erasure was not finished", "Erase the user again; see the log."))
                 waiting = self._queue.get()
                 continue
             group.wait(lambda: 1 + self._queue.qsize())
@@ -289,16 +298,13 @@ class Journal(JournalFile):
 
     def _erase(self, connection: sqlite3.Connection, erasing: _ToErase) -> None:
         """Delete the events of a user, overwrite them in the file, and tell who has them in memory."""
+        before = (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms)
         try:
             connection.execute("BEGIN IMMEDIATE")
             rows = connection.execute(
-                "DELETE FROM event WHERE user_id = ? AND received_ms <= ? RETURNING *",
-                (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms),
+                "DELETE FROM event WHERE user_id = ? AND received_ms <= ? RETURNING *", before
             ).fetchall()
-            connection.execute(
-                "DELETE FROM search WHERE user_id = ? AND at_ms <= ?",
-                (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms),
-            )
+            connection.execute("DELETE FROM search WHERE user_id = ? AND at_ms <= ?", before)
             left = connection.execute(
                 "SELECT * FROM event WHERE user_id = ? ORDER BY offset", (erasing.user_id,)
             ).fetchall()
@@ -366,8 +372,12 @@ def _tell(together: Sequence[_Waiting], stored: Sequence[Stored]) -> None:
         at += len(waiting.events)
 
 
-def _locked(path: Path) -> IO[str]:
-    """Return an open file that keeps a journal to this process for as long as it is open, however the process ends."""
+def locked(path: Path) -> IO[str]:
+    """Return an open file that keeps a journal to this process for as long as it is open, however the process ends.
+
+    Raises:
+        JournalError: another process has it, or the file can't be opened.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock").open("w")

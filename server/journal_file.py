@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS erasure (
     commit_number INTEGER NOT NULL,
     at_ms INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS intention (user_key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS reached (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
 """
 _MADE_CLEAN = 1
@@ -57,6 +58,8 @@ COMMIT = "commit"
 NOTE = "INSERT INTO reached VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)"
 TRIMMED = "trimmed"
 """`JournalFile.note`: the last offset whose event was trimmed."""
+_HANDED = "handed "
+"""Before a name of the journal: the last offset of this file that was handed to the graph under it."""
 
 _IDS_AT_ONCE = 500
 _BUSY_S = 30
@@ -107,8 +110,6 @@ class JournalFile:
                     "INSERT INTO journal SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM journal)", (uuid.uuid4().hex,)
                 )
                 self.name: str = connection.execute("SELECT name FROM journal").fetchone()[0]
-            self.opened_at = self.last_offset
-            """The offset of the last event when the file was opened."""
         except (sqlite3.Error, OSError) as error:
             raise JournalError(
                 f"journal {path} can't be opened: {error}",
@@ -186,11 +187,34 @@ class JournalFile:
         """Take another name: the graph has offsets of this one that this file does not have any more.
 
         Everything in the file then goes to the graph once more, which knows each event by its id.
+
+        Raises:
+            JournalError: it can't be written; the name is the old one.
         """
         name = uuid.uuid4().hex
-        with self.connection() as connection:
-            connection.execute("UPDATE journal SET name = ?, drained = 0", (name,))
+        self._change(
+            (NOTE, (_HANDED + self.name, self.drained)),  # an older version has not noted it
+            ("UPDATE journal SET name = ?, drained = 0", (name,)),
+        )
         self.name = name
+
+    def note_handed(self, offset: int) -> None:
+        """Remember that the graph is about to be given the events up to an offset, whether or not it takes them.
+
+        It survives the process at once, and a power failure once anything else is written, which costs no sync here:
+        where it is lost, the journal begins anew, and nothing else is.
+        """
+        with self.connection() as connection:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(NOTE, (_HANDED + self.name, offset))
+
+    def handed(self) -> dict[str, int]:
+        """Return, by each name that the journal ever had, up to which offset the graph was given its events."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT name, number FROM reached WHERE name LIKE ?", (f"{_HANDED}%",)).fetchall()
+            drained = connection.execute("SELECT drained FROM journal").fetchone()[0]
+        handed = {name.removeprefix(_HANDED): int(number) for name, number in rows}
+        return {**handed, self.name: max(drained, handed.get(self.name, 0))}
 
     def note(self, name: str, number: int) -> None:
         """Remember the largest number that was ever noted under a name."""
@@ -213,21 +237,35 @@ class JournalFile:
         Raises:
             JournalError: it can't be written.
         """
+        key, at_ms = user_key(user_id), time.time_ns() // 1_000_000
         self._change(
-            "INSERT INTO erasure VALUES (?, ?, 0, ?) ON CONFLICT (user_key) DO UPDATE SET user_id = excluded.user_id",
-            (user_key(user_id), user_id, time.time_ns() // 1_000_000),
+            (
+                "INSERT INTO erasure VALUES (?, ?, 0, ?) "
+                "ON CONFLICT (user_key) DO UPDATE SET user_id = excluded.user_id",
+                (key, user_id, at_ms),
+            ),
+            ("INSERT OR REPLACE INTO intention VALUES (?, ?)", (key, at_ms)),
         )
 
+    def intended_ms(self, user_id: str) -> int | None:
+        """Return when a pending erasure was asked for, the last time; None where an older version wrote it down."""
+        with self.connection() as connection:
+            row = connection.execute("SELECT at_ms FROM intention WHERE user_key = ?", (user_key(user_id),)).fetchone()
+            return None if row is None else int(row[0])
+
     def finish_erasure(self, erasure: Erasure) -> None:
-        """Note that a user is erased, here or by another server; the id itself goes.
+        """Note that a user is erased, here or by another server; the id goes, what is known of a later erasure stays.
 
         Raises:
             JournalError: it can't be written.
         """
         self._change(
-            "INSERT INTO erasure VALUES (?, NULL, ?, ?) ON CONFLICT (user_key) DO UPDATE SET "
-            "user_id = NULL, commit_number = excluded.commit_number, at_ms = excluded.at_ms",
-            (erasure.user_key, erasure.commit, erasure.at_ms),
+            (
+                "INSERT INTO erasure VALUES (?, NULL, ?, ?) ON CONFLICT (user_key) DO UPDATE SET user_id = NULL, "
+                "commit_number = max(commit_number, excluded.commit_number), at_ms = max(at_ms, excluded.at_ms)",
+                (erasure.user_key, erasure.commit, erasure.at_ms),
+            ),
+            ("DELETE FROM intention WHERE user_key = ?", (erasure.user_key,)),
         )
         self._overwrite()
 
@@ -286,10 +324,14 @@ class JournalFile:
             rows = connection.execute("SELECT * FROM event WHERE user_id = ? ORDER BY offset", (user_id,))
             return [stored_event(row) for row in rows]
 
-    def _change(self, statement: str, values: tuple[object, ...]) -> None:
+    def _change(self, *changes: tuple[str, tuple[object, ...]]) -> None:
+        """Run statements, each with its values, in one transaction."""
         try:
             with self.connection() as connection:
-                connection.execute(statement, values)
+                connection.execute("BEGIN IMMEDIATE")
+                for statement, values in changes:
+                    connection.execute(statement, values)
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self.failure(error) from error
 

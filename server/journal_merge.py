@@ -1,11 +1,13 @@
 """The journal of a server process that is no more, taken into one that goes on."""
 
+import sqlite3
 from pathlib import Path
 
 import structlog
 
 from kg.erasure import user_key
-from server.journal import Journal
+from server.errors import JournalError
+from server.journal import locked
 from server.journal_file import JournalFile
 
 _log = structlog.get_logger(__name__)
@@ -18,6 +20,8 @@ _MERGE = (
     "INSERT INTO erasure SELECT * FROM other.erasure WHERE true ON CONFLICT (user_key) DO UPDATE SET "
     "user_id = coalesce(excluded.user_id, user_id), "
     "commit_number = max(commit_number, excluded.commit_number), at_ms = max(at_ms, excluded.at_ms)",
+    "INSERT INTO intention SELECT * FROM other.intention WHERE true "
+    "ON CONFLICT (user_key) DO UPDATE SET at_ms = max(at_ms, excluded.at_ms)",
     "INSERT INTO reached SELECT name, number FROM other.reached WHERE name = 'commit' "
     "ON CONFLICT (name) DO UPDATE SET number = max(number, excluded.number)",
     # An erasure that only one of the two had heard of.
@@ -47,27 +51,47 @@ def merge(home: Path, process: int, count: int) -> None:
     for path in sorted(home.glob("journal-*.db")):
         number = path.stem.removeprefix("journal-")
         if number.isdigit() and int(number) >= count:
-            events = take_in(home / "journal.db", path)
+            with locked(home / "journal.db"):
+                events = take_in(home / "journal.db", path)
             _log.info("journal_merged", journal=path.name, events=events)
 
 
 def take_in(into: Path, path: Path) -> int:
-    """Take a journal into another one, where nobody writes either, and remove it; return how many events were new."""
-    left = Journal(path)  # makes sure that nobody writes it
-    try:
+    """Take a journal into another one and remove it; return how many events were new.
+
+    Args:
+        into: the journal that goes on; the caller has its lock.
+        path: the one that goes, once all that it has is on disk in the other.
+
+    Raises:
+        JournalError: `path` is in use, or one of them can't be read or written; `path` stays as it is.
+    """
+    with locked(path):
+        JournalFile(path)  # mended where it is damaged, with the tables of this version
         target = JournalFile(into)
-        with target.connection() as connection:
-            connection.create_function("key_of", 1, user_key, deterministic=True)
-            connection.execute("ATTACH ? AS other", (str(path),))
-            connection.execute("BEGIN IMMEDIATE")
-            changed = connection.total_changes
-            connection.execute(_MERGE[0])
-            events = connection.total_changes - changed
-            for statement in _MERGE[1:]:
-                connection.execute(statement)
-            connection.execute("COMMIT")
-    finally:
-        left.close()
-    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f".{path.name}.lock"):
-        path.with_name(name).unlink(missing_ok=True)
+        try:
+            events = _copy(path, target)
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"journal {path} can't be taken into {into.name}: {error}; it stays as it is",
+                "Free space on that disk, or check it and the files' permissions.",
+            ) from error
+        # Before it is anybody else's: who opened it in between would write into a file that is no more.
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f".{path.name}.lock"):
+            path.with_name(name).unlink(missing_ok=True)
+    return events
+
+
+def _copy(path: Path, target: JournalFile) -> int:
+    """Copy what a journal has beyond another one into that one; return how many events."""
+    with target.connection() as connection:
+        connection.create_function("key_of", 1, user_key, deterministic=True)
+        connection.execute("ATTACH ? AS other", (str(path),))
+        connection.execute("BEGIN IMMEDIATE")
+        changed = connection.total_changes
+        connection.execute(_MERGE[0])
+        events = connection.total_changes - changed
+        for statement in _MERGE[1:]:
+            connection.execute(statement)
+        connection.execute("COMMIT")
     return events

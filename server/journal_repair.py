@@ -6,6 +6,7 @@ A torn end of the write-ahead log, which a power failure leaves, is none of this
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 
 import structlog
 
+from kg.tables import InteractionType
+
 _log = structlog.get_logger(__name__)
 
 _SUFFIXES = ("", "-wal", "-shm")
-_TABLES = ("erasure", "reached", "search")
+_TABLES = ("erasure", "intention", "reached", "search")
+_OF_A_TYPE = f"type IN ({', '.join(repr(str(each)) for each in InteractionType)})"
 
 
 def mend(path: Path) -> None:
@@ -43,7 +47,8 @@ def mend(path: Path) -> None:
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as mended:
         script = _schema(old)
         mended.executescript(script)
-        for row in _rows(old, "event"):
+        old.text_factory = bytes  # which `_rows` decodes, each row by itself
+        for row in _rows(old, "event", _OF_A_TYPE):
             marks = ", ".join("?" * len(row))
             with suppress(sqlite3.IntegrityError):
                 mended.execute(f"INSERT INTO event VALUES ({marks})", row)  # noqa: S608  # only question marks
@@ -93,17 +98,37 @@ def _flush(folder: Path) -> None:
 def _is_sound(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(path, timeout=30)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+            return is_whole(connection)
     except sqlite3.DatabaseError as error:
         if not tells_of_damage(error):
             raise
         return False
 
 
+def is_whole(connection: sqlite3.Connection) -> bool:
+    """Return whether all of a journal can be read, each text of it, too: SQLite's own check looks at none.
+
+    Raises:
+        sqlite3.Error: it can't be, or the file can't be opened; `tells_of_damage` knows which.
+    """
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        return False
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in tables:
+        columns = "event_id, user_id, product_id" if table == "event" else "*"  # half the time, where there are many
+        deque(connection.execute(f"SELECT {columns} FROM {table}"), maxlen=0)  # noqa: S608  # the file's own names
+    if "event" not in tables:
+        return True
+    of_no_type = f"SELECT 1 FROM event WHERE NOT {_OF_A_TYPE} LIMIT 1"  # noqa: S608  # names of ours
+    return connection.execute(of_no_type).fetchone() is None
+
+
 def tells_of_damage(error: sqlite3.Error) -> bool:
     """Return whether an error says that the file is damaged, and not that it can't be opened, say."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # above that stands which kind of it
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Python's own, not SQLite's
+        return "decode to UTF-8" in str(error)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # above that stands which kind of it
 
 
 def _schema(old: sqlite3.Connection) -> str:
@@ -114,16 +139,25 @@ def _schema(old: sqlite3.Connection) -> str:
     return ";\n".join(row[0] for row in rows)
 
 
-def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+def _rows(old: sqlite3.Connection, table: str, only: str = "true") -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table that can be read, but for those with a text that can't be."""
+    for row in _from_both_ends(old, table, only):
+        try:
+            decoded = tuple(each.decode() if isinstance(each, bytes) else each for each in row)
+        except UnicodeDecodeError:
+            continue
+        yield decoded
+
+
+def _from_both_ends(old: sqlite3.Connection, table: str, only: str) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a table from its beginning, and from its end, as far as each can be read."""
-    last = None
+    last = -1
+    query = f"SELECT rowid, * FROM {table} WHERE rowid > ? AND {only} ORDER BY rowid"  # noqa: S608  # names of ours
     try:
-        for rowid, *row in old.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid"):  # noqa: S608  # names of ours
+        for rowid, *row in old.execute(query, (last,)):
             last = rowid
             yield tuple(row)
     except sqlite3.DatabaseError:
         with suppress(sqlite3.DatabaseError):
-            above = -1 if last is None else last
-            query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid DESC"  # noqa: S608  # names of ours
-            for _, *row in old.execute(query, (above,)):
+            for _, *row in old.execute(f"{query} DESC", (last,)):
                 yield tuple(row)

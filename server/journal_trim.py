@@ -18,6 +18,8 @@ AT_ONCE = 5_000
 """Events of one transaction: nobody who writes should wait for more."""
 
 _LATER_S = 3_600.0
+_CLOCK_AHEAD_MS = 300_000
+"""An event that came later than this after the present moment came while the clock was wrong."""
 
 
 class JournalTrim:
@@ -87,13 +89,20 @@ class JournalTrim:
     def _look_for_young(self, connection: sqlite3.Connection) -> None:
         """Find the first event that is not old: a long search, so that nobody who writes waits for it.
 
-        Of young ones the first may come late, where the clock was set back: then those before it wait for it.
+        Of young ones the first may come late, where the clock was set back: then those before it wait for it. Of one
+        that came while the clock was far ahead it is known only that it is older than those after it.
         """
-        old_ms = time.time_ns() // 1_000_000 - self._kept_ms
+        now_ms = time.time_ns() // 1_000_000
+        old_ms = now_ms - self._kept_ms
         known = self._first_young if old_ms >= self._old_ms else 0
         # What is written from now on has higher offsets than these.
         (last,) = connection.execute("SELECT coalesce(max(offset), 0) FROM event").fetchone()
         found = connection.execute(
-            "SELECT offset FROM event WHERE offset >= ? AND received_ms >= ? ORDER BY offset LIMIT 1", (known, old_ms)
+            "SELECT offset FROM event WHERE offset >= ? AND received_ms BETWEEN ? AND ? ORDER BY offset LIMIT 1",
+            (known, old_ms, now_ms + _CLOCK_AHEAD_MS),
         ).fetchone()
-        self._old_ms, self._first_young = old_ms, last + 1 if found is None else found[0]
+        end = last + 1 if found is None else found[0]
+        old = connection.execute(
+            "SELECT offset FROM event WHERE offset < ? AND received_ms < ? ORDER BY offset DESC LIMIT 1", (end, old_ms)
+        ).fetchone()
+        self._old_ms, self._first_young = old_ms, 0 if old is None else old[0] + 1

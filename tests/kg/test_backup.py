@@ -4,12 +4,16 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from kg.backup import clear, dump, restore, verify
 from kg.errors import BackupError, DataError
+from kg.publish import publish
 from kg.schema import quoted
 from kg.store import Graph
+from tests.kg.small_tables import SMALL
 
 pytestmark = pytest.mark.neo4j
 
@@ -94,3 +98,19 @@ def test_a_value_of_no_known_type_is_a_damaged_file(graph: Graph, tmp_path: Path
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"date"', b'"day"')))
     with pytest.raises(DataError, match=r"nodes\.jsonl\.gz is damaged"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_restored_graph_has_the_indexes_that_readers_of_a_publication_need(
+    graph: Graph, tmp_path: Path, published: bool
+) -> None:
+    graph.load(SMALL)
+    if published:
+        publish(graph, "m1", pa.array(["cup"]), np.ones((1, 4), np.float32), [])
+    dump(graph, tmp_path)
+    clear(graph)
+    for name in ("product_embedding", "recommended_model"):
+        graph.write(f"DROP INDEX {name} IF EXISTS")
+    restore(graph, tmp_path)
+    found = graph.read("SHOW INDEXES YIELD name RETURN name")
+    assert [[name] in found for name in ("product_embedding", "recommended_model")] == [published] * 2

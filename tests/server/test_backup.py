@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ import pytest
 from kg import backup as graph_backup
 from kg.erasure import erase_user
 from kg.errors import BackupError, DataError, GraphDiskError, GraphError
+from kg.freeze import freeze
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
+from server import backup as backups
 from server.backup import MANIFEST, backup, restore
 from server.errors import JournalError
+from server.journal import Journal
+from server.journal_file import JournalFile, WrittenSearch
 from server.remembered import NOTE
 from tests.conftest import empty
 from tests.kg.small_tables import same_rows
@@ -287,3 +292,91 @@ def test_the_commands_back_up_and_restore(
     again = kgrank(home, "restore", str(tmp_path / "backup"))
     assert again.code == 1
     assert "--replace" in again.err
+
+
+def test_no_server_starts_before_a_restore_is_at_its_end(
+    tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "backup"
+    names = ["journal-1.db", "journal.db"]
+    for name in names:
+        Journal(home / name).close()
+    assert backup(home, graph, folder).journals == names
+    (home / names[0]).unlink()  # of a process that the backup has
+    put_in_place = backups._replace_files
+    refused: list[str] = []
+
+    def meanwhile(*given: Path) -> None:
+        for name in names:
+            with pytest.raises(JournalError, match="belongs to another server"):
+                Journal(home / name)
+            refused.append(name)
+        put_in_place(*given)
+
+    monkeypatch.setattr(backups, "_replace_files", meanwhile)
+    for drop_newer in (False, True):
+        restore(home, graph, folder, replace=True, drop_newer=drop_newer)
+        for name in names:
+            Journal(home / name).close()
+    assert refused == names * 2
+
+
+def test_a_refused_restore_leaves_no_journal_that_the_next_would_find(tmp_path: Path, graph: Graph) -> None:
+    home, folder = tmp_path / "home", tmp_path / "backup"
+    Journal(home / "journal.db").close()
+    backup(home, graph, folder)
+    graph.write("CREATE (:Note)")
+    for _ in range(2):
+        with pytest.raises(GraphError, match="the graph is not empty"):
+            restore(tmp_path / "new", graph, folder, replace=False)
+    empty(graph)
+    restore(tmp_path / "new", graph, folder, replace=False)
+    assert (tmp_path / "new" / "journal.db").exists()
+
+
+def test_a_search_that_is_handed_over_during_a_backup_is_in_it(
+    tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "backup"
+    Journal(home / "journal-1.db").close()
+    journal = Journal(home / "journal.db")
+    journal.append_search(WrittenSearch("s1", "ann", "tea", 1)).result()
+    copy = backups._copy_journal
+    waits = "SHOW TRANSACTIONS YIELD status WHERE status STARTS WITH 'Blocked' RETURN status"
+    draining: list[Thread] = []
+
+    def hand_over() -> None:
+        graph.append_searches([("s1", "ann", "tea", 1)])
+        journal.forget_searches([*journal.searches(10)])
+
+    def meanwhile(path: Path, to: Path) -> str:
+        if not draining:  # the other process's journal, the first
+            draining.append(Thread(target=hand_over))
+            draining[0].start()
+            until(lambda: bool(graph.read(waits)) or not draining[0].is_alive())
+        return copy(path, to)
+
+    monkeypatch.setattr(backups, "_copy_journal", meanwhile)
+    backup(home, graph, folder)
+    draining[0].join()
+    journal.close()
+    assert JournalFile(folder / "home" / "journal.db").searches_waiting() == 1
+    assert graph.read("MATCH (:User {id: 'ann'})-[r:SEARCHED]->(q) RETURN q.text") == [["tea"]]
+
+
+def test_only_its_owner_can_read_a_backup(tmp_path: Path, graph: Graph) -> None:
+    backup(tmp_path, graph, tmp_path / "some" / "backup")
+    assert (tmp_path / "some" / "backup").stat().st_mode & 0o777 == 0o700
+
+
+def test_who_was_erased_since_is_taken_out_of_the_snapshots_that_are_restored(tmp_path: Path, graph: Graph) -> None:
+    home, folder = tmp_path / "home", tmp_path / "backup"
+    given = tables()
+    graph.load(given)
+    freeze(given, commit=graph.last_commit).save(home / "snapshots" / "then")
+    backup(home, graph, folder)
+    erase_user(graph, "user-01")
+    restore(home, graph, folder, replace=True)
+    users = Snapshot.open(home / "snapshots" / "then").users.array.to_pylist()
+    assert "user-02" in users
+    assert "user-01" not in users

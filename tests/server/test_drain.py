@@ -126,6 +126,23 @@ def test_a_backup_that_is_older_than_what_the_journal_keeps_is_told_of(tmp_path:
 
 
 @pytest.mark.neo4j
+def test_a_backup_that_has_what_was_trimmed_under_another_name_lacks_nothing(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables())
+    journal = drained(tmp_path, graph, 40)
+    forget(journal, [each.offset for each in journal.read(0, 20)])
+    journal.begin_anew()  # as a restore does
+    drain_all(journal, graph)
+    # The same backup once more: it knows the first name only.
+    graph.write("MATCH (j:Journal {name: $name}) DELETE j", name=journal.name)
+    with capture_logs() as logged:
+        drain_all(journal, graph)
+    told = [each["event"] for each in logged]
+    assert "graph_went_back" in told
+    assert "graph_lacks_trimmed_events" not in told
+    journal.close()
+
+
+@pytest.mark.neo4j
 def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables())
     journal = Journal(tmp_path / "journal.db")
@@ -144,8 +161,9 @@ def test_a_journal_that_is_older_than_the_graph_loses_nothing_that_comes_later(t
 
 
 @pytest.mark.neo4j
+@pytest.mark.parametrize("restarted", [False, True], ids=["at once", "after a restart"])
 def test_a_journal_that_is_older_than_the_graph_is_known_as_such_after_more_events_than_it_lacks(
-    tmp_path: Path, graph: Graph
+    tmp_path: Path, graph: Graph, restarted: bool
 ) -> None:
     graph.load(tables())
     journal = drained(tmp_path, graph, 30)
@@ -161,6 +179,9 @@ def test_a_journal_that_is_older_than_the_graph_is_known_as_such_after_more_even
     journal = Journal(older)
     later = [event("patient", "product-02", event_id=f"later-{number}") for number in range(8)]
     journal.append(written_events(later, "events[{}]", 2_000_000_000_000)).result(30)
+    if restarted:
+        journal.close()
+        journal = Journal(older)
     drain_all(journal, graph)
     journal.close()
     stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")

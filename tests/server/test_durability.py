@@ -17,6 +17,7 @@ from kgrank.v1.event_service_pb2 import Event, EventOutcome
 from server.contract import written_events
 from server.errors import JournalError
 from server.journal import Journal
+from server.journal_file import WrittenSearch
 from tests.server.running import running
 
 PAGE = 4096
@@ -65,6 +66,33 @@ def test_of_a_journal_with_a_damaged_page_the_rest_is_recovered(tmp_path: Path, 
     )
     assert [each.event.event_id for each in journal.read(read[-1].offset, 9)] == ["new"]
     journal.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "mask"), [(b"product-17", 0x80), (b"view", 0x02)], ids=["no text any more", "no type any more"]
+)
+def test_of_a_journal_with_a_rotten_byte_in_a_text_that_event_alone_is_lost(
+    tmp_path: Path, text: bytes, mask: int
+) -> None:
+    path = tmp_path / "journal.db"
+    journal = filled(path, 2000)
+    journal.append_search(WrittenSearch("s1", "user-1", "beans", 5)).result(30)
+    journal.close()
+    checkpoint(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(text, len(content) // 2)] ^= mask
+    path.write_bytes(content)
+    with capture_logs() as logged:
+        journal = Journal(path)
+    assert [each["events_read"] for each in logged if each["event"] == "journal_damaged"] == [1999]
+    read = list(journal.all())
+    assert len(read) == 1999
+    assert all(each.event.event_id == f"e{each.offset - 1:05}" for each in read)
+    assert [each.query for each in journal.searches_of("user-1")] == ["beans"]
+    journal.close()
+    with capture_logs() as logged:
+        Journal(path).close()
+    assert logged == []
 
 
 OPEN_AND_DIE = """

@@ -14,6 +14,7 @@ from server.errors import JournalError, NotServingError, OverloadedError
 from server.journal import Journal, StoredEvent
 from server.journal_copy import JournalCopy
 from tests.server.test_journal_trim import forget
+from tests.waiting import until
 
 
 def written(number: int) -> WrittenEvent:
@@ -188,6 +189,20 @@ def test_whoever_waits_for_an_erasure_hears_of_it_where_the_rest_can_t_be_counte
     assert len(journal.erase(written(1).user_id).result(10)) == 1
     assert told == [(written(1).user_id, 0)]
     monkeypatch.undo()
+    journal.close()
+
+
+def test_whoever_waits_for_an_erasure_hears_of_it_where_memory_can_t_be_told(tmp_path: Path) -> None:
+    failures = [RuntimeError("the listener failed")]
+
+    def fail_once(user_id: str, left: list[StoredEvent]) -> None:
+        if failures:
+            raise failures.pop()
+
+    journal = Journal(tmp_path / "journal.db", on_erase=fail_once)
+    journal.append([written(1)]).result(10)
+    assert isinstance(journal.erase(written(1).user_id).exception(10), JournalError)
+    until(lambda: journal.erase(written(1).user_id).exception(10) is None)
     journal.close()
 
 

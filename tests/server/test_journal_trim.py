@@ -86,6 +86,15 @@ def test_what_is_old_in_the_graph_and_needed_by_no_model_goes(ten: JournalFile) 
     assert left(ten) == [3, 9, 10]  # the graph does not have the last two
 
 
+def test_what_came_while_the_clock_was_far_ahead_goes_with_what_came_after_it(ten: JournalFile) -> None:
+    with ten.connection() as connection:
+        connection.execute("UPDATE event SET received_ms = ? WHERE offset IN (2, 7)", (OLD_MS * 2,))
+    trim = JournalTrim(ten.connection, WEEK_MS, Clock())
+    trim.allow(range(1, 11))
+    trim.go_on()
+    assert left(ten) == [7, 8, 9, 10]  # whether the seventh is old is not known before the eighth is
+
+
 def test_it_goes_little_by_little_so_that_nobody_waits_to_write(
     ten: JournalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
