@@ -31,6 +31,10 @@ _STOP_TIMEOUT_S = 60.0
 Told = Callable[[str], None]
 
 
+class _HeldError(GraphError):
+    """Another process holds the folder."""
+
+
 def _untold(_line: str) -> None:
     pass
 
@@ -53,11 +57,12 @@ def embedded(folder: Path, settings: GraphSettings, told: Told = _untold) -> Ite
     try:
         with in_use(folder):
             endpoint = read_endpoint(folder)
-            if endpoint is None and is_held(folder):
+            while endpoint is None:
                 endpoint = _await_other(folder, settings.start_timeout_s)
-            if endpoint is None:
-                child = _start(folder, settings, told, stay=False)
-                endpoint = _endpoint_of(folder)
+                if endpoint is None:
+                    with suppress(_HeldError):  # another process was quicker: its Neo4j is shared
+                        child = _start(folder, settings, told, stay=False)
+                        endpoint = _endpoint_of(folder)
             yield endpoint
     finally:
         # After `in_use`: the child leaves once no process uses the graph.
@@ -163,7 +168,7 @@ def _await_report(child: subprocess.Popen[str], folder: Path, config: str, timeo
     line = child.stdout.readline()
     report = json.loads(line) if line else {"problem": f"its process ended (status {child.wait()})"}
     if report.get("busy"):
-        raise GraphError(
+        raise _HeldError(
             f"the graph in {folder} is in use by another process", "Wait for it to end, or stop it: kgrank graph stop"
         )
     if "problem" in report:
@@ -195,7 +200,7 @@ def _check_port(port: int) -> None:
 
 
 def _await_other(folder: Path, timeout_s: float) -> Endpoint | None:
-    """Wait for a child that another process is starting; None if it left instead."""
+    """Wait for a child that another process is starting; None if there is none, or it left instead."""
     deadline = time.monotonic() + timeout_s
     while is_held(folder):
         endpoint = read_endpoint(folder)

@@ -70,5 +70,9 @@ class GraphBusyError(GraphError):
     """Others were in the way for too long; nothing of the request was done, and trying again helps."""
 
 
+class GraphKeyError(GraphError):
+    """A node or relationship that a write would make is there already; nothing of it was done."""
+
+
 class GraphQueryError(GraphError):
     """The graph store does not understand a query, or it writes where that was not asked for."""

@@ -11,7 +11,8 @@ from kg import schema
 from kg.catalogue import find, loader_in
 from kg.commits import ChangeKind, Commit
 from kg.exporting import facts_of
-from kg.loading import node_pattern, write_facts
+from kg.linking import node_pattern
+from kg.loading import write_facts
 from kg.tables import FACTS
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ keys, events on their id, facts on their ends. A product or user that is given a
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,8 @@ import pyarrow.compute as pc
 from kg import schema
 from kg.batches import batches
 from kg.erasure import erase_loaded, without_erased
+from kg.errors import GraphKeyError
+from kg.linking import link, node_pattern, relink
 from kg.progress import Progress
 from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables, said
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _KEYS_AT_ONCE = 20_000
 _PROMOTED_AT_ONCE = 1_000  # each with all its facts
+_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -113,23 +117,6 @@ def _merge(node: schema.Node) -> str:
     return text
 
 
-def _link(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
-    """Return the Cypher text that links nodes by key, as the products or users table says."""
-    return (
-        f"UNWIND $rows AS row MATCH {node_pattern('a', start.label, 0)} MATCH {node_pattern('b', end.label, 1)} "
-        f"MERGE (a)-[:{relationship.type} {{from_catalogue: true}}]->(b)"
-    )
-
-
-def _unlink_others(relationship: schema.Relationship, start: schema.Node, end: schema.Node) -> str:
-    """Return the Cypher text that removes the links a table does not name any more; a row is a key and its targets."""
-    return (
-        f"UNWIND $rows AS row MATCH {node_pattern('a', start.label, 0)} "
-        f"MATCH (a)-[old:{relationship.type} {{from_catalogue: true}}]->(b:{end.label}) "
-        f"WHERE NOT b.{end.key[0]} IN row[1] DELETE old"
-    )
-
-
 _PRODUCTS = """
 UNWIND $rows AS row MERGE (p:Product {id: row[0]}) SET p += row[1], p.deleted_at = null
 SET p.title = coalesce(p.title, ''), p.description = coalesce(p.description, ''), p.brand = coalesce(p.brand, ''),
@@ -148,36 +135,34 @@ SET u.attribute_keys = coalesce(u.attribute_keys, []), u.attribute_values = coal
 
 
 def _load_products(loader: Loader, products: pa.Table, stated: Collection[str]) -> None:
-    fresh = loader.is_empty("(x:Product)")
     for batch in batches(products):
         rows = batch.to_pylist()
         # With nothing but an id, because interactions name them: that must not blank what is known of them.
         loader.write(BARE_PRODUCTS, [row for row in rows if len(said(row, ())) == 1])
-        write_products(loader, [said(row, stated) for row in rows if len(said(row, ())) > 1], fresh=fresh)
+        write_products(loader, [said(row, stated) for row in rows if len(said(row, ())) > 1])
         loader.progress.advance(len(batch), "products")
     if len(products):
         promote_entities(loader)
 
 
-def write_products(loader: Loader, rows: list[dict[str, Any]], *, fresh: bool) -> None:
+def write_products(loader: Loader, rows: list[dict[str, Any]]) -> None:
     """Write a batch of products, rows of `kg.tables.PRODUCTS`, with their brands, categories and attributes.
 
     Args:
         loader: writes.
         rows: the products; those that are there take the columns that a row has, and keep the others.
-        fresh: the graph had no products before this load.
     """
     loader.write(_PRODUCTS, [[row["product_id"], _properties(row)] for row in rows])
-    brands = [(row["product_id"], [row["brand"]] if row["brand"] else []) for row in rows if "brand" in row]
+    brands = {row["product_id"]: [row["brand"]] if row["brand"] else [] for row in rows if "brand" in row}
     placed = [row for row in rows if "category" in row]
-    leaves = [
-        (row["product_id"], [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else []) for row in placed
-    ]
-    loader.write_all(_merge(schema.BRAND), [[name] for name in _targets(brands)])
+    leaves = {
+        row["product_id"]: [CATEGORY_SEPARATOR.join(row["category"])] if row["category"] else [] for row in placed
+    }
+    loader.write_all(_merge(schema.BRAND), sorted({(name,) for names in brands.values() for name in names}))
     _load_categories(loader, placed)
-    _relink(loader, schema.HAS_BRAND, schema.PRODUCT, schema.BRAND, brands, fresh)
-    _relink(loader, schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY, leaves, fresh)
-    _link_attributes(loader, schema.PRODUCT, rows, fresh)
+    loader.write_all(relink(schema.HAS_BRAND, schema.PRODUCT, schema.BRAND), list(brands.items()))
+    loader.write_all(relink(schema.IN_CATEGORY, schema.PRODUCT, schema.CATEGORY), list(leaves.items()))
+    _link_attributes(loader, schema.PRODUCT, rows)
 
 
 def _properties(row: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +180,7 @@ def _load_categories(loader: Loader, products: list[dict[str, Any]]) -> None:
     pairs = sorted(
         (CATEGORY_SEPARATOR.join(path), CATEGORY_SEPARATOR.join(path[:-1])) for path in paths if len(path) > 1
     )
-    loader.write_all(_link(schema.CHILD_OF, schema.CATEGORY, schema.CATEGORY), [list(pair) for pair in pairs])
+    loader.write_all(link(schema.CHILD_OF, schema.CATEGORY, schema.CATEGORY), [list(pair) for pair in pairs])
 
 
 def _merge_categories(loader: Loader, paths: Iterable[str]) -> None:
@@ -208,32 +193,27 @@ def _merge_attributes(loader: Loader, ids: Iterable[str]) -> None:
     loader.write_all(_merge(schema.ATTRIBUTE), [[each, *each.partition("=")[::2]] for each in ids])
 
 
-def _link_attributes(loader: Loader, node: schema.Node, rows: list[dict[str, Any]], fresh: bool) -> None:
+def _link_attributes(loader: Loader, node: schema.Node, rows: list[dict[str, Any]]) -> None:
     key = "product_id" if node is schema.PRODUCT else "user_id"
-    links = [
-        (row[key], [f"{name}={value}" for name, value in row["attributes"]]) for row in rows if "attributes" in row
-    ]
-    _merge_attributes(loader, _targets(links))
-    _relink(loader, schema.HAS_ATTRIBUTE, node, schema.ATTRIBUTE, links, fresh)
+    links = {
+        row[key]: list(dict.fromkeys(f"{name}={value}" for name, value in row["attributes"]))
+        for row in rows
+        if "attributes" in row
+    }
+    piece: list[list[Any]] = []
+    size = 0
+    for owner, targets in links.items():
+        piece.append([owner, targets])
+        size += len(targets)
+        if size >= _KEYS_AT_ONCE:
+            _relink_attributes(loader, node, piece)
+            piece, size = [], 0
+    _relink_attributes(loader, node, piece)
 
 
-def _targets(links: list[tuple[str, list[str]]]) -> list[str]:
-    return sorted({target for _, targets in links for target in targets})
-
-
-def _relink(
-    loader: Loader,
-    relationship: schema.Relationship,
-    start: schema.Node,
-    end: schema.Node,
-    links: list[tuple[str, list[str]]],
-    fresh: bool,
-) -> None:
-    """Make the links of some nodes exactly these."""
-    if not fresh:
-        loader.write_all(_unlink_others(relationship, start, end), [list(link) for link in links])
-    pairs = [[key, target] for key, targets in links for target in dict.fromkeys(targets)]
-    loader.write_all(_link(relationship, start, end), pairs)
+def _relink_attributes(loader: Loader, node: schema.Node, rows: list[list[Any]]) -> None:
+    _merge_attributes(loader, sorted({target for _, targets in rows for target in targets}))
+    loader.write(relink(schema.HAS_ATTRIBUTE, node, schema.ATTRIBUTE), rows)
 
 
 def promote_entities(loader: Loader, product_ids: Sequence[str] | None = None) -> None:
@@ -271,11 +251,10 @@ def _promote(loader: Loader, product_ids: Sequence[str]) -> None:
 
 
 def _load_users(loader: Loader, users: pa.Table, stated: Collection[str]) -> None:
-    fresh = loader.is_empty("(x:User)")
     for batch in batches(users):
         rows = [said(row, stated) for row in batch.to_pylist()]
         loader.write(_USERS, [[row["user_id"], _properties(row)] for row in rows])
-        _link_attributes(loader, schema.USER, rows, fresh)
+        _link_attributes(loader, schema.USER, rows)
         loader.progress.advance(len(rows), "users")
 
 
@@ -316,9 +295,23 @@ def _load_interactions(loader: Loader, interactions: pa.Table) -> int:
         relationship = schema.RELATIONSHIP_OF[kind]
         cypher = _create_events(relationship, fresh=loader.is_empty(f"()-[x:{relationship.type}]->()"))
         for batch in batches(events.select(EVENT_COLUMNS)):
-            loader.write(cypher, lists_of_rows(batch))
+            rows = lists_of_rows(batch)
+            try:
+                loader.write(cypher, rows)
+            except GraphKeyError:  # another load, or a server, has written one of them since
+                cypher = _create_events(relationship, fresh=False)
+                _write_beside_others(loader, cypher, rows)
             loader.progress.advance(len(batch), relationship.type)
     return unknown
+
+
+def _write_beside_others(loader: Loader, cypher: str, rows: Sequence[Any]) -> None:
+    """Run a query that leaves out what is there, once more where another wrote it just between look and write."""
+    for _ in range(_TIMES - 1):
+        with suppress(GraphKeyError):
+            loader.write(cypher, rows)
+            return
+    loader.write(cypher, rows)
 
 
 def lists_of_rows(table: pa.Table) -> list[list[Any]]:
@@ -387,11 +380,3 @@ def _state(relation: str, start: str, end: str) -> str:
 def _told(relation: str) -> str:
     """Return the properties that tell a fact from a link of the catalogue, where the relation may be either."""
     return " {from_catalogue: false}" if relation in {each.type for each in schema.CATALOGUE} else ""
-
-
-def node_pattern(name: str, label: str, place: int) -> str:
-    """Return the Cypher pattern of a node whose id is `row[place]`, its kind, of an entity, `row[place + 2]`."""
-    node = next(node for node in schema.NODES if node.label == label)
-    kind = f", kind: row[{place + 2}]" if node is schema.ENTITY else ""
-    seek = f"USING INDEX SEEK {name}:{label}({', '.join(node.key)})"
-    return f"({name}:{label} {{{node.key[0]}: row[{place}]{kind}}}) {seek}"

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import structlog
 
+from kg.erasure import user_key
 from kg.errors import GraphError
 from kg.progress import SILENT, Progress
 from kg.schema import vector_index
@@ -36,6 +37,7 @@ _ROWS = 10_000
 _VECTORS = 1_000
 
 _MODEL_INDEX = "CREATE INDEX recommended_model IF NOT EXISTS FOR ()-[r:RECOMMENDED]-() ON (r.model)"
+_IN_CATALOGUE = "p.deleted_at IS NULL"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication wrote. Users and products that the graph does not have any more are passed over."""
+    """What a publication wrote. Users and products that are gone from the graph since are passed over."""
 
     id: str
     recommendations: int
@@ -74,6 +76,7 @@ def publish(
     vectors: npt.NDArray[np.float32],
     recommendations: Iterable[pa.Table],
     *,
+    commit: int = 0,
     keep: int = 2,
     progress: Progress = SILENT,
 ) -> Published:
@@ -85,6 +88,8 @@ def publish(
         product_ids: `[P]` ids of the vectors.
         vectors: `[P, D]`, compared by cosine.
         recommendations: tables with `user_id`, `product_id`, `rank`, `score`; a user's rows stand together.
+        commit: the last one that the recommendations are made of (`kg.snapshot.Snapshot.commit`): who was erased after
+            it is passed over, come back or not.
         keep: how many publications stay, the active one included: those that were active last.
         progress: advances by one for each product and each recommendation.
 
@@ -95,22 +100,27 @@ def publish(
     graph.ensure_schema()
     _remove_unfinished(graph)
     publication = _name(graph, model_version)
-    graph.write(_MODEL_INDEX)
-    graph.write(vector_index())
     graph.write(
         "CREATE (:ModelVersion {id: $id, active: false, complete: false, created_at: $at})",
         id=publication,
         at=time.time_ns() // 1_000_000,
     )
     _remove_unfinished(graph, but=publication)  # of two that began together at least one sees the other
+    make_indexes(graph)
     graph.write("CALL db.awaitIndexes(300)")
-    written = sum(_write_recommendations(graph, publication, table, progress) for table in recommendations)
+    written = sum(_write_recommendations(graph, publication, commit, table, progress) for table in recommendations)
     count = _switch(graph, publication, product_ids, vectors, progress)
     log.info("published", publication=publication, recommendations=written, vectors=count)
     older = [each.id for each in publications(graph) if not each.active][max(keep - 1, 0) :]
     for each in older:
         _remove(graph, each)
     return Published(publication, written, count, older)
+
+
+def make_indexes(graph: Graph) -> None:
+    """Make the indexes that readers of publications need, where they are not there yet; they fill in the background."""
+    graph.write(_MODEL_INDEX)
+    graph.write(vector_index())
 
 
 def activate(
@@ -136,6 +146,8 @@ def activate(
     if not _found(graph, publication).complete:
         raise GraphError(f"publication {publication} was not written to its end", "Publish its model once more.")
     _remove_unfinished(graph)
+    make_indexes(graph)
+    graph.write("CALL db.awaitIndexes(300)")
     count = _switch(graph, publication, product_ids, vectors, progress)
     log.info("activated", publication=publication, vectors=count)
     return count
@@ -172,33 +184,35 @@ def _name(graph: Graph, model_version: str) -> str:
     return f"{model_version}.{number}"
 
 
-def _write_recommendations(graph: Graph, publication: str, table: pa.Table, progress: Progress) -> int:
+def _write_recommendations(graph: Graph, publication: str, commit: int, table: pa.Table, progress: Progress) -> int:
     written = 0
     for batch in _batches(table):
         result = _write_as(
             graph,
             publication,
             "UNWIND $rows AS row MATCH (u:User {id: row[0]}) "
-            "UNWIND row[1] AS each MATCH (p:Product {id: each[0]}) "
+            "WHERE NOT EXISTS { MATCH (e:Erasure {user: row[1]}) WHERE e.commit > $commit } "
+            f"UNWIND row[2] AS each MATCH (p:Product {{id: each[0]}}) WHERE {_IN_CATALOGUE} "
             "CREATE (u)-[:RECOMMENDED {rank: each[1], score: each[2], model: $model}]->(p)",
             batch,
+            commit=commit,
         )
         written += result.changes.get("relationships_created", 0)
-        progress.advance(sum(len(listed) for _, listed in batch))
+        progress.advance(sum(len(listed) for _, _, listed in batch))
     return written
 
 
-_UserRow = tuple[str, list[tuple[str, int, float]]]
+_UserRow = tuple[str, str, list[tuple[str, int, float]]]
 
 
 def _batches(table: pa.Table) -> Iterator[list[_UserRow]]:
-    """Yield users with their lists, together of about `_ROWS` recommendations."""
+    """Yield users with the hashes of their ids and their lists, together of about `_ROWS` recommendations."""
     columns = [table[name].to_pylist() for name in ("user_id", "product_id", "rank", "score")]
     batch: list[_UserRow] = []
     size = 0
     for user_id, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
         listed = [(product_id, rank, score) for _, product_id, rank, score in rows]
-        batch.append((user_id, listed))
+        batch.append((user_id, user_key(user_id), listed))
         size += len(listed)
         if size >= _ROWS:
             yield batch
@@ -239,7 +253,7 @@ def _stage_vectors(
         result = _write_as(
             graph,
             publication,
-            "UNWIND $rows AS row MATCH (p:Product {id: row[0]}) "
+            f"UNWIND $rows AS row MATCH (p:Product {{id: row[0]}}) WHERE {_IN_CATALOGUE} "
             "CALL db.create.setNodeVectorProperty(p, 'embedding_next', row[1]) "
             "RETURN count(p)",
             rows,

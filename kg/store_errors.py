@@ -14,6 +14,7 @@ from kg.errors import (
     GraphDiskError,
     GraphError,
     GraphFullError,
+    GraphKeyError,
     GraphQueryError,
     GraphSetupError,
     GraphUnavailableError,
@@ -46,21 +47,23 @@ def our_errors(place: str) -> Iterator[None]:
         raise GraphError(f"the graph's address {place!r} can't be used: {error}", "Write bolt://host:7687.") from error
     except neo4j.exceptions.ConstraintError as error:
         # Without its message, which quotes the properties: ids of people must not reach a log.
-        raise GraphError(
+        raise GraphKeyError(
             "the graph refused a write: a node or relationship with this key is there already", f"({error.code})"
         ) from None
     except neo4j.exceptions.Neo4jError as error:
         raise _refusal(error, place) from error
     except (neo4j.exceptions.DriverError, OSError) as error:
         raise GraphUnavailableError(f"the graph at {place} can't be used: {error}", "Check graph.uri.") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _unsendable(error, place) from error
 
 
-def _unsendable(error: ValueError, place: str) -> GraphError:
+def _unsendable(error: ValueError | OverflowError, place: str) -> GraphError:
     """Return what it means that something could not be sent to the store, which is there as before."""
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
         return GraphQueryError(f"a text can't be sent to the graph: {error}", "Take the half of a character out of it.")
+    if isinstance(error, OverflowError):
+        return GraphQueryError(f"a number can't be sent to the graph: {error}", "Take one of at most 64 bits.")
     return GraphError(f"the graph at {place} can't be asked: {error}", "Check graph.uri, and what was asked.")
 
 

@@ -123,7 +123,7 @@ def _publish(
     from server.cli.user_list import read_users
 
     scorer = Scorer(manifest.model_version, model, data, k, exclude_seen=not manifest.split.get("repeats", False))
-    asked: range | Sequence[str] = range(len(data.users)) if users is None else read_users(users)
+    asked: npt.NDArray[np.int64] | Sequence[str] = scorer.everybody if users is None else read_users(users)
     total = len(asked) * min(k, len(data.products)) + len(data.products)
     with (
         Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
@@ -135,6 +135,7 @@ def _publish(
             data.products.array,
             _vectors(model),
             _lists(scorer, asked),
+            commit=data.commit,
             keep=keep,
             progress=meter,
         )
@@ -163,6 +164,6 @@ def _vectors(model: "ScoringModel") -> "npt.NDArray[np.float32]":
     return vectors
 
 
-def _lists(scorer: "Scorer", users: range | Sequence[str]) -> Iterator["pa.Table"]:
+def _lists(scorer: "Scorer", users: "npt.NDArray[np.int64] | Sequence[str]") -> Iterator["pa.Table"]:
     for start in range(0, len(users), _USERS_AT_ONCE):
         yield scorer.table(users[start : start + _USERS_AT_ONCE])

@@ -18,7 +18,7 @@ import pytest
 
 from kg.embedded import embedded, start_in_background, stop
 from kg.embedded_files import STATE_FILE, Endpoint, is_held, read_endpoint
-from kg.embedded_jars import LOCK_FILE, LOCKED_BY
+from kg.embedded_jars import LOCK_FILE, LOCKED_BY, locked_jars
 from kg.errors import GraphAuthError, GraphError, GraphFullError, GraphUnavailableError
 from kg.store import Graph
 from tests.conftest import GRAPH_SETTINGS
@@ -60,6 +60,23 @@ def test_a_second_user_of_the_folder_shares_the_running_one(graph: Graph, graph_
     with Graph.connect(GRAPH_SETTINGS, graph_folder) as other:
         assert other.place == graph.place
         assert same_rows(other.export(), SMALL)
+    assert graph.read("RETURN 1") == [[1]]
+
+
+def test_of_two_commands_that_start_it_at_once_the_second_shares_the_first_ones(
+    graph: Graph, graph_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "graph"
+    folder.mkdir()
+
+    def jars(told: Any) -> list[Path]:  # it has looked, and nothing ran; before its own one runs, another does
+        folder.rename(tmp_path / "as it was")
+        folder.symlink_to(graph_folder)
+        return locked_jars(told)
+
+    monkeypatch.setattr("kg.embedded.locked_jars", jars)
+    with embedded(folder, GRAPH_SETTINGS) as endpoint:
+        assert endpoint == running(graph_folder)
     assert graph.read("RETURN 1") == [[1]]
 
 

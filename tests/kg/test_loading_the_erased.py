@@ -3,12 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from kg import loading
 from kg.erasure import erase_user
 from kg.freeze import freeze
 from kg.store import Graph
+from kg.tables import Tables
 from tests.kg.small_tables import event, tables
 
 pytestmark = pytest.mark.neo4j
@@ -53,7 +55,25 @@ def test_who_is_erased_while_files_are_loaded_is_not_in_the_graph_afterwards(
         return going_on(*given)
 
     monkeypatch.setattr(loading, step, erased_meanwhile)
-    graph.load(FILES)
+    home = {"head": "ann", "relation": "LIVES_IN", "tail": "a house", "head_kind": "user", "tail_kind": "house"}
+    graph.load(replace(FILES, facts=pa.concat_tables([FILES.facts, tables(facts=[home]).facts])))
     left = graph.read("MATCH (u:User {id: 'ann'}) OPTIONAL MATCH (u)-[r]->() RETURN r.event_id")
     assert left == ([["e3"]] if comes_back else [])
     assert graph.read("MATCH (u:User {id: 'bob'})-[r:PURCHASED]->() RETURN r.event_id") == [["e2"]]
+    # Nor is what only ann had, as the step that went on brought it.
+    assert graph.read("MATCH (x) WHERE x:Attribute OR x:Entity RETURN x.id") == [["town=bob"]]
+
+
+def test_an_attribute_that_a_user_had_before_is_not_left_for_an_erasure_to_miss(graph: Graph) -> None:
+    def users(**emails: str) -> Tables:
+        return tables(users=[{"user_id": name, "attributes": [("email", value)]} for name, value in emails.items()])
+
+    graph.load(users(ann="a@x", bob="b@x", carl="shared", dora="shared"))
+    graph.load(users(ann="b@x", bob="c@x", carl="d@x"))  # one takes what another had alone
+    attributes = "MATCH (x:Attribute) RETURN x.id, x.key, x.value ORDER BY x.id"
+    values = ["b@x", "c@x", "d@x", "shared"]
+    assert graph.read(attributes) == [[f"email={value}", "email", value] for value in values]
+    links = graph.read("MATCH (u:User)-[:HAS_ATTRIBUTE]->(x) RETURN u.id, x.value ORDER BY u.id")
+    assert links == [["ann", "b@x"], ["bob", "c@x"], ["carl", "d@x"], ["dora", "shared"]]
+    erase_user(graph, "ann")
+    assert [row[2] for row in graph.read(attributes)] == values[1:]

@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kg.catalogue import take_out
+from kg.erasure import erase_user
 from kg.errors import GraphError
 from kg.freeze import freeze
 from kg.publish import activate, publications, publish, remove
 from kg.store import Graph
-from tests.kg.small_tables import SMALL
+from tests.kg.small_tables import SMALL, event, tables
 
 pytestmark = pytest.mark.neo4j
 
@@ -189,3 +191,34 @@ def test_an_erased_user_and_a_product_that_left_are_passed_over(graph: Graph) ->
     graph.write("MATCH (p:Product {id: $id}) DETACH DELETE p", id=PRODUCTS[0].as_py())
     done = publish(graph, "m1", PRODUCTS, vectors(1), [lists([0, 1], [1, 0])])
     assert (done.recommendations, done.vectors) == (1, len(PRODUCTS) - 1)
+
+
+def test_a_product_that_was_taken_out_is_recommended_to_nobody_and_has_no_vector(graph: Graph) -> None:
+    graph.load(SMALL)
+    take_out(graph, [PRODUCTS[0].as_py()])
+    done = publish(graph, "m1", PRODUCTS, vectors(1), [lists([0, 1])])
+    assert (done.recommendations, done.vectors) == (1, len(PRODUCTS) - 1)
+    assert [row[1] for row in graph.read(ACTIVE_LISTS)] == [PRODUCTS[1].as_py()]
+    assert graph.read("MATCH (p:Product) WHERE p.embedding IS NULL RETURN p.id") == [[PRODUCTS[0].as_py()]]
+
+
+def test_who_was_erased_and_has_come_back_is_not_given_the_list_of_the_time_before(graph: Graph) -> None:
+    graph.load(SMALL)
+    frozen_at = graph.last_commit
+    erased, _ = erase_user(graph, USERS[0])
+    again = tables(interactions=[event("later", USERS[0], PRODUCTS[1].as_py())]).interactions
+    graph.append_events(again, "journal", 1)
+    assert publish(graph, "m1", PRODUCTS, vectors(1), [lists([0, 1], [1])], commit=frozen_at).recommendations == 1
+    assert [row[0] for row in graph.read(ACTIVE_LISTS)] == [USERS[1]]
+    # Of a snapshot that was made since, the list is of what the user has done since.
+    assert publish(graph, "m2", PRODUCTS, vectors(1), [lists([0, 1], [1])], commit=erased.commit).recommendations == 3
+
+
+def test_the_indexes_that_readers_need_are_made_when_a_publication_is_made_active_again(graph: Graph) -> None:
+    graph.load(SMALL)
+    publish(graph, "m1", PRODUCTS, vectors(1), [lists([0])])
+    for name in ("product_embedding", "recommended_model"):
+        graph.write(f"DROP INDEX {name}")
+    activate(graph, "m1", PRODUCTS, vectors(1))
+    assert graph.query(NEAREST, {"id": PRODUCTS[0].as_py()}).rows[0][0] == PRODUCTS[0].as_py()
+    assert graph.read("SHOW INDEXES YIELD name WHERE name = 'recommended_model' RETURN name")
