@@ -114,7 +114,7 @@ def upsert(graph: "Graph", products: Sequence[Product], changing: Collection[str
                 commit.note(ChangeKind.PRODUCT, new.product_id)
         if changed:
             loader = loader_in(commit)
-            write_products(loader, [each.row() for each in changed], fresh=False)
+            write_products(loader, [each.row() for each in changed])
             ids = [each.product_id for each in changed]
             commit.run("UNWIND $rows AS id MATCH (p:Product {id: id}) SET p.updated_at = $now", ids, now=now_ms)
             promote_entities(loader, [each for each in ids if each not in known])
@@ -159,12 +159,17 @@ def page(graph: "Graph", after: str, size: int) -> list[StoredProduct]:
 
 
 def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
-    """Return some products as the graph has them now, for `kg.extending.extended`."""
+    """Return some products as the graph has them now, for `kg.extending.extended`.
+
+    One that is not in the catalogue may still be an end of facts, as files told them.
+    """
     asked = list(dict.fromkeys(product_ids))
     found = [each.product for each in find(graph, asked)]
     there = {each.product_id for each in found}
     products = pa.Table.from_pylist([each.row() for each in found], PRODUCTS)
-    return CatalogueChange(products, facts_of(graph, sorted(there)), tuple(each for each in asked if each not in there))
+    deleted = tuple(each for each in asked if each not in there)
+    facts = pa.concat_tables([facts_of(graph, sorted(there)), facts_of(graph, deleted, outside=True)])
+    return CatalogueChange(products, facts, deleted)
 
 
 _FIND = (

@@ -56,6 +56,9 @@ _NOTE = f"""{KEPT_PLAN}
 UNWIND $rows AS row
 CREATE (:Change {{commit: $commit, kind: row[0], key: row[1], at: $at}})
 """
+_KEEP_MODEL = """
+MATCH (s:CommitSequence {name: 'commits'}) SET s.model = $key, s.model_commit = $commit, s.model_at = $at
+"""
 
 
 class ChangeKind(StrEnum):
@@ -72,7 +75,7 @@ class ChangeKind(StrEnum):
     RULE = "rule"
     """A rule was added, changed or removed; the key is its id."""
     MODEL = "model"
-    """Which models answer whom was changed; the key is the model version, or empty."""
+    """Which models answer whom was changed; the key says how (`server.traffic`). The last one is never forgotten."""
     USER_ERASED = "user_erased"
     """A user was erased; the key is the hash of its id (`kg.erasure.user_key`)."""
 
@@ -130,8 +133,11 @@ class Commit:
     def finish(self) -> None:
         """Write what was noted; `Graph.commit` calls it."""
         if self._noted:
-            rows = [[str(kind), key] for kind, key in self._noted]
-            self.run(_NOTE, rows, commit=self.number, at=time.time_ns() // 1_000_000)
+            rows, at = [[str(kind), key] for kind, key in self._noted], time.time_ns() // 1_000_000
+            self.run(_NOTE, rows, commit=self.number, at=at)
+            models = [key for kind, key in self._noted if kind is ChangeKind.MODEL]
+            if models:
+                self.run(_KEEP_MODEL, key=models[-1], commit=self.number, at=at)
 
 
 def hold(run: _Run) -> int:
@@ -167,6 +173,15 @@ def changes_since(graph: "Graph", after: int, limit: int = _CHANGES_AT_ONCE) -> 
         if len(rows) < limit or len(changes) >= limit:
             return changes
         after = rows[-1][0]
+
+
+def last_model_change(graph: "Graph") -> Change | None:
+    """Return the last change of which models answer whom, however long ago it was; None where there was none."""
+    rows = graph.read(
+        "MATCH (s:CommitSequence {name: 'commits'}) WHERE s.model IS NOT NULL "
+        "RETURN s.model_commit, s.model, s.model_at"
+    )
+    return next((Change(commit, ChangeKind.MODEL, key, at) for commit, key, at in rows), None)
 
 
 def forgotten_until(graph: "Graph") -> int:

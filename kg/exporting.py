@@ -218,21 +218,28 @@ def fact_relations(graph: "Graph") -> list[str]:
     return sorted(filter(schema.is_relation_name, types))
 
 
-def facts_of(graph: "Graph", product_ids: Sequence[str]) -> pa.Table:
-    """Return the facts that some products are an end of, `kg.tables.FACTS`, each once."""
-    relations = fact_relations(graph)
-    if not relations or not product_ids:
+def facts_of(graph: "Graph", product_ids: Sequence[str], *, outside: bool = False) -> pa.Table:
+    """Return the facts that some products are an end of, `kg.tables.FACTS`, each once; not those about users.
+
+    Args:
+        graph: an open graph.
+        product_ids: the products.
+        outside: they are not in the catalogue, but facts name them.
+    """
+    relations = fact_relations(graph) if product_ids else []
+    if not relations:
         return FACTS.empty_table()
     types = "|".join(relations)
-    pattern, hint = _by_key("p", schema.PRODUCT)
+    pattern, hint = _by_key("p", schema.ENTITY if outside else schema.PRODUCT)
     query = (
         f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]-() {hint} "
         "WHERE coalesce(r.from_catalogue, false) = false "
         "WITH DISTINCT r WITH r, startNode(r) AS h, endNode(r) AS t "
         f"WHERE {_may_end_a_fact('h')} AND {_may_end_a_fact('t')} "
+        f"AND NOT h:{schema.USER.label} AND NOT t:{schema.USER.label} "
         f"RETURN {_id_of('h')}, type(r), {_id_of('t')}, {_kind_of('h')}, {_kind_of('t')}"
     )
-    keys = [[product_id] for product_id in product_ids]
+    keys = [[product_id, schema.PRODUCT.kind] for product_id in product_ids]  # a product's own key is the id alone
     rows = whole_rows(lambda: graph.read(query, keys=keys), range(len(FACTS.names)))
     return pa.Table.from_pylist([dict(zip(FACTS.names, row, strict=True)) for row in rows], FACTS)
 

@@ -26,7 +26,7 @@ class CatalogueChange:
 
     Args:
         products: those that are in the catalogue, `kg.tables.PRODUCTS`.
-        facts: every fact that one of them is an end of, `kg.tables.FACTS`.
+        facts: every fact that one of them is an end of, `kg.tables.FACTS`; repeats do no harm.
         deleted: ids of those that are not.
     """
 
@@ -76,8 +76,8 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     edges = edges_of(rows, change.facts)
     of_products = node_keys(PRODUCT, products.array)
     of_nodes = node_keys(flat(snapshot.nodes["kind"]), flat(snapshot.nodes["id"]))
-    # A product that was an end of facts before it was in the catalogue stood among the other nodes.
-    joined = pc.is_in(of_nodes, value_set=node_keys(PRODUCT, flat(rows["product_id"])))
+    # A product that is an end of facts without being in the catalogue stands among the other nodes.
+    outside = pc.is_in(of_nodes, value_set=node_keys(PRODUCT, pa.array(change.product_ids, pa.string())))
     known = pa.concat_arrays([of_products, of_nodes])
     ends = pa.concat_arrays([edges.head, edges.tail]).unique()
     fresh = ends.filter(pc.invert(pc.is_in(ends, value_set=known)))
@@ -90,7 +90,7 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     gone = np.array([products.place(each) for each in change.deleted], np.int64)
     stated[place] = True
     stated[gone[gone >= 0]] = True
-    stated[count : count + len(of_nodes)] = np.asarray(joined, bool)
+    stated[count : count + len(of_nodes)] = np.asarray(outside, bool)
     all_keys = pa.concat_arrays([known, fresh])
     both = pc.index_in(pa.concat_arrays([edges.head, edges.tail]), value_set=all_keys).to_numpy().astype(np.int64)
     head, tail = both[: len(edges.head)], both[len(edges.head) :]

@@ -154,6 +154,9 @@ COMMIT_SEQUENCE = Node(
         Property("name", "STRING", "`commits`"),
         Property("number", "INTEGER", "of the last commit"),
         Property("forgotten", "INTEGER", "the last one whose changes are gone; absent: none"),
+        Property("model", "STRING", "which models answer whom, as it was changed last; absent: never"),
+        Property("model_commit", "INTEGER", "the commit that changed it"),
+        Property("model_at", "INTEGER", "when, ms since the epoch"),
     ),
     "orders everything written online",
 )

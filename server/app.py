@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import structlog
 
-from kg.commits import ChangeKind
-from kg.errors import KgrankError
+from kg.commits import ChangeKind, last_model_change
 from kgrank.v1 import (
     catalog_service_pb2,
     event_service_pb2,
@@ -26,6 +25,7 @@ from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
 from server.access.tls import credentials
 from server.attribution import Attribution
+from server.awaited_model import noted_beside
 from server.catalogue_following import KINDS, CatalogueFollowing
 from server.config import ServeSettings
 from server.contract import Limits
@@ -70,6 +70,7 @@ USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 RULES = rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"]
 _REFRESHED_EVERY_S = 1.0
+_RECORDED_WITHIN_S = 5.0
 
 
 Connect = Callable[[], AbstractContextManager["Graph"]]
@@ -119,7 +120,7 @@ class Server:
             self._rules_settled,
         )
         self._follower.on(ChangeKind.RULE, self._rules.follow)
-        self._catalogue = CatalogueFollowing(self._serving, self._link)
+        self._catalogue = CatalogueFollowing(self._serving, self._link, self._follower.go_back)
         for kind in KINDS:
             self._follower.on(kind, self._catalogue.follow)
         if self._serving.past is not None:
@@ -139,6 +140,7 @@ class Server:
         self._listening = Listening(self._server, settings, None if secured is None else secured.credentials)
         self._loading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._saying: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
@@ -149,12 +151,13 @@ class Server:
         Raises:
             PortTakenError: somebody else listens there.
         """
-        await self._readiness.begin()
+        self._readiness.begin()
         port = await self._listening.begin()
         self._rules.recall()
         self._link.start()
         self._loading = asyncio.create_task(self._load())
         self._refreshing = asyncio.create_task(self._refresh())
+        self._looking = asyncio.create_task(self._look_again(self._loading))
         return port
 
     @property
@@ -183,11 +186,10 @@ class Server:
 
     async def stop(self) -> None:
         """Drain: take no new calls, finish the running ones, store and pass on what is journalled, leave."""
-        await self._readiness.leave()
-        if self._loading is not None:
-            self._loading.cancel()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        self._readiness.leave()
+        for task in (self._loading, self._looking, self._refreshing):
+            if task is not None:
+                task.cancel()
         await self._server.stop(self._settings.drain_s)
         await self._follower.stop()
         await self._rules.stop()
@@ -197,6 +199,8 @@ class Server:
         await asyncio.to_thread(self._journal.close)
         await asyncio.to_thread(self._drain.close, self._settings.drain_s)
         await asyncio.to_thread(self._link.close)
+        if self._front.kept:  # what is done by now is recorded by then
+            await asyncio.wait(self._front.kept, timeout=_RECORDED_WITHIN_S)
         await asyncio.to_thread(self._close_front)
         self._readiness.end()
         _log.info("stopped")
@@ -260,35 +264,29 @@ class Server:
             self._front.audit.close()
 
     async def _load(self) -> None:
-        """Put the models that were in service into service; without one, wait for `ActivateModel`."""
+        """Put the models that were in service into service; without one, wait for another."""
         try:
             await asyncio.to_thread(self._eraser.redact_snapshots)
-            traffic = await asyncio.to_thread(lambda: self._places.models.traffic)
+            models = self._places.models
+            traffic, lost = await asyncio.to_thread(lambda: (models.traffic, models.lost))
         except Exception:
             _log.exception("models_not_found", folder=str(self._places.models.folder))
             return
         if traffic is None:
-            _log.warning("no_model", folder=str(self._places.models.folder), remedy="train one and activate it")
+            _log.warning("no_model", folder=str(models.folder), remedy="train one and activate it")
             return
-        if await self._put_into_service(traffic.with_trials((), None)):
-            await self._activated()
-            # Without its trials, the active model answers everybody.
-            if traffic.versions != (traffic.active,) and await self._put_into_service(traffic):
-                await self._activated()
+        if lost is not None and models.chosen is None:
+            remedy = "Copy its artifact here, or activate the model that is to be served."
+            _log.error("active_missing", reason=lost, begins_with=traffic.active, remedy=remedy)
+        await self._switch.start(traffic)
 
-    async def _put_into_service(self, traffic: Traffic) -> bool:
-        """Serve what was served before the start; return whether it is."""
-        try:
-            plain = traffic.with_trials((), None)
-            # What a caller has put into service meanwhile stays.
-            await self._serving.change_traffic(lambda now: traffic if now in (None, plain) else now, self._journal)
-        except KgrankError as error:
-            _log.error("model_refused", models=traffic.versions, reason=error.problem, remedy=error.remedy)
-            return False
-        except Exception:
-            _log.exception("model_failed", models=traffic.versions)
-            return False
-        return True
+    async def _look_again(self, loading: "asyncio.Task[None]") -> None:
+        """Take up what another process has put into service, as long as nothing is here."""
+        await asyncio.wait([loading])
+        tried: Traffic | None = None
+        while self._serving.active is None:
+            tried = await noted_beside(self._places.models, tried)
+            await self._switch.start(tried)
 
     async def _activated(self) -> None:
         self._follower.start(self._serving.engine.snapshot.commit)
@@ -303,7 +301,7 @@ class Server:
 
     async def _say(self) -> None:
         """Say that calls may come, if they may, and let them come."""
-        await self._readiness.say()
+        self._readiness.say()
         if self._readiness.ready:
             try:
                 await self._listening.go_on()
@@ -322,7 +320,8 @@ class Server:
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
         advance_beyond(graph, self._journal)
-        self._loop.call_soon_threadsafe(self._switch.graph_reached, graph.last_commit)
+        last, told = graph.last_commit, last_model_change(graph)
+        self._loop.call_soon_threadsafe(self._switch.graph_reached, last, told)
         self._eraser.reconcile(graph)
 
     def _graph_opened(self) -> None:

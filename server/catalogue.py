@@ -10,13 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from kg.extending import CatalogueChange, Extension, extended
 from kg.snapshot import Snapshot
 from model.artifact import Artifact
+from model.config import TextConfig
+from model.errors import ModelError
 from model.joining import HiddenStates, hidden_states, joined
-from model.text import shared_encoder
+from model.text import TextEncoder, shared_encoder
 from server.engine import Engine
 from server.lineup import Lineup
 
@@ -39,6 +42,7 @@ class LiveCatalogue:
         self.catch_up = catch_up
         self._since: dict[str, Extension] = {}  # by content hash
         self._states: dict[str, HiddenStates | None] = {}  # by model version
+        self._encoders: dict[TextConfig, TextEncoder] = {}  # a line-up may have more than this process keeps else
 
     def opened(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot that was just opened with all changes since."""
@@ -63,7 +67,7 @@ class LiveCatalogue:
         if since is None or artifact.products.array.equals(snapshot.products.array):
             return artifact
         states = hidden_states(artifact.scorer, artifact.node_keys, since.before, self._cache)
-        artifact, self._states[artifact.manifest.model_version] = _joined(artifact, states, since)
+        artifact, self._states[artifact.manifest.model_version] = self._joined(artifact, states, since)
         return artifact
 
     def unprepared(self, lineup: Lineup) -> list[tuple[Engine, Snapshot]]:
@@ -92,19 +96,19 @@ class LiveCatalogue:
         engine = lineup.engines.get(model_version)
         if engine is None:
             return lineup
+        self._encoder_of(engine.artifact)
         self._states[model_version] = states
         since = self._since.get(engine.snapshot.content_hash)
         if since is None:
             return lineup
-        artifact, self._states[model_version] = _joined(engine.artifact, states, since)
+        artifact, self._states[model_version] = self._joined(engine.artifact, states, since)
         after = engine.extended(artifact, since.snapshot)
         return lineup.mapped(lambda each: after if each is engine else each)
 
     def changed(self, lineup: Lineup, change: CatalogueChange) -> Lineup:
         """Return the line-up with engines over the changed catalogue.
 
-        Raises:
-            ModelError: the text encoder can't be loaded.
+        A model whose text encoder can't be loaded takes what needs none: what is gone, prices, what can be had.
         """
         began = time.monotonic()
         snapshots = {id(engine.snapshot): engine.snapshot for engine in lineup.engines.values()}
@@ -113,7 +117,11 @@ class LiveCatalogue:
 
         def grown(engine: Engine) -> Engine:
             step, version = steps[id(engine.snapshot)], engine.model_version
-            artifact, states[version] = _joined(engine.artifact, self._states.get(version), step)
+            try:
+                artifact, states[version] = self._joined(engine.artifact, self._states.get(version), step)
+            except ModelError as error:
+                _log.error("texts_not_read", model_version=version, reason=error.problem, remedy=error.remedy)
+                artifact, states[version] = _joined_unread(engine.artifact, step), None
             return engine.extended(artifact, step.snapshot)
 
         after = lineup.mapped(grown)
@@ -135,11 +143,26 @@ class LiveCatalogue:
         hashes = {engine.snapshot.content_hash for engine in lineup.engines.values()}
         self._since = {name: each for name, each in self._since.items() if name in hashes}
         self._states = {version: each for version, each in self._states.items() if version in lineup.engines}
+        read = {engine.artifact.scorer.network.config.text for engine in lineup.engines.values()}
+        self._encoders = {config: each for config, each in self._encoders.items() if config in read}
+
+    def _encoder_of(self, artifact: Artifact) -> TextEncoder:
+        config = artifact.scorer.network.config.text
+        if config not in self._encoders:
+            self._encoders[config] = shared_encoder(config)
+        return self._encoders[config]
+
+    def _joined(
+        self, artifact: Artifact, states: HiddenStates | None, extension: Extension
+    ) -> tuple[Artifact, HiddenStates | None]:
+        encode = self._encoder_of(artifact).encode
+        scorer, after = joined(artifact.scorer, artifact.kernel, artifact.node_keys, states, extension, encode)
+        return replace(artifact, products=extension.snapshot.products, scorer=scorer), after
 
 
-def _joined(
-    artifact: Artifact, states: HiddenStates | None, extension: Extension
-) -> tuple[Artifact, HiddenStates | None]:
-    encoder = shared_encoder(artifact.scorer.network.config.text)
-    scorer, after = joined(artifact.scorer, artifact.kernel, artifact.node_keys, states, extension, encoder.encode)
-    return replace(artifact, products=extension.snapshot.products, scorer=scorer), after
+def _joined_unread(artifact: Artifact, extension: Extension) -> Artifact:
+    """Return an artifact over a changed catalogue without reading a text: its new products have no vector yet."""
+    nothing = np.empty((0, len(artifact.kernel.mean)), np.float32)
+    unread = replace(extension, read_anew=extension.read_anew[:0])
+    scorer, _ = joined(artifact.scorer, artifact.kernel, artifact.node_keys, None, unread, lambda _: nothing)
+    return replace(artifact, products=extension.snapshot.products, scorer=scorer)

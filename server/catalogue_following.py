@@ -1,7 +1,7 @@
 """Catalogue changes of the graph, taken into service: those that come, and those that a snapshot missed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,23 +28,37 @@ class CatalogueFollowing:
     Args:
         serving: the engines.
         link: the graph.
+        go_back: lets everything after a commit be followed anew.
     """
 
-    def __init__(self, serving: Serving, link: "GraphLink[Graph]") -> None:
+    def __init__(self, serving: Serving, link: "GraphLink[Graph]", go_back: Callable[[int], None]) -> None:
         self._serving = serving
         self._link = link
+        self._go_back = go_back
         self._preparing: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
         self._missed: int | None = None
         serving.catalogue.catch_up = self.since
 
     async def follow(self, changes: Sequence[Change]) -> None:
         """Take changes of the catalogue into service.
 
+        While a model is being loaded, for minutes maybe, they wait for it, and nothing else that was committed does.
+
         Raises:
-            KgrankError: the graph is away, or a text encoder can't be loaded; nothing was changed.
+            KgrankError: the graph is away; nothing was changed.
         """
         ids = dict.fromkeys(change.key for change in changes)
-        await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids)))
+        if await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids))):
+            return
+        self._miss(changes[0].commit - 1)
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.create_task(self._go_on_once_loaded(), name="catalogue-waits")
+
+    async def _go_on_once_loaded(self) -> None:
+        await self._serving.loaded.wait()
+        if (missed := self.missed()) is not None:
+            self._go_back(missed)
 
     def since(self, snapshot: Snapshot) -> CatalogueChange | None:
         """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""
@@ -68,8 +82,11 @@ class CatalogueFollowing:
                 return as_they_are(graph, ids)
         except GraphError as error:
             _log.info("catalogue_behind", commit=snapshot.commit, reason=error.problem)
-            self._missed = snapshot.commit if self._missed is None else min(self._missed, snapshot.commit)
+            self._miss(snapshot.commit)
             return None
+
+    def _miss(self, after: int) -> None:
+        self._missed = after if self._missed is None else min(self._missed, after)
 
     def missed(self) -> int | None:
         """Return the commit after which the follower must begin anew, once; None where nothing was missed."""
@@ -82,10 +99,11 @@ class CatalogueFollowing:
             self._preparing = asyncio.create_task(self._prepare(), name="catalogue")
 
     async def stop(self) -> None:
-        """Wait for what is being made ready no longer."""
-        if self._preparing is not None:
-            self._preparing.cancel()
-            await asyncio.gather(self._preparing, return_exceptions=True)
+        """Wait for what is being made ready, or loaded, no longer."""
+        tasks = [task for task in (self._preparing, self._waiting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prepare(self) -> None:
         try:

@@ -36,8 +36,8 @@ _COMMITS = 200
 """Commits that are looked at together, at most: each may hold a thousand events, and all are in memory at once."""
 _TIDY_S = 3_600.0
 _NOTED_EVERY_S = 5.0
-_FIRST = (ChangeKind.USER_ERASED, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS, ChangeKind.RULE)
-"""Erasures before anything else; products before the events that name them."""
+_FIRST = (ChangeKind.USER_ERASED, ChangeKind.RULE, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
+"""Erasures and rules first, which take no time; products before the events that name them."""
 
 Handler = Callable[[Sequence[Change]], Awaitable[None]]
 
@@ -88,7 +88,6 @@ class Follower:
         self.each_commit: Callable[[int], Awaitable[None]] | None = None
         """Told of every commit up to which all else has been applied, whatever it changed."""
         self._nudged = asyncio.Event()
-        self._moved = asyncio.Condition()
         self._back_to: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
@@ -126,14 +125,6 @@ class Follower:
     def nudge(self) -> None:
         """Look for commits now: this server has just made one, or the graph is back."""
         self._nudged.set()
-
-    async def reached(self, commit: int, timeout_s: float = 2.0) -> bool:
-        """Wait until a commit has been applied here; return whether it has."""
-        self.nudge()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self.applied >= commit)
-        return self.applied >= commit
 
     async def stop(self) -> None:
         """Stop following."""
@@ -191,9 +182,7 @@ class Follower:
         if page.events or self._histories.followed < page.heard:
             self._histories.follow(page.events, behind, page.heard)
         await self._tell(page.until)
-        async with self._moved:
-            self.applied = page.until
-            self._moved.notify_all()
+        self.applied = page.until
         if not page.more:
             first = not self.caught_up
             self.caught_up, self._caught_up_s = True, time.monotonic()

@@ -1,20 +1,25 @@
 """What every user has done, up to this moment: the snapshot's histories and the events written since."""
 
 import struct
+import threading
 import weakref
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from kg.people import People
 from kg.snapshot import Histories, Snapshot
 from kg.vocabulary import MISSING, Vocabulary
 
 Int32s = npt.NDArray[np.int32]
+
+_log = structlog.get_logger(__name__)
 
 _MOST_WAITING = 100_000
 _COLUMNS = tuple(Histories.__dataclass_fields__)
@@ -69,6 +74,10 @@ class _Appended:
         """Return the latest interactions as `_RECORDS`, oldest first; a copy, which no later event changes."""
         return np.frombuffer(self.records[-limit * _RECORD.size :] if limit else b"", _RECORDS)
 
+    def last_ms(self) -> int:
+        """Return when the latest was; 0 without any."""
+        return self._at_ms(len(self) - 1) if self.records else 0
+
     def _at_ms(self, row: int) -> int:
         _, _, at_ms, _ = _RECORD.unpack_from(self.records, row * _RECORD.size)
         return int(at_ms)
@@ -102,10 +111,14 @@ class LiveHistories:
         self._count = 0
         self._hidden: set[int] = set()
         self._waiting: dict[str, dict[str, _Waiting]] = {}  # by product, then by event
-        self._waiting_count = 0
+        self._oldest_waiting: OrderedDict[str, str] = OrderedDict()  # by event, in the order they came: the product
+        self._told_of_dropped = False
         self._copies: weakref.WeakSet[Copies] = weakref.WeakSet()  # engines come and go, histories stay
+        self._copying = threading.Lock()
         self.applied = 0  # the own journal's last offset that is in here
-        self.followed = snapshot.commit - 1  # the graph's last commit that is in here; the snapshot's own is looked at
+        self.commit = snapshot.commit  # nobody whom the graph erased up to it is in the snapshot
+        # The graph's last commit whose events are in here; the snapshot's own is looked at.
+        self.followed = snapshot.followed_commit - 1
 
     def append(self, event_id: str, user_id: str, interaction: Interaction) -> None:
         """Add an event to a user's history, known or new, once; a late one finds its place by time."""
@@ -127,43 +140,62 @@ class LiveHistories:
             product_id: the product, which may join at any time.
             interaction: what happened, whatever its `product_index`.
         """
-        if event_id in self._waiting.get(product_id, ()):
+        if event_id in self._oldest_waiting:
             return
-        if self._waiting_count >= _MOST_WAITING:
-            self._waiting_count -= len(self._waiting.pop(next(iter(self._waiting))))
+        if len(self._oldest_waiting) >= _MOST_WAITING:
+            self._drop(next(iter(self._oldest_waiting)))
+            self._tell_of_dropped()
         self._waiting.setdefault(product_id, {})[event_id] = (user_id, interaction)
-        self._waiting_count += 1
+        self._oldest_waiting[event_id] = product_id
+
+    def _drop(self, event_id: str) -> None:
+        """Let an event wait no longer."""
+        product_id = self._oldest_waiting.pop(event_id)
+        waiting = self._waiting[product_id]
+        del waiting[event_id]
+        if not waiting:
+            del self._waiting[product_id]
+
+    def _tell_of_dropped(self) -> None:
+        if not self._told_of_dropped:
+            self._told_of_dropped = True
+            _log.warning(
+                "waiting_events_dropped",
+                most=_MOST_WAITING,
+                remedy="Add the products of these events to the catalogue; servers that start then have them all.",
+            )
 
     def joined(self, products: Vocabulary) -> None:
         """Take the interactions that waited for products which the catalogue has now."""
         for product_id in [each for each in self._waiting if each in products]:
             product_index = products.index(product_id)
-            waiting = self._waiting.pop(product_id)
-            self._waiting_count -= len(waiting)
-            for event_id, (user_id, interaction) in waiting.items():
+            for event_id, (user_id, interaction) in list(self._waiting[product_id].items()):
+                self._drop(event_id)
                 self.append(event_id, user_id, replace(interaction, product_index=product_index))
 
     def copied_by(self, copies: "Copies") -> None:
-        """Tell of somebody who keeps what follows from a history; it is told when that is to be forgotten."""
-        self._copies.add(copies)
+        """Tell of somebody who keeps what follows from a history; it is told when that is to be forgotten.
+
+        May be called from any thread.
+        """
+        with self._copying:
+            self._copies.add(copies)
 
     def forget(self, user_ids: Iterable[str]) -> None:
         """Forget all that users did so far; what they do from now on is their whole history."""
         for user_id in user_ids:
             self._appended.pop(user_id, None)
-            for copies in list(self._copies):
-                copies.forget(user_id)
             user_index = self._users.index(user_id)
             if user_index != MISSING:
                 self._hidden.add(user_index)
                 self.people.forget(user_index)
-            for product_id, waiting in list(self._waiting.items()):
-                left = {event_id: each for event_id, each in waiting.items() if each[0] != user_id}
-                self._waiting_count -= len(waiting) - len(left)
-                if left:
-                    self._waiting[product_id] = left
-                else:
-                    del self._waiting[product_id]
+            with self._copying:
+                kept = list(self._copies)
+            for copies in kept:
+                copies.forget(user_id)
+            for waiting in list(self._waiting.values()):
+                for event_id in [event_id for event_id, (of, _) in waiting.items() if of == user_id]:
+                    self._drop(event_id)
 
     def users(self) -> Iterator[str]:
         """Yield the id of every user with a history, some of them twice. May be called from any thread."""
@@ -189,6 +221,12 @@ class LiveHistories:
         """Return how many interactions a user has, nothing left out."""
         rows = self._rows(user_id)
         return int(rows.stop) - int(rows.start) + len(self._appended.get(user_id, ()))
+
+    def last_ms(self, user_id: str) -> int:
+        """Return when a user has last done something, 0 for nobody."""
+        rows, appended = self._rows(user_id), self._appended.get(user_id)
+        stored = int(self._stored.at_ms[rows.stop - 1]) if rows.stop > rows.start else 0
+        return stored if appended is None else max(stored, appended.last_ms())
 
     def seen(self, user_id: str, products: int) -> Int32s:
         """Return every product that a user has had, some of them more than once, in no order.

@@ -37,9 +37,11 @@ class ModelFolder:
         for path in self.folder.iterdir():
             if path.is_dir() and not path.name.startswith("."):
                 try:
-                    found.append(read_manifest(path))
+                    manifest = read_manifest(path)
                 except (KgrankError, OSError):
                     continue  # another version's, half removed or not ours: it can't be served, so it isn't listed
+                if manifest.model_version == path.name:
+                    found.append(manifest)
         return sorted(found, key=lambda manifest: (-manifest.created_at_ms, manifest.model_version))
 
     def load(self, model_version: str) -> Artifact:
@@ -47,14 +49,14 @@ class ModelFolder:
 
         Raises:
             UnknownModelError: there is none of this version.
-            ModelRefusedError: it is damaged.
+            ModelRefusedError: it is damaged, or its folder has another name than its version.
         """
         # The version is a name out of a request: only one that the folder lists may become a path.
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         if model_version not in names or model_version.startswith("."):
             raise UnknownModelError(f"there is no model {model_version}", "ListModels names those that there are.")
         try:
-            return load_artifact(self.folder / model_version)
+            artifact = load_artifact(self.folder / model_version)
         except KgrankError as error:
             raise ModelRefusedError(
                 f"model {model_version} can't be loaded: {error.problem.splitlines()[0]}", error.remedy
@@ -63,6 +65,13 @@ class ModelFolder:
             raise ModelRefusedError(
                 f"model {model_version} can't be read: {error.strerror}", "Let this server read its folder."
             ) from error
+        own_name = artifact.manifest.model_version
+        if own_name != model_version:
+            raise ModelRefusedError(
+                f"the folder {model_version} has model {own_name}, and an artifact's folder is named by its version",
+                f"Name the folder {own_name}, or remove it where that is there already.",
+            )
+        return artifact
 
     @property
     def active(self) -> str | None:
@@ -72,21 +81,41 @@ class ModelFolder:
 
     @property
     def traffic(self) -> Traffic | None:
-        """What to start with: the chosen version, what was in service last, the newest; None without any model."""
+        """What to start with: the chosen version, what was in service last, the newest; None without any model.
+
+        Where the active model of what was in service last is gone, it is the one before it that is still there.
+        """
         if self.chosen is not None:
             return Traffic(self.chosen)
-        pointer = self.folder / ACTIVE
-        noted = read_traffic(pointer.read_text(encoding="utf-8")) if pointer.is_file() else None
-        if noted is not None and (self.folder / noted.active).is_dir():
-            return noted
+        last = self._noted()
+        while last is not None and not (self.folder / last.active).is_dir():
+            last = last.rolled_back()
+        if last is not None:
+            return last
         manifests = self.manifests()
         return Traffic(manifests[0].model_version) if manifests else None
+
+    @property
+    def lost(self) -> str | None:
+        """Why a start can't serve what was in service last; None where it can, or where nothing was."""
+        noted = self._noted()
+        if noted is None:
+            return f"{ACTIVE} is damaged" if (self.folder / ACTIVE).is_file() else None
+        there = (self.folder / noted.active).is_dir()
+        return None if there else f"{ACTIVE} names model {noted.active}, which is not there"
 
     def returning(self) -> list[ArtifactManifest]:
         """Return the models that are noted as in service, and those before, where rolling back leads."""
         noted = replace(self, chosen=None).traffic
         versions = () if noted is None else (*noted.versions, *noted.before)
         return [each for each in self.manifests() if each.model_version in versions]
+
+    def _noted(self) -> Traffic | None:
+        """Return what `ACTIVE` says; None where it is not there, or damaged."""
+        try:
+            return read_traffic((self.folder / ACTIVE).read_text(encoding="utf-8-sig"))
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            return None
 
     def note(self, traffic: Traffic) -> None:
         """Remember what is in service, so that a restart serves the same; whole or not at all."""

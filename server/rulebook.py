@@ -107,13 +107,13 @@ def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilte
 
 
 def _products(rule: Rule, snapshot: Snapshot, filters: CatalogueFilters) -> Int64s:
-    """Return the products that a rule is about."""
-    if rule.target is Target.BRAND:
-        return np.flatnonzero(filters.of_brands([rule.name]))
-    if rule.target is Target.CATEGORY:
-        return np.flatnonzero(filters.in_categories([rule.name]))
-    product_index = snapshot.products.index(rule.name)
-    return np.array([] if product_index == MISSING else [product_index], np.int64)
+    """Return the products that a rule is about, of those that the catalogue still has."""
+    if rule.target is Target.PRODUCT:
+        product_index = snapshot.products.index(rule.name)
+        return np.array([] if product_index == MISSING else [product_index], np.int64)
+    of_brand = rule.target is Target.BRAND
+    found = np.flatnonzero(filters.of_brands([rule.name]) if of_brand else filters.in_categories([rule.name]))
+    return found[~np.isin(found, snapshot.products.taken_out)]
 
 
 def _mask(products: Int64s, count: int) -> Bools:

@@ -56,6 +56,9 @@ class Serving:
         self._lineup: Lineup | None = None
         self._shadow: Shadow | None = None
         self._changing = asyncio.Lock()
+        self.loaded = asyncio.Event()
+        """Set while no model is being loaded, or waits for it."""
+        self.loaded.set()
         self._batcher: Batcher[tuple[Engine, Question], Ranking] = Batcher(self._answer, max_batch=settings.max_batch)
         # Reading a query takes longer than scoring: in a thread of its own, so that no plain ranking waits for it.
         self._finding: Batcher[tuple[Engine, Question], Fit] = Batcher(_find, max_batch=settings.max_batch)
@@ -192,6 +195,13 @@ class Serving:
             UnknownModelError: there is no such model; the line-up stays.
             ModelRefusedError: one is damaged, or does not fit any snapshot; the line-up stays.
         """
+        self.loaded.clear()
+        try:
+            return await self._change_traffic(to, journal)
+        finally:
+            self.loaded.set()
+
+    async def _change_traffic(self, to: Callable[[Traffic | None], Traffic], journal: Journal) -> Lineup:
         async with self._changing:
             began, before = time.monotonic(), self._lineup
             traffic = to(None if before is None else before.traffic)
@@ -231,16 +241,15 @@ class Serving:
 
         return (await self.change_traffic(activated, journal)).active
 
-    async def catalogue_changed(self, change: CatalogueChange) -> None:
-        """Go on with engines over a changed catalogue.
-
-        Raises:
-            ModelError: a text encoder can't be loaded.
-        """
+    async def catalogue_changed(self, change: CatalogueChange) -> bool:
+        """Go on with engines over a changed catalogue; return whether they do: not while a model is being loaded."""
+        if not self.loaded.is_set():
+            return False
         async with self._changing:
             if self._lineup is not None and change.product_ids:
                 await self._swap_in(await asyncio.to_thread(self.catalogue.changed, self._lineup, change))
                 await asyncio.to_thread(give_back)
+        return True
 
     async def prepare_to_grow(self) -> None:
         """Make ready what new products need, so that they are ranked in the graph as soon as they come.

@@ -1,7 +1,8 @@
 """Which models answer whom, changed here and everywhere: swapped in, noted on disk, told to the other servers.
 
-Others hear of it through the graph's commits (`server.follow`), and this one hears of theirs. The later commit wins: a
-server that has noted commit n passes over everything up to n. Without the graph a change is this server's own.
+Others hear of it through the graph's commits (`server.follow`), and this one hears of theirs; of the last one also each
+time that the graph opens, however old it is. The later commit wins: a server that has noted commit n passes over
+everything up to n. Without the graph a change is this server's own.
 """
 
 import asyncio
@@ -63,6 +64,36 @@ class Switch:
         self._chosen = models.chosen is not None
         self._commit: int | None = None
         self._latest: Change | None = None
+        self._to_begin: Traffic | None = None
+
+    async def start(self, noted: Traffic) -> None:
+        """Serve what was in service before the start: at first the active model for everybody, then its trials too.
+
+        What a caller or another server has changed meanwhile stays.
+        """
+        plain = noted.with_trials((), None)
+        async with self._one_at_a_time:
+            if self._serving.active is not None or not await self._begun_with(plain):
+                return
+            self._to_begin = noted if noted != plain else None
+        await self._activated()
+        async with self._one_at_a_time:
+            trials, self._to_begin = self._to_begin, None
+            if trials is None or not await self._begun_with(trials):
+                return
+        await self._activated()
+
+    async def _begun_with(self, traffic: Traffic) -> bool:
+        """Serve what was served before the start; return whether it is."""
+        try:
+            await self._serving.change_traffic(lambda _: traffic, self._journal)
+        except KgrankError as error:
+            _log.error("model_refused", models=traffic.versions, reason=error.problem, remedy=error.remedy)
+            return False
+        except Exception:
+            _log.exception("model_failed", models=traffic.versions)
+            return False
+        return True
 
     async def change(self, to: To) -> Lineup:
         """Change the traffic for this server and all others; once begun, it is finished whether or not anybody waits.
@@ -81,10 +112,16 @@ class Switch:
         self._latest = changes[-1]
         self._begin(self._follow(changes[-1]))
 
-    def graph_reached(self, commit: int) -> None:
-        """Hear of the graph's last commit, before what it changed is followed."""
+    def graph_reached(self, commit: int, told: Change | None) -> None:
+        """Hear of the graph's last commit, and of the last that changed the models, before any is followed.
+
+        What a server follows begins at its snapshot, and goes after a month; the last switch may be older.
+        """
         if self._chosen:  # at the start, instead of what was switched until then
-            self._chosen, self._commit = False, max(self._known_commit(), commit)
+            self._chosen, self._commit = False, max(self._commit or 0, commit)
+        elif told is not None and (self._latest is None or self._latest.commit < told.commit):
+            self._latest = told
+            self._begin(self._follow(told))
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.create_task(work)
@@ -94,13 +131,13 @@ class Switch:
 
     async def _change(self, to: To) -> Lineup:
         async with self._one_at_a_time:
-            known = self._known_commit()
+            known = await self._known_commit()
             try:
                 lineup = await self._serving.change_traffic(to, self._journal)
             except KgrankError as error:
                 _log.warning("traffic_refused", reason=error.problem, remedy=error.remedy)
                 raise
-            self._latest = None  # what could not be followed before is not wanted any more
+            self._latest = self._to_begin = None  # what was to come before is not wanted any more
             await self._activated()
             self._commit = await self._tell(lineup.traffic) or max(known, self._commit or 0)
             await self._note(lineup.traffic)
@@ -116,10 +153,11 @@ class Switch:
         """Follow a change; return whether there is nothing left to do."""
         async with self._one_at_a_time:
             told = read_traffic(change.key)
-            if told is None or change.commit <= self._known_commit():
+            if told is None or change.commit <= await self._known_commit():
                 return True
             try:
-                if told != self._serving.lineup.traffic:
+                present = self._serving.present
+                if present is None or told != present.traffic:
                     await self._serving.change_traffic(lambda _: told, self._journal)
                     await self._activated()
                     _log.info("traffic_followed", commit=change.commit, active=told.active)
@@ -129,7 +167,7 @@ class Switch:
             except Exception:
                 _log.exception("traffic_not_followed", models=told.versions)
             else:
-                self._commit = change.commit
+                self._commit, self._to_begin = change.commit, None
                 await self._note(told)
                 return True
             return False
@@ -155,15 +193,25 @@ class Switch:
             _log.error("traffic_not_told", active=traffic.active, reason=error.problem, remedy=remedy)
             return None
 
-    def _known_commit(self) -> int:
+    async def _known_commit(self) -> int:
         """Return the last commit whose traffic this server has had.
 
-        At first that is told by the traffic in service. The file where it was read has what others have noted since:
-        servers on one host share it.
+        At first that is told by the traffic in service, or by the file where that is about to be read. Later the file
+        has what others have noted since: servers on one host share it.
         """
-        if self._commit is None and self._serving.active is not None:
-            self._commit = self._serving.lineup.traffic.commit
-        return self._commit or 0
+        if self._commit is None:
+            present = self._serving.present
+            if present is None:
+                return await asyncio.to_thread(self._noted_commit)
+            self._commit = present.traffic.commit
+        return self._commit
+
+    def _noted_commit(self) -> int:
+        try:
+            noted = self._models.traffic
+        except OSError:  # as the start tells
+            return 0
+        return 0 if noted is None else noted.commit
 
     async def _note(self, traffic: Traffic) -> None:
         try:

@@ -12,7 +12,7 @@ from kg.facts import Fact, facts_about, state, unknown_products, withdraw
 from kg.freeze import freeze
 from kg.recipes import load_recipe
 from kg.store import Graph
-from tests.kg.small_tables import SMALL, event, tables
+from tests.kg.small_tables import SMALL, event, same_rows, tables
 from tests.kg.test_extending import named
 
 pytestmark = pytest.mark.neo4j
@@ -157,3 +157,24 @@ def test_recipes_leave_out_products_that_were_taken_out(graph: Graph) -> None:
         recipe = load_recipe(name)
         found = graph.read(recipe.text, **{each.name: each.default for each in recipe.parameters})
         assert not {"cup", "tea"} & {row[0] for row in found}
+
+
+def test_facts_about_a_product_do_not_name_users(graph: Graph) -> None:
+    liked = {"relation": "LIKES", "tail": "beans", "tail_kind": "product"}
+    people = [{"head": "ann", "head_kind": "user"}, {"head": "fans", "head_kind": "club"}]
+    given = tables(products=[{"product_id": "beans"}], facts=[who | liked for who in people])
+    graph.load(given)
+    assert facts_about(graph, "beans") == [Fact("LIKES", "club", "fans", "product", "beans")]
+    assert same_rows(graph.export(), given)
+
+
+def test_a_fact_of_a_product_outside_the_catalogue_goes_alone(graph: Graph) -> None:
+    gone = [
+        {"relation": "ALSO_BOUGHT", "head": "gone", "tail": "Northwind", "tail_kind": "brand"},
+        {"relation": "ALSO_BOUGHT", "head": "gone", "tail": "cup"},
+    ]
+    graph.load(replace(SMALL, facts=tables(facts=[*SMALL.facts.to_pylist(), *gone]).facts))
+    before = freeze(graph.export())
+    assert withdraw(graph, [Fact("ALSO_BOUGHT", "product", "gone", "brand", "Northwind")]) == 1
+    after = extended(before, as_they_are(graph, [key for _, key in noted(graph)])).snapshot
+    assert named(after) == named(freeze(graph.export())) != named(before)

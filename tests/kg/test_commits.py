@@ -143,3 +143,14 @@ def test_old_changes_go_and_the_number_stays(graph: Graph) -> None:
     put(graph, "b")
     assert commits.forget_old_changes(graph, now_ms - 60_000) == 0
     assert graph.forgotten_until == 1
+
+
+def test_the_last_change_of_the_models_is_known_for_good(graph: Graph) -> None:
+    assert commits.last_model_change(graph) is None
+    for version in ("old", "new"):
+        graph.commit(lambda commit, version=version: commit.note(ChangeKind.MODEL, version))  # type: ignore[misc]  # of this round
+    put(graph, "a")
+    [*_, told, _] = graph.changes_since(0)
+    commits.forget_old_changes(graph, time.time_ns() // 1_000_000 + 60_000)
+    assert commits.last_model_change(graph) == told
+    assert (told.commit, told.kind, told.key) == (2, ChangeKind.MODEL, "new")

@@ -59,10 +59,12 @@ def running(
 
 
 @contextmanager
-def serving_of(home: Path, journal_name: str = "journal.db") -> Iterator[tuple[Serving, Journal]]:
+def serving_of(home: Path, journal_name: str = "journal.db", **settings: Any) -> Iterator[tuple[Serving, Journal]]:
     """Make what holds the models of a home, and its journal, without a server."""
     journal = Journal(home / journal_name)
-    serving = Serving(ServeSettings(), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache"))
+    serving = Serving(
+        ServeSettings(**settings), Places(ModelFolder(home / "artifacts"), home / "snapshots", home / "cache")
+    )
     try:
         yield serving, journal
     finally:

@@ -1,12 +1,18 @@
 """Histories that grow, against the plainest thing that could do the same."""
 
 import gc
-from collections import Counter
+import sys
+import threading
+from collections import Counter, deque
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from kg.vocabulary import Vocabulary
 from server.histories import Interaction, LiveHistories
 from tests.server.shop import Shop
 
@@ -60,6 +66,21 @@ def test_events_are_nothing_that_the_collector_of_cycles_looks_through(shop: Sho
     assert len(gc.get_objects()) - before < 100
 
 
+def test_of_too_many_events_on_unknown_products_the_oldest_go_one_by_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.histories._MOST_WAITING", 3)
+    histories = LiveHistories(shop.snapshot, LIMIT)
+    with capture_logs() as logged:
+        for number, product_id in enumerate(["hot", "other", "hot", "hot", "hot"]):
+            histories.wait(f"event-{number}", f"guest-{number}", product_id, Interaction(-1, 0, number, NAN))
+    assert [each["event"] for each in logged] == ["waiting_events_dropped"]
+    histories.forget(["guest-3"])
+    histories.wait("event-5", "guest-5", "other", Interaction(-1, 0, 5, NAN))
+    histories.joined(Vocabulary(pa.array(["hot", "other"])))
+    assert [number for number in range(6) if histories.length(f"guest-{number}")] == [2, 4, 5]
+
+
 def test_what_is_told_only_now_comes_after_what_is_stored_of_that_moment(shop: Shop) -> None:
     histories, did = appended(shop, "user-01", [(3, 0, 100)])
     now = Interaction(4, 1, did[-1].at_ms, NAN)
@@ -77,3 +98,47 @@ def test_who_knows_fewer_products_is_told_of_those(shop: Shop) -> None:
     assert latest.offsets.tolist() == [0, len(latest.product_index)]
     assert set(histories.seen("user-01", len(shop.snapshot.products)).tolist()) == set(known)
     assert histories.latest("user-01", ALL).product_index[-1] == len(shop.snapshot.products)
+
+
+class _Copies:
+    def forget(self, user_id: str) -> None: ...
+
+
+def test_who_comes_to_keep_copies_while_a_user_is_forgotten_does_not_keep_that_from_being_done(shop: Shop) -> None:
+    histories, begun, done = LiveHistories(shop.snapshot, LIMIT), threading.Event(), threading.Event()
+    others = [_Copies() for _ in range(200)]
+    for each in others:
+        histories.copied_by(each)
+
+    def come_and_go() -> None:
+        there: deque[_Copies] = deque(maxlen=50)
+        while not done.is_set():
+            there.append(_Copies())
+            histories.copied_by(there[-1])
+            begun.set()
+
+    coming, interval = threading.Thread(target=come_and_go), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        coming.start()
+        assert begun.wait(60)
+        for _ in range(10_000):
+            histories.forget(["user-03"])
+    finally:
+        done.set()
+        coming.join()
+        sys.setswitchinterval(interval)
+
+
+def test_a_user_is_forgotten_first_and_then_the_copies(shop: Shop) -> None:
+    lengths: list[int] = []
+
+    class Copies(_Copies):
+        def forget(self, user_id: str) -> None:
+            lengths.append(histories.length(user_id))
+
+    histories, copies = LiveHistories(shop.snapshot, LIMIT), Copies()
+    histories.copied_by(copies)
+    assert histories.length("user-03") > 0
+    histories.forget(["user-03"])
+    assert lengths == [0]

@@ -14,7 +14,10 @@ from kgrank.errors import RefusedError
 from kgrank.v1 import common_pb2
 from model.artifact import ArtifactManifest, read_manifest
 from model.errors import ModelError
+from server.errors import ModelRefusedError
+from server.models import ACTIVE, ModelFolder
 from server.search.finder import Finder
+from server.traffic import Share, Traffic
 from tests.server.running import running
 from tests.server.shop import Shop
 from tests.waiting import until
@@ -191,11 +194,9 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
     from server.config import ServeSettings
     from server.engine_loading import Places
     from server.journal import Journal
-    from server.models import ModelFolder
     from server.services.models import ModelService
     from server.serving import Serving
     from server.switch import Switch
-    from server.traffic import Traffic
 
     async def run() -> None:
         models, journal = ModelFolder(home / "artifacts"), Journal(home / "journal.db")
@@ -225,7 +226,7 @@ def test_a_swap_whose_caller_leaves_is_finished_whole(home: Path, shop: Shop) ->
 
 def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop: Shop) -> None:
     from model.artifact import read_manifest
-    from server.models import ModelFolder, oldest_as_of_ms, snapshot_folder_for
+    from server.models import oldest_as_of_ms, snapshot_folder_for
 
     snapshots = home / "snapshots"
     own = snapshots / shop.snapshot.content_hash[:12]
@@ -239,3 +240,46 @@ def test_damaged_snapshots_beside_a_model_s_own_are_passed_over(home: Path, shop
     models = ModelFolder(home / "artifacts").manifests()
     assert oldest_as_of_ms(snapshots, models) == shop.snapshot.as_of_ms
     assert oldest_as_of_ms(home / "nowhere", models) is None
+
+
+def test_a_folder_that_is_named_otherwise_than_its_model_is_passed_over_and_refused(home: Path, shop: Shop) -> None:
+    version = shop.versions[0]
+    models = ModelFolder(home / "artifacts")
+    shutil.copytree(models.folder / version, models.folder / "copy")
+    assert {each.model_version for each in models.manifests()} == set(shop.versions)
+    assert len(models.manifests()) == len(shop.versions)
+    with pytest.raises(ModelRefusedError, match=f"the folder copy has model {version}") as refused:
+        models.load("copy")
+    assert refused.value.remedy.startswith(f"Name the folder {version}")
+
+
+def test_where_the_active_model_is_gone_the_one_before_it_is_served(home: Path, shop: Shop) -> None:
+    old, new = shop.versions
+    models = ModelFolder(home / "artifacts")
+    models.note(Traffic("gone", (Share(new, 5.0),), None, ("older", old, "gone-too"), 57))
+    assert models.traffic == Traffic(old, before=("older",))
+    assert models.traffic.commit == 0  # of the switch to what is gone it is yet to hear
+    assert models.lost == "ACTIVE names model gone, which is not there"
+    models.note(Traffic("gone"))
+    assert models.active == new
+    models.note(Traffic(old))
+    assert models.active == old
+    assert models.lost is None
+
+
+@pytest.mark.parametrize("written", [b"\xff", b"{", b"g\xff", b""])
+def test_a_damaged_note_of_the_active_model_is_told_and_the_newest_is_served(
+    home: Path, shop: Shop, written: bytes
+) -> None:
+    (home / "artifacts" / ACTIVE).write_bytes(written)
+    models = ModelFolder(home / "artifacts")
+    assert {each.model_version for each in models.returning()} == {shop.versions[1]}
+    with capture_logs() as logged, running(home) as server:
+        assert server.server.active == shop.versions[1]
+    told = [each for each in logged if each["event"] == "active_missing"]
+    assert [(each["reason"], each["begins_with"]) for each in told] == [("ACTIVE is damaged", shop.versions[1])]
+
+
+def test_a_note_that_an_editor_began_with_a_mark_is_read(home: Path, shop: Shop) -> None:
+    (home / "artifacts" / ACTIVE).write_bytes(b"\xef\xbb\xbf" + shop.versions[0].encode())
+    assert ModelFolder(home / "artifacts").active == shop.versions[0]

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from kg.config import GraphSettings
+from kg.extending import NO_CHANGE, extended
 from kg.rules import Action, Rule, Target
 from kg.store import Graph
 from kgrank.client import Client
@@ -190,6 +192,16 @@ def test_no_masks_are_made_of_more_levels_than_are_ranked_one_by_one(shop: Shop,
 def test_what_lifts_all_alike_is_one_level(shop: Shop) -> None:
     everything = rule(Action.BOOST, Target.CATEGORY, "Things", strength=2.0)
     assert len(effect_of([everything], shop.snapshot, CatalogueFilters(shop.snapshot)).levels) == 1
+
+
+def test_a_pin_whose_products_were_all_taken_out_leaves_its_place_to_the_next(shop: Shop) -> None:
+    of_acme = tuple(f"product-{number:02}" for number in range(0, 90, 3))
+    left = extended(shop.snapshot, replace(NO_CHANGE, deleted=of_acme)).snapshot
+    pins = [Rule("a", Action.PIN, Target.BRAND, "Acme"), Rule("b", Action.PIN, Target.PRODUCT, "product-01")]
+    effect = effect_of([*pins, rule(Action.BOOST, Target.CATEGORY, "Things")], left, CatalogueFilters(left))
+    assert [(pin.position, np.flatnonzero(pin.among).tolist()) for pin in effect.pins] == [(1, [1])]
+    assert effect.lift is not None
+    assert np.count_nonzero(effect.lift) == 60
 
 
 def test_what_the_catalogue_lacks_is_passed_over(shop: Shop) -> None:
