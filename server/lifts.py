@@ -50,6 +50,11 @@ class Lifts:
             return self.rule if self.query is None else self.query
         return self.query + self.rule
 
+    def more(self, product_index: Int64s, fit: Float32s) -> None:
+        """Add what some products of a context's query have for how well they fit."""
+        assert self.query is not None
+        self.query[product_index] += fit * np.float32(CONTEXT_QUERY_WEIGHT)
+
     def parts(self, product_index: Int64s, unit: float) -> dict[str, Float32s]:
         """Return the components of some products, as name to `[K]`.
 

@@ -46,6 +46,7 @@ REQUEST_ID_KEY = "x-request-id"
 _MOST_REQUEST_ID = 128
 _OK = grpc.StatusCode.OK
 _NO_PLACE = prepared(no_place())
+_MOST_KEPT = 256
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -192,6 +193,8 @@ class _Method:
                 response: Message | bytes = await self._answer(request, context)
                 return response
 
+        if len(self._front.kept) >= _MOST_KEPT:  # callers that have gone have left their places to others
+            raise no_place()
         answering = asyncio.create_task(answered())
         self._front.kept.add(answering)
         answering.add_done_callback(self._front.kept.discard)

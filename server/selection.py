@@ -24,12 +24,13 @@ from server.lifts import Lifts, lifts_of
 from server.listing import Listing, depth_of
 from server.question import NO_FILTER, NO_MIX, Fit, Mix, Question, Ranking
 from server.rulebook import NO_EFFECT, Effect, RuleBook, effect_of
-from server.search.finder import Asked, Finder
+from server.search.finder import BEST_BY_WORDS, Asked, Finder
 from server.users import Encoded
 
 _SAMPLED_PRODUCTS = 1024
 _FEW_LEFT_OUT = 512
 _MOST_NAMED = 256
+_MOST_FOUND = 4 * BEST_BY_WORDS  # caps let a search go on to so many: finding more holds up who waits to be ranked
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -75,6 +76,7 @@ class Selection:
         self._index = index
         self._listing = Listing(snapshot, scorer, index, self.filters)
         self._effect: tuple[tuple[Rule, ...], Effect] = ((), NO_EFFECT)
+        self._forward: tuple[Effect, dict[bool, Int64s]] = (NO_EFFECT, {})
         self._taking_effect = threading.Lock()
         self._gone = snapshot.products.taken_out
         drawn = np.random.default_rng(0).permutation(len(index))[:_SAMPLED_PRODUCTS]
@@ -145,15 +147,15 @@ class Selection:
                 products, tops = self._best(question, user, scope, lifts, unit, depth)
                 for pin in pins:  # as many as there are pins: two may be of one brand
                     products = np.union1d(products, self._nearest(user, scope, pin.among, len(pins)))
-                if question.fit is not None and not question.fit.whole:
-                    question = self._with_fits(question, question.fit, products)
-                    lifts = lifts_of(question, effect, self.filters, len(self._index))
+                if self.finder is not None and question.fit is not None and not question.fit.whole:
+                    passed_over = np.setdiff1d(products, question.fit.product_index)
+                    lifts.more(passed_over, self.finder.fits(question.fit, passed_over))
             parts = {name: part[0] for name, part in self._parts(user, products).items()} | lifts.parts(products, unit)
             score = np.stack(list(parts.values())).sum(0, dtype=np.float32)
             order = np.argsort(-score, kind="stable")
             ranking = Ranking(products[order], score[order], {name: part[order] for name, part in parts.items()})
             listed = self._listing.listed(ranking, question.mix, pins, k, _floor(products, score, tops))
-            was_all = not tops if searched is None else searched.whole
+            was_all = not tops if searched is None else searched.whole or len(searched.product_index) >= _MOST_FOUND
             if self._is_whole(listed, question.mix, k, scope, was_all):
                 return listed
             depth *= 4
@@ -211,7 +213,7 @@ class Selection:
     def _asked(self, question: Question, k: int | None = None) -> Asked:
         """Return what is to be found for a question; `k` for a longer list than it wants."""
         effect, products = self.effect(), self._snapshot.products
-        allowed, named = self._allowed(question, effect), _put_forward(effect, question.pinned)
+        allowed, named = self._allowed(question, effect), self._put_forward(effect, question.pinned)
         wanted = k or question.k
         if question.candidates is not None:
             known = products.indices(question.candidates).astype(np.int64)
@@ -231,15 +233,13 @@ class Selection:
         named = named if allowed is None else named[allowed[named]]
         return Asked(question.query, wanted or 1, allowed, np.unique(named))
 
-    def _with_fits(self, question: Question, fit: Fit, products: Int64s) -> Question:
-        """Return a question whose fit has some products too, `[K]` ascending, that the finder has passed over."""
-        if self.finder is None:
-            return question
-        more = np.setdiff1d(products, fit.product_index)
-        product_index = np.concatenate([fit.product_index, more])
-        how_well = np.concatenate([fit.fit, self.finder.fits(question.query, more)])
-        order = np.argsort(product_index)
-        return replace(question, fit=replace(fit, product_index=product_index[order], fit=how_well[order]))
+    def _put_forward(self, effect: Effect, pinned: bool) -> Int64s:
+        of, known = self._forward
+        if of is not effect:
+            of, known = self._forward = (effect, {})
+        if pinned not in known:
+            known[pinned] = _put_forward(effect, pinned)
+        return known[pinned]
 
     def unit_of(self, vector: Float32s) -> float:
         """Return the standard deviation of the scores of a user's vector."""

@@ -144,16 +144,15 @@ class Finder:
         lean: Float32s = weights @ vectors / max(np.float32(1), weights.sum())
         return lean
 
-    def fits(self, query: str, product_index: Int64s) -> Float32s:
-        """Return how well some products fit a query, 0 where one does not.
+    def fits(self, found: Fit, product_index: Int64s) -> Float32s:
+        """Return how well some more products fit a query, 0 where one does not.
 
         Args:
-            query: what was typed.
+            found: what was found for it.
             product_index: `[K]`, ascending.
         """
-        text = self._speller.corrected(query) or normalised(query)
-        vector = None if self.encoder is None else self.encoder.encode([text])[0]
-        return self._fused(vector, product_index, self.words.scores(text, product_index), self.words.find(text, 1)[1])
+        vector = None if self.encoder is None else self.encoder.encode([found.text])[0]
+        return self._fused(vector, product_index, self.words.scores(found.text, product_index), found.best)
 
     def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
         fewest = max(BEST_BY_MEANING, 2 * asked.k)
@@ -166,9 +165,10 @@ class Finder:
             rest = np.flatnonzero(by_words == 0)
             by_words[rest] = self.words.scores(text, product_index[rest])
         # Of the best in the whole catalogue as it is now, so that a filter does not change how well a product fits.
-        best = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
+        first = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
+        best = float(first[0]) if len(first) else 0.0
         fit = self._fused(vector, product_index, by_words, best)
-        return Fit(product_index[fit > 0], fit[fit > 0], corrected, whole and whole_near)
+        return Fit(product_index[fit > 0], fit[fit > 0], corrected, whole and whole_near, text, best)
 
     def _near(self, vector: Float32s | None, depth: int, allowed: Bools | None) -> tuple[Int64s, bool]:
         """Return the products that fit by meaning best, all that are as near as the last, and whether no others fit."""
@@ -183,9 +183,9 @@ class Finder:
         kept = fits if len(near) <= depth else fits & (cosine > cosine[depth - 1] - _ALIKE)
         return near[kept], bool((kept == fits).all()) and (len(near) < sought or not fits[-1])
 
-    def _fused(self, vector: Float32s | None, product_index: Int64s, by_words: Float32s, best: Float32s) -> Float32s:
-        """Return how well products fit by their BM25 `[K]` and by meaning; `best` has the best BM25 if there is one."""
-        fit = by_words / best[0] if len(best) else by_words
+    def _fused(self, vector: Float32s | None, product_index: Int64s, by_words: Float32s, best: float) -> Float32s:
+        """Return how well products fit by their BM25 `[K]` and by meaning; `best` is the best BM25 of all."""
+        fit = by_words / np.float32(best) if best else by_words
         if self._meaning is not None and vector is not None:
             cosine = self._meaning.cosine(vector, product_index)
             cosine = np.where((by_words > 0) | (cosine >= LEAST_COSINE), np.maximum(cosine, 0), 0)

@@ -70,3 +70,20 @@ def test_what_failed_is_recorded_as_that_though_its_caller_has_left(tmp_path: Pa
 
     asyncio.run(failed())
     assert '"code": "NOT_FOUND"' in path.read_text().splitlines()[-1]
+
+
+def test_calls_that_go_on_without_their_callers_have_places_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rpc._MOST_KEPT", 1)
+
+    async def codes() -> list[grpc.StatusCode]:
+        slow, front = Slow(), Front(audit=Audit(tmp_path / "audit.jsonl"))
+        async with listening({USERS: slow}, front=front) as port, channel(port) as asked:
+            first = UserServiceStub(asked).EraseUser(EraseUserRequest(user_id="u"))
+            await slow.begun.wait()
+            refused = await UserServiceStub(asked).EraseUser(EraseUserRequest(user_id="v")).code()
+            slow.go_on.set()
+            return [refused, await first.code()]
+
+    assert asyncio.run(codes()) == [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK]

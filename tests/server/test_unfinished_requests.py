@@ -87,6 +87,8 @@ def test_where_too_many_wait_for_their_request_the_oldest_is_let_go() -> None:
         async with listening(SERVICERS, front=front) as port, channel(port) as asked:
             oldest = asked.stream_unary(RECOMMEND)(never(), timeout=20)
             await oldest.wait_for_connection()
+            while not front.arrivals.waiting:
+                await asyncio.sleep(0)
             writer = await unfinished(port, 50)
             code = await oldest.code()
             answer = await RankingServiceStub(asked).Recommend(RecommendRequest(user_id="u"), timeout=20)
