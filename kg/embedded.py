@@ -160,7 +160,9 @@ def _await_report(child: subprocess.Popen[str], folder: Path, config: str, timeo
     with suppress(BrokenPipeError):  # it died at once: its report, or its log, says why
         child.stdin.write(config + "\n")
         child.stdin.flush()
-    if not select.select([child.stdout], [], [], timeout_s)[0]:
+    waiting = select.poll()  # `select` itself takes no descriptor from 1,024 on
+    waiting.register(child.stdout, select.POLLIN)
+    if not waiting.poll(timeout_s * 1000):
         raise GraphUnavailableError(
             f"the embedded Neo4j did not answer within {timeout_s:.0f} s",
             f"Raise graph.start_timeout_s, or look at {folder / LOG_FILE}.",

@@ -166,6 +166,7 @@ def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, 
     (ours,) = (entry.variant for entry in part.entries if entry.variant.name == "ours")
     folder, keys = tmp_path / "encoder", set()
     folder.mkdir()
+    (folder / "model.safetensors").touch()
     settings = ours.settings.with_overrides({"model.text.encoder": str(folder)})
     for content in ("{}", '{"fine-tuned": true}'):
         (folder / "config.json").write_text(content, encoding="utf-8")
@@ -177,7 +178,7 @@ def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, 
 
 def test_an_encoder_that_was_fine_tuned_elsewhere_is_not_compared(compared: Compared, tmp_path: Path) -> None:
     made_of = {"encoder": TextConfig().encoder, "snapshot": "0" * 32, "split": {}}
-    tuned = save_encoder(tmp_path, lambda folder: write(folder / "config.json", "{}"), "a-run", {}, made_of)
+    tuned = save_encoder(tmp_path, lambda folder: write(folder / "model.safetensors", "{}"), "a-run", {}, made_of)
     ours = compared.config.models["ours"].model_copy(update={"overrides": {"model.text.encoder": str(tuned.folder)}})
     config = compared.config.model_copy(update={"models": {"ours": ours}})
     heard = Heard()
