@@ -208,7 +208,8 @@ def _link_attributes(loader: Loader, node: schema.Node, rows: list[dict[str, Any
         if size >= _KEYS_AT_ONCE:
             _relink_attributes(loader, node, piece)
             piece, size = [], 0
-    _relink_attributes(loader, node, piece)
+    if piece:
+        _relink_attributes(loader, node, piece)
 
 
 def _relink_attributes(loader: Loader, node: schema.Node, rows: list[list[Any]]) -> None:

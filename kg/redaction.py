@@ -31,6 +31,10 @@ LOCK = ".erasing.lock"
 """In a folder of snapshots: whoever changes one that is there holds it."""
 _MARK = "\x7f"
 """Ends the id of an erased user's row: no id of a shop has a control character."""
+_ERASED = rf"{_MARK}$|^erased-[0-9a-f]{{12}}4[0-9a-f]{{3}}[89ab][0-9a-f]{{15}}$"
+"""Matches such an id, also of versions that made it of a random UUID alone."""
+_OF_THE_DISK = "lost+found"
+"""A mounted disk's own folder, which nobody else may read."""
 _ABANDONED = ".erasing-"
 _OLD = ".old"
 _AT_FDCWD = -100
@@ -41,7 +45,8 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     """Take erased users out of every snapshot of a folder; return in how many they were.
 
     A snapshot that a killed process left without its place (see `redact`) is put back first, and what one left that was
-    not whole yet is removed. A snapshot that nobody can read may have an erased user: it counts as not done.
+    not whole yet is removed. A snapshot that can't be read may have an erased user: it counts as not done. A folder
+    with no file of a snapshot is somebody's own.
 
     Args:
         snapshots: the folder; one process at a time works on it.
@@ -50,8 +55,7 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     Raises:
         SnapshotError: some can't be read or written; all others are done.
     """
-    left = snapshots.is_dir() and (any(snapshots.glob(f"{_ABANDONED}*/")) or writing.begun(snapshots))
-    if not snapshots.is_dir() or not (erasures or left):
+    if not snapshots.is_dir() or not (erasures or _abandoned(snapshots) or writing.begun(snapshots)):
         return 0
     with ExitStack() as stack:
         try:
@@ -66,12 +70,12 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
 
 def are_erased(users: Vocabulary) -> npt.NDArray[np.bool_]:
     """Return which rows of a snapshot's users are those of erased ones `[U]`, and nobody's any more."""
-    return np.asarray(pc.ends_with(users.array, _MARK), dtype=bool)
+    return np.asarray(pc.match_substring_regex(users.array, _ERASED), dtype=bool)
 
 
 def _steps(snapshots: Path, erasures: Collection[Erasure]) -> Iterator[tuple[Path, Callable[[], bool]]]:
     """Yield what is to be done in a folder, each with what it is about; the next one once that is done."""
-    for left in sorted(snapshots.glob(f"{_ABANDONED}*/")):  # of a process that was killed
+    for left in _abandoned(snapshots):  # by a process that was killed
         yield left, partial(_clear, left)
     for left in writing.begun(snapshots):
         yield left, partial(_clear_partial, left)
@@ -101,7 +105,23 @@ def _done(steps: Iterable[tuple[Path, Callable[[], bool]]]) -> int:
 
 
 def _folders(snapshots: Path) -> list[Path]:
-    return [path.parent for path in sorted(snapshots.glob(f"[!.]*/{MANIFEST}"))]
+    return [path for path in _folders_in(snapshots) if not path.name.startswith(".") and path.name != _OF_THE_DISK]
+
+
+def _abandoned(snapshots: Path) -> list[Path]:
+    return [path for path in _folders_in(snapshots) if path.name.startswith(_ABANDONED)]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder; unlike a glob, which finds nothing in one that must not be read.
+
+    Raises:
+        SnapshotError: it can't be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise _not_rewritten(folder, error) from error
 
 
 def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
@@ -127,17 +147,41 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
         histories=snapshot.histories.where(keep),
         nodes=_renamed(snapshot.nodes, names),
     )
+    _put(redacted, folder)
+    return True
+
+
+def put_again(snapshot: Snapshot, folder: Path) -> bool:
+    """Let a saved snapshot of the same content hash be this one; return whether it was redacted, and is whole now.
+
+    Whoever was erased has come back if all that the user did is in the graph once more. Where nobody was erased, it is
+    noted that the graph has this content at this one's commit, too.
+
+    Raises:
+        SnapshotError: it is damaged, or can't be written.
+    """
+    with writing.alone(folder.parent / LOCK):
+        # Every id counts for the hash: others are those of erased users' rows.
+        redacted = not _opened(folder, verify=False).users.array.equals(snapshot.users.array)
+        if redacted:
+            _put(snapshot, folder)
+        else:
+            snapshot.note_commit(folder)
+    return redacted
+
+
+def _put(snapshot: Snapshot, folder: Path) -> None:
+    """Put a snapshot in place of another."""
     holder: Path | None = None
     try:
         holder = Path(tempfile.mkdtemp(prefix=_ABANDONED, dir=folder.parent))
-        redacted.save(holder / folder.name)
+        snapshot.save(holder / folder.name)
         _exchange(holder / folder.name, folder)
     except OSError as error:
         raise _not_rewritten(folder, error) from error
     finally:
         if holder is not None:
             _clear(holder)
-    return True
 
 
 def _renamed(nodes: pa.Table, names: Mapping[str, str]) -> pa.Table:
@@ -153,9 +197,9 @@ def _clear(holder: Path) -> bool:
     """Remove what rewriting a snapshot left; one that has lost its place to it is put back first. No user was in it.
 
     Raises:
-        SnapshotError: it can't be put back; nothing is removed.
+        SnapshotError: it can't be put back, or read; nothing is removed.
     """
-    for old in holder.glob(f"*{_OLD}"):
+    for old in (path for path in _folders_in(holder) if path.name.endswith(_OLD)):
         new = old.with_name(old.name.removesuffix(_OLD))
         place = holder.parent / new.name
         # Both are here only between the two renames of `_exchange`. Without the new one, the snapshot has been in its
@@ -197,15 +241,25 @@ def _erased_in(folder: Path, erasures: Collection[Erasure]) -> list[str]:
     try:
         snapshot = _opened(folder, verify=False)
     except SnapshotError:
-        if not (folder / MANIFEST).exists():
-            return []  # it was just removed
-        raise
+        if _may_be_one(folder):
+            raise
+        return []  # it was just removed, or is somebody's own
     keys = {each.user_key for each in erasures if each.commit > snapshot.commit}
     if not keys:
         return []
     named = snapshot.nodes.filter(pc.equal(snapshot.nodes["kind"], USER.kind))["id"].to_pylist()
     known = {*snapshot.users.array.to_pylist(), *named}
     return [user_id for user_id in known if user_key(user_id) in keys]
+
+
+def _may_be_one(folder: Path) -> bool:
+    """Return whether a folder has a file of a snapshot, as far as can be told."""
+    try:
+        return any(path.name == MANIFEST or path.suffix == ".arrow" for path in folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _is_concerned(folder: Path, erasures: Collection[Erasure]) -> bool:
@@ -217,6 +271,8 @@ def _opened(folder: Path, *, verify: bool) -> Snapshot:
         return Snapshot.open(folder, verify=verify)
     except SnapshotError as error:
         raise _unreadable(error.problem) from error
+    except OSError as error:
+        raise _not_rewritten(folder, error) from error
 
 
 def _unreadable(problem: str) -> SnapshotError:
@@ -226,7 +282,7 @@ def _unreadable(problem: str) -> SnapshotError:
 def _not_rewritten(path: Path, error: OSError) -> SnapshotError:
     return SnapshotError(
         f"snapshots can't be rewritten in {path}: {error.strerror or error}",
-        "Free space, and let this server write there; it is tried again with every erasure and at every start.",
+        "Free space, let this server read and write there; it is tried again with every erasure and at every start.",
     )
 
 

@@ -52,8 +52,15 @@ def writing(parent: Path) -> Iterator[Path]:
 
 
 def begun(parent: Path) -> list[Path]:
-    """Return what is being written in a folder, and what killed writers left there."""
-    return [lock.parent for lock in sorted(parent.glob(f"{_PREFIX}*/{_LOCK}"))]
+    """Return what is being written in a folder, and what killed writers left there; also what only they may read."""
+    return [path for path in sorted(parent.iterdir()) if path.name.startswith(_PREFIX) and _may_be_locked(path)]
+
+
+def _may_be_locked(holder: Path) -> bool:
+    try:
+        return (holder / _LOCK).exists()
+    except PermissionError:
+        return True
 
 
 def clear(holder: Path) -> None:

@@ -25,7 +25,7 @@ from server.access.exposure import refuse_exposure
 from server.access.gate import Gate
 from server.access.tls import credentials
 from server.attribution import Attribution
-from server.awaited_model import noted_beside
+from server.awaited_model import noted_beside, to_begin_with
 from server.catalogue_following import KINDS, CatalogueFollowing
 from server.config import ServeSettings
 from server.contract import Limits
@@ -51,7 +51,6 @@ from server.services.rules import RuleService
 from server.services.users import UserService
 from server.serving import Serving
 from server.switch import Switch
-from server.traffic import Traffic
 from server.watch.answers import AnswerWatch
 from server.watch.metrics import Gauges, Metrics
 from server.watch.state import State
@@ -120,7 +119,8 @@ class Server:
             self._rules_settled,
         )
         self._follower.on(ChangeKind.RULE, self._rules.follow)
-        self._catalogue = CatalogueFollowing(self._serving, self._link, self._follower.go_back)
+        self._catalogue = CatalogueFollowing(self._serving, self._link)
+        self._follower.waits = lambda: self._catalogue.waits
         for kind in KINDS:
             self._follower.on(kind, self._catalogue.follow)
         if self._serving.past is not None:
@@ -268,25 +268,21 @@ class Server:
         try:
             await asyncio.to_thread(self._eraser.redact_snapshots)
             models = self._places.models
-            traffic, lost = await asyncio.to_thread(lambda: (models.traffic, models.lost))
+            traffic = await asyncio.to_thread(to_begin_with, models)
         except Exception:
             _log.exception("models_not_found", folder=str(self._places.models.folder))
             return
         if traffic is None:
             _log.warning("no_model", folder=str(models.folder), remedy="train one and activate it")
             return
-        if lost is not None and models.chosen is None:
-            remedy = "Copy its artifact here, or activate the model that is to be served."
-            _log.error("active_missing", reason=lost, begins_with=traffic.active, remedy=remedy)
         await self._switch.start(traffic)
 
     async def _look_again(self, loading: "asyncio.Task[None]") -> None:
         """Take up what another process has put into service, as long as nothing is here."""
         await asyncio.wait([loading])
-        tried: Traffic | None = None
+        noted = noted_beside(self._places.models)
         while self._serving.active is None:
-            tried = await noted_beside(self._places.models, tried)
-            await self._switch.start(tried)
+            await self._switch.start(await anext(noted))
 
     async def _activated(self) -> None:
         self._follower.start(self._serving.engine.snapshot.commit)

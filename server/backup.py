@@ -256,7 +256,7 @@ def _replace_files(home: Path, kept: Path) -> None:
 
 def _put(path: Path, target: Path) -> None:
     """Put a file in place; of a journal that was there no log stays, which SQLite would read into this one."""
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-wal", "-shm") if path.suffix == ".db" else ():
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     shutil.copy2(path, target)
 

@@ -6,11 +6,12 @@ in whole. The methods belong to whoever changes engines, one at a time.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from kg.extending import CatalogueChange, Extension, extended
@@ -60,15 +61,17 @@ class LiveCatalogue:
     def fitted(self, artifact: Artifact, snapshot: Snapshot) -> Artifact:
         """Return an artifact that was trained on a snapshot over what changes have made of it.
 
-        Raises:
-            ModelError: the text encoder can't be loaded.
+        One whose text encoder can't be loaded takes what needs none, as in `changed`.
         """
         since = self._since.get(snapshot.content_hash)
         if since is None or artifact.products.array.equals(snapshot.products.array):
             return artifact
-        states = hidden_states(artifact.scorer, artifact.node_keys, since.before, self._cache)
-        artifact, self._states[artifact.manifest.model_version] = self._joined(artifact, states, since)
-        return artifact
+        try:
+            states = hidden_states(artifact.scorer, artifact.node_keys, since.before, self._cache)
+            fitted, self._states[artifact.manifest.model_version] = self._joined(artifact, states, since)
+        except ModelError as error:
+            return _not_read(artifact, since, error)
+        return fitted
 
     def unprepared(self, lineup: Lineup) -> list[tuple[Engine, Snapshot]]:
         """Return the engines that can give new products no place in the graph yet, with the snapshots they began at."""
@@ -86,7 +89,8 @@ class LiveCatalogue:
         """
         began, artifact = time.monotonic(), engine.artifact
         states = hidden_states(artifact.scorer, artifact.node_keys, snapshot, self._cache)
-        shared_encoder(artifact.scorer.network.config.text)
+        if artifact.scorer.network.config.text not in self._encoders:
+            shared_encoder(artifact.scorer.network.config.text)  # here, as `adopt` holds up other changes
         seconds = round(time.monotonic() - began, 2)
         _log.info("catalogue_ready_to_grow", model_version=engine.model_version, seconds=seconds)
         return states
@@ -120,8 +124,7 @@ class LiveCatalogue:
             try:
                 artifact, states[version] = self._joined(engine.artifact, self._states.get(version), step)
             except ModelError as error:
-                _log.error("texts_not_read", model_version=version, reason=error.problem, remedy=error.remedy)
-                artifact, states[version] = _joined_unread(engine.artifact, step), None
+                artifact, states[version] = _not_read(engine.artifact, step, error), None
             return engine.extended(artifact, step.snapshot)
 
         after = lineup.mapped(grown)
@@ -155,14 +158,22 @@ class LiveCatalogue:
     def _joined(
         self, artifact: Artifact, states: HiddenStates | None, extension: Extension
     ) -> tuple[Artifact, HiddenStates | None]:
-        encode = self._encoder_of(artifact).encode
+        def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            # The encoder is loaded only where there is a text to read.
+            return self._encoder_of(artifact).encode(texts) if texts else _no_features(artifact)
+
         scorer, after = joined(artifact.scorer, artifact.kernel, artifact.node_keys, states, extension, encode)
         return replace(artifact, products=extension.snapshot.products, scorer=scorer), after
 
 
-def _joined_unread(artifact: Artifact, extension: Extension) -> Artifact:
+def _not_read(artifact: Artifact, extension: Extension, error: ModelError) -> Artifact:
     """Return an artifact over a changed catalogue without reading a text: its new products have no vector yet."""
-    nothing = np.empty((0, len(artifact.kernel.mean)), np.float32)
-    unread = replace(extension, read_anew=extension.read_anew[:0])
+    version = artifact.manifest.model_version
+    _log.error("texts_not_read", model_version=version, reason=error.problem, remedy=error.remedy)
+    nothing, unread = _no_features(artifact), replace(extension, read_anew=extension.read_anew[:0])
     scorer, _ = joined(artifact.scorer, artifact.kernel, artifact.node_keys, None, unread, lambda _: nothing)
     return replace(artifact, products=extension.snapshot.products, scorer=scorer)
+
+
+def _no_features(artifact: Artifact) -> npt.NDArray[np.float32]:
+    return np.empty((0, len(artifact.kernel.mean)), np.float32)

@@ -1,7 +1,7 @@
 """Catalogue changes of the graph, taken into service: those that come, and those that a snapshot missed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KINDS = (ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
 
+_RETRIED_AFTER_S = 1.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -28,15 +30,14 @@ class CatalogueFollowing:
     Args:
         serving: the engines.
         link: the graph.
-        go_back: lets everything after a commit be followed anew.
     """
 
-    def __init__(self, serving: Serving, link: "GraphLink[Graph]", go_back: Callable[[int], None]) -> None:
+    def __init__(self, serving: Serving, link: "GraphLink[Graph]") -> None:
         self._serving = serving
         self._link = link
-        self._go_back = go_back
         self._preparing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Task[None] | None = None
+        self._ids: dict[str, None] = {}  # of products whose changes wait
         self._missed: int | None = None
         serving.catalogue.catch_up = self.since
 
@@ -49,16 +50,37 @@ class CatalogueFollowing:
             KgrankError: the graph is away; nothing was changed.
         """
         ids = dict.fromkeys(change.key for change in changes)
-        if await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids))):
+        # Not beside those that wait: they may have been read before, and would come after.
+        if self._serving.loaded.is_set() and not self.waits and await self._taken(ids):
             return
-        self._miss(changes[0].commit - 1)
-        if self._waiting is None or self._waiting.done():
+        self._ids |= ids
+        if not self.waits:
+            _log.info("catalogue_waits", reason="a model is being loaded")
             self._waiting = asyncio.create_task(self._go_on_once_loaded(), name="catalogue-waits")
 
+    @property
+    def waits(self) -> bool:
+        """Whether changes that were heard of are not in service yet."""
+        return self._waiting is not None and not self._waiting.done()
+
+    async def _taken(self, ids: Iterable[str]) -> bool:
+        """Take some products into service as they are now; return whether they are: not while a model is loaded."""
+        return await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids)))
+
     async def _go_on_once_loaded(self) -> None:
-        await self._serving.loaded.wait()
-        if (missed := self.missed()) is not None:
-            self._go_back(missed)
+        while self._ids:
+            await self._serving.loaded.wait()
+            ids, self._ids = self._ids, {}
+            try:
+                if not await self._taken(ids):
+                    self._ids |= ids
+            except KgrankError as error:
+                if self._link.is_open:  # else the link tells that the graph is away
+                    _log.warning("catalogue_waits", reason=error.problem, remedy=error.remedy)
+                self._ids |= ids
+                await asyncio.sleep(_RETRIED_AFTER_S)
+            except Exception:  # a defect in one change must not keep this server from all that come after it
+                _log.exception("changes_not_applied", kinds=[str(kind) for kind in KINDS], products=len(ids))
 
     def since(self, snapshot: Snapshot) -> CatalogueChange | None:
         """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""

@@ -5,14 +5,14 @@ of it. Until they are in service, `server.memory` does not reach them; the journ
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from kg.erasure import user_key
+from kg.erasure import Erasure, user_key
 from kg.snapshot import Snapshot
 from server.engine import Engine
 from server.histories import LiveHistories
 from server.journal import Journal
-from server.memory import extend, forget
+from server.memory import extend, forget, remake
 
 _ALL = 1 << 30
 
@@ -37,29 +37,43 @@ class CatchingUp:
             caught_up = True
             pending = self._journal.pending_erasures()  # first: one that ends between the two is in both
             for each in self._coming:
-                erasures = self._journal.erasures()
-                keys = {done.user_key for done in erasures if done.commit > each.snapshot.commit} - each.looked_for
-                if keys:
+                erasures = set(self._journal.erasures()) - each.looked_for
+                if erasures:
                     caught_up = False  # while users are looked for, more may be erased
-                    each.gone |= await asyncio.to_thread(_users_with, each.histories, keys)
-                    each.looked_for |= keys
+                    gone, written = await asyncio.to_thread(erased_in, each.histories, erasures)
+                    each.gone |= gone
+                    each.written |= written
+                    each.looked_for |= erasures
         for each in self._coming:
             extend(each.histories, each.snapshot, self._journal.read(each.histories.applied, _ALL))
             for user_id in each.gone.union(pending):
                 # What the journal still has of one came after the erasure, or goes as that goes on.
                 left = [stored for stored in self._journal.of_user(user_id) if stored.offset <= each.histories.applied]
                 forget(each.histories, each.snapshot, user_id, left)
+            for user_id in each.written:
+                remake(each.histories, each.snapshot, user_id, self._journal)
 
 
 class _Coming:
-    """Histories, their snapshot, and whom they have to forget: by hashes that were looked for, and by ids found."""
+    """Histories, their snapshot, the erasures that were looked for, and what `erased_in` found."""
 
     def __init__(self, histories: LiveHistories, snapshot: Snapshot) -> None:
         self.histories = histories
         self.snapshot = snapshot
-        self.looked_for: set[str] = set()
+        self.looked_for: set[Erasure] = set()
         self.gone: set[str] = set()
+        self.written: set[str] = set()
 
 
-def _users_with(histories: LiveHistories, keys: set[str]) -> set[str]:
-    return {user_id for user_id in set(histories.users()) if user_key(user_id) in keys}
+def erased_in(histories: LiveHistories, erasures: Collection[Erasure]) -> tuple[set[str], set[str]]:
+    """Return the erased users whom histories have to forget, and those of whom only the own journal's events may go.
+
+    The latter were erased before the snapshot was exported: what it has of them came after. What was added to it is
+    from the journal, and may be older. May be called from any thread.
+    """
+    gone = {each.user_key for each in erasures if each.commit > histories.commit}
+    before = {each.user_key for each in erasures} - gone
+    return (
+        {user_id for user_id in set(histories.users() if gone else ()) if user_key(user_id) in gone},
+        {user_id for user_id in set(histories.added_users() if before else ()) if user_key(user_id) in before},
+    )

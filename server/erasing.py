@@ -9,6 +9,7 @@ is told of the erasures that it has forgotten.
 import asyncio
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_of, erasures_since, user_key
 from kg.errors import GraphError, GraphUnavailableError, SnapshotError
 from kg.redaction import redact_all
+from server.catching_up import erased_in
 from server.drain import Drain
 from server.errors import (
     ErasureUnfinishedError,
@@ -84,6 +86,7 @@ class Eraser:
         self._unfinished: set[str] = set()  # what `reconcile` could not do
         self._applied: list[_Applied] = []  # what the event loop has not looked at yet
         self._looking: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()  # the graph has, since it was last looked
         self._leaving = False
         self.redacted = True
         """Whether the snapshots have no erased user, as far as is known."""
@@ -123,6 +126,10 @@ class Eraser:
         """Go on with what `reconcile` could not do. Belongs to the event loop's thread."""
         while self._unfinished:
             self._put_off(self._unfinished.pop())
+        self._opened.set()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         if self._applied and not self._leaving and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_at_applied(), name="erasures-applied")
 
@@ -141,7 +148,7 @@ class Eraser:
                     if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
                         return
                     await self._link.run(lambda graph: self._finish(graph, user_id))
-                    await self._look_at_applied()
+                    self._look_soon()
                 except ErasureUnfinishedError:
                     return  # the log has it
                 except Exception as error:
@@ -164,15 +171,19 @@ class Eraser:
             ) from error
 
     async def _look_at_applied(self) -> None:
-        """Look at all that was applied beside the event loop; what fails is looked at when the graph opens again."""
+        """Look at all that was applied beside the event loop; what fails once more later, or as the graph opens."""
+        wait_s = _FIRST_RETRY_S
         while self._applied:
-            applied = self._applied.pop()
+            applied = self._applied.pop(0)
+            self._opened.clear()
             try:
                 await self._look_at(applied)
             except Exception as error:
                 self._applied.append(applied)
-                _log.warning("erasure_waits", reason=_why(error))
-                return
+                _log.warning("erasure_waits", reason=_why(error), next_attempt_s=wait_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._opened.wait(), wait_s)
+                wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
 
     async def _look_at(self, applied: _Applied) -> None:
         """Do in histories that came into service meanwhile what was done in the others; in the event loop's thread.
@@ -183,9 +194,13 @@ class Eraser:
         late = [each for each in self._memory.histories() if each not in applied.histories]
         users = applied.users
         if late:
-            users += await self._link.follow(
-                lambda graph: self._forget(graph, _erased_in(late, applied.erasures), applied.erasures)
-            )
+            erasures = applied.erasures.values()
+            found = await asyncio.to_thread(lambda: [(each, *erased_in(each, erasures)) for each in late])
+            gone = set[str]().union(*(each for _, each, _ in found))
+            users += await self._link.follow(lambda graph: self._forget(graph, gone, applied.erasures))
+            for histories, _, written in found:
+                self._memory.remake(histories, written)
+                users += len(written)
         if users:
             # Whoever has come back since did something since; it may be with the other servers.
             self._memory.look_again(min(each.commit for each in applied.erasures.values()))
@@ -273,8 +288,9 @@ class Eraser:
     def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> _Applied:
         """Erase here what was there before some erasures, by the hash of the user's id; `_look_at` does the rest."""
         looked_at = self._memory.histories()
-        searched = self._memory.users(but=looked_at)
-        known = {*_erased_in(looked_at, new), *searched, *self._journal.users()}
+        known = {*self._memory.searched(), *self._journal.users()}
+        for each in looked_at:
+            known |= erased_in(each, new.values())[0]
         found = self._forget(graph, known, new)
         self._redact(new.values())
         begun = {user_key(user_id) for user_id in self._journal.pending_erasures()}
@@ -292,16 +308,6 @@ class Eraser:
                 # What was acknowledged here before the erasure may have reached the graph after it.
                 erase_events(graph, [each.event.event_id for each in events])
         return len(found)
-
-
-def _erased_in(histories: Iterable[LiveHistories], erasures: Mapping[str, Erasure]) -> set[str]:
-    """Return the users whom histories have, and who were erased after their snapshot was exported."""
-    found: set[str] = set()
-    for each in histories:
-        keys = {key for key, erasure in erasures.items() if erasure.commit > each.commit}
-        if keys:
-            found.update(user_id for user_id in set(each.users()) if user_key(user_id) in keys)
-    return found
 
 
 def _why(error: Exception) -> str:

@@ -86,7 +86,9 @@ class Follower:
         self._journal = journal
         self._handlers: dict[ChangeKind, list[Handler]] = {}
         self.each_commit: Callable[[int], Awaitable[None]] | None = None
-        """Told of every commit up to which all else has been applied, whatever it changed."""
+        """Told of each commit up to which all else is applied, whatever it changed; of 0: the graph is another."""
+        self.waits: Callable[[], bool] = lambda: False
+        """Tells whether a handler keeps changes that it is to apply later."""
         self._nudged = asyncio.Event()
         self._back_to: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -94,7 +96,7 @@ class Follower:
         self._noted = time.monotonic()
         self._unnoted = False
         self.applied = 0
-        """The commit up to which everything has been applied."""
+        """The commit up to which everything has been applied, or is kept by a handler."""
         self.caught_up = False
         """Whether all that had been committed at some moment after the start has been applied."""
         self._caught_up_s = 0.0
@@ -171,6 +173,7 @@ class Follower:
             await self._link.follow(lambda graph: graph.advance_commits(after))
             self.applied = 0
             self._histories.restart()
+            await self._tell(0)
             return True
         called: list[Handler] = []
         for kind in (*_FIRST, *(kind for kind in ChangeKind if kind not in (*_FIRST, ChangeKind.EVENTS))):
@@ -183,7 +186,7 @@ class Follower:
             self._histories.follow(page.events, behind, page.heard)
         await self._tell(page.until)
         self.applied = page.until
-        if not page.more:
+        if not page.more and not self.waits():
             first = not self.caught_up
             self.caught_up, self._caught_up_s = True, time.monotonic()
             if first:  # a Neo4j that has just started plans this for seconds: no event has to wait for it

@@ -184,24 +184,32 @@ class LiveHistories:
     def forget(self, user_ids: Iterable[str]) -> None:
         """Forget all that users did so far; what they do from now on is their whole history."""
         for user_id in user_ids:
-            self._appended.pop(user_id, None)
             user_index = self._users.index(user_id)
             if user_index != MISSING:
                 self._hidden.add(user_index)
                 self.people.forget(user_index)
-            with self._copying:
-                kept = list(self._copies)
-            for copies in kept:
-                copies.forget(user_id)
-            for waiting in list(self._waiting.values()):
-                for event_id in [event_id for event_id, (of, _) in waiting.items() if of == user_id]:
-                    self._drop(event_id)
+            self.forget_added(user_id)
+
+    def forget_added(self, user_id: str) -> None:
+        """Forget what a user did since the snapshot was exported."""
+        self._appended.pop(user_id, None)
+        with self._copying:
+            kept = list(self._copies)
+        for copies in kept:
+            copies.forget(user_id)
+        for waiting in list(self._waiting.values()):
+            for event_id in [event_id for event_id, (of, _) in waiting.items() if of == user_id]:
+                self._drop(event_id)
 
     def users(self) -> Iterator[str]:
         """Yield the id of every user with a history, some of them twice. May be called from any thread."""
+        yield from self.added_users()
+        yield from self._users.array.to_pylist()
+
+    def added_users(self) -> Iterator[str]:
+        """Yield the id of every user with something that the snapshot lacks, some of them twice, as `users` does."""
         yield from list(self._appended)
         yield from [user_id for waiting in list(self._waiting.values()) for user_id, _ in list(waiting.values())]
-        yield from self._users.array.to_pylist()
 
     def version(self, user_id: str) -> int:
         """Return a number that changes with every change of this user's history."""

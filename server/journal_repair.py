@@ -119,8 +119,10 @@ def is_whole(connection: sqlite3.Connection) -> bool:
         deque(connection.execute(f"SELECT {columns} FROM {table}"), maxlen=0)  # noqa: S608  # the file's own names
     if "event" not in tables:
         return True
-    of_no_type = f"SELECT 1 FROM event WHERE NOT {_OF_A_TYPE} LIMIT 1"  # noqa: S608  # names of ours
-    return connection.execute(of_no_type).fetchone() is None
+    # One flipped bit makes a text something else, which equals no text.
+    no_text = " OR ".join(f"typeof({name}) <> 'text'" for name in ("event_id", "user_id", "product_id"))
+    odd = f"SELECT 1 FROM event WHERE NOT {_OF_A_TYPE} OR {no_text} LIMIT 1"  # noqa: S608  # names of ours
+    return connection.execute(odd).fetchone() is None
 
 
 def tells_of_damage(error: sqlite3.Error) -> bool:

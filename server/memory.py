@@ -56,14 +56,16 @@ class Memory:
         for histories, engine in self._held():
             forget(histories, engine.snapshot, user_id, left)
 
-    def users(self, but: Collection[LiveHistories] = ()) -> set[str]:
-        """Return the id of every user with a history or a search. May be called from any thread.
+    def remake(self, histories: LiveHistories, user_ids: Collection[str]) -> None:
+        """Let histories have of some users what their snapshot and the own journal have; what others wrote follows."""
+        for held, engine in self._held():
+            if held is histories:
+                for user_id in user_ids:
+                    remake(histories, engine.snapshot, user_id, self._journal)
 
-        Args:
-            but: histories that are passed over.
-        """
-        searched = set() if self._past is None else self._past.users()
-        return searched.union(*(histories.users() for histories in self.histories() if histories not in but))
+    def searched(self) -> set[str]:
+        """Return the id of every user whose searches are here. May be called from any thread."""
+        return set() if self._past is None else self._past.users()
 
     def histories(self) -> list[LiveHistories]:
         """Return the histories in service. May be called from any thread."""
@@ -114,6 +116,16 @@ def forget(histories: LiveHistories, snapshot: Snapshot, user_id: str, left: Seq
         _add(histories, stored.event, interaction_of(snapshot, stored))
 
 
+def remake(histories: LiveHistories, snapshot: Snapshot, user_id: str, journal: Journal) -> None:
+    """Let histories have of a user what is not forgotten of the snapshot's, and what the own journal has."""
+    histories.forget_added(user_id)
+    for stored in journal.of_user(user_id):
+        interaction = interaction_of(snapshot, stored)
+        # What is not applied yet comes with what is written after it.
+        if stored.offset <= histories.applied and not _is_held(histories, user_id, interaction):
+            _add(histories, stored.event, interaction)
+
+
 def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldest_as_of_ms: int) -> None:
     """Add the journal's events that a snapshot lacks, and let the journal forget those that it has.
 
@@ -128,7 +140,7 @@ def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldes
     held_to_ms = min(snapshot.as_of_ms, oldest_as_of_ms)
     for stored in journal.all():
         event, interaction = stored.event, interaction_of(snapshot, stored)
-        if interaction.product_index == MISSING or not histories.holds(event.user_id, interaction):
+        if not _is_held(histories, event.user_id, interaction):
             _add(histories, event, interaction)
             count += 1
         elif max(stored.received_ms, event.at_ms) <= held_to_ms:
@@ -160,5 +172,9 @@ def _add(histories: LiveHistories, event: WrittenEvent | CommittedEvent, interac
 
 def _add_once(histories: LiveHistories, snapshot: Snapshot, event: CommittedEvent) -> None:
     interaction = _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value)
-    if interaction.product_index == MISSING or not histories.holds(event.user_id, interaction):
+    if not _is_held(histories, event.user_id, interaction):
         _add(histories, event, interaction)
+
+
+def _is_held(histories: LiveHistories, user_id: str, interaction: Interaction) -> bool:
+    return interaction.product_index != MISSING and histories.holds(user_id, interaction)

@@ -35,14 +35,16 @@ class SearchesFollowing:
         self._applied = 0
 
     async def follow(self, until: int) -> None:
-        """Take the searches of commits up to one, the latest of them where there are very many.
+        """Take the searches of commits up to one, the latest of them where there are very many; 0: begin anew.
+
+        Below what has been taken there is nothing to take: the follower goes back for what others hold.
 
         Raises:
             KgrankError: the graph is away or failed; nothing was taken.
         """
-        if until < self._applied:  # the graph is another one
+        if until == 0:  # the graph is another one
             self._applied = 0
-        if until == self._applied:
+        if until <= self._applied:
             return
         after = self._applied
         with self._past.forgotten() as forgotten:

@@ -43,9 +43,8 @@ def make_snapshot(
     from kg.erasure import erasures_since
     from kg.exporting import row_count
     from kg.freeze import freeze
-    from kg.redaction import LOCK, redact_all
+    from kg.redaction import put_again, redact_all
     from kg.store import Graph
-    from kg.writing import alone
 
     settings = settings_of(context)
     as_of_ms = None if as_of is None else parse_moment_ms(as_of)
@@ -61,8 +60,7 @@ def make_snapshot(
         folder = settings.snapshots_folder / (name or snapshot.content_hash[:_NAME_CHARS])
         known = _is_there(folder, snapshot, named=name is not None)
         if known:
-            with alone(settings.snapshots_folder / LOCK):
-                snapshot.note_commit(folder)
+            known = not put_again(snapshot, folder)
         else:
             snapshot.save(folder)
         name = folder.name

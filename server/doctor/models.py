@@ -26,6 +26,9 @@ def check_models(settings: "Settings") -> Iterator[Finding]:
     if version is None:
         yield warning("models", f"there is no model in {models.folder}", "Train one: kgrank train")
         return
+    if (lost := models.lost) is not None:
+        remedy = "Copy its artifact here, or activate the model that is to be served: kgrank models activate"
+        yield warning("models", f"{lost}: a start serves model {version}", remedy)
     try:
         artifact = models.load(version)
     except KgrankError as error:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kg.erasure import Erasure, erase_user, user_key
 from kg.freeze import freeze
+from kg.snapshot import Snapshot
 from kg.store import Graph
 from kg.tables import InteractionType
+from server.catching_up import CatchingUp
 from server.config import ServeSettings
 from server.contract import WrittenEvent
 from server.drain import Drain
@@ -22,11 +25,12 @@ from server.erasing import Eraser
 from server.graph_link import GraphLink
 from server.histories import LiveHistories
 from server.journal import Journal
-from server.memory import Memory
+from server.memory import Memory, replay
 from server.models import ModelFolder
 from server.serving import Serving
 from server.shadow import Shadow
 from server.traffic import Traffic
+from tests.kg import small_tables
 from tests.server.shop import Shop, tables, train_shortly
 from tests.waiting import until
 
@@ -162,3 +166,81 @@ def test_histories_that_come_while_another_server_s_erasure_is_followed_are_not_
     asyncio.run(run())
     journal.close()
     assert forgetting == ["user-03"]
+
+
+def exported_since(tmp_path: Path, product_id: str) -> tuple[Snapshot, Journal, LiveHistories]:
+    """Return what ann did after an erasure, in a snapshot, and histories of it with what she did before, in a journal.
+
+    Args:
+        tmp_path: for the journal.
+        product_id: what she looked at before the erasure.
+    """
+    came_back = small_tables.event("e2", "ann", "product-02", at_ms=9)
+    products = [{"product_id": "product-02"}]
+    snapshot = freeze(small_tables.tables(products=products, interactions=[came_back]), commit=1_000_000)
+    journal = Journal(tmp_path / "journal.db")
+    before = WrittenEvent("e1", "ann", product_id, InteractionType.VIEW, 5, None)
+    journal.append([before, written("other", "bob")]).result(10)
+    histories = LiveHistories(snapshot, 10)
+    replay(histories, snapshot, journal, 0)
+    assert "ann" in set(histories.added_users())
+    return snapshot, journal, histories
+
+
+def answering(snapshot: Snapshot) -> Any:
+    return type("Answering", (), {"snapshot": snapshot})()
+
+
+@pytest.mark.parametrize("product_id", ["product-02", "later"], ids=["in a history", "waiting"])
+@pytest.mark.parametrize("back", [False, True], ids=["gone", "back here, too"])
+def test_what_the_journal_had_of_someone_erased_before_a_snapshot_does_not_come_with_it(
+    tmp_path: Path, product_id: str, back: bool
+) -> None:
+    snapshot, journal, histories = exported_since(tmp_path, product_id)
+    journal.erase("ann").result(10)
+    if back:
+        in_both = WrittenEvent("e2", "ann", "product-02", InteractionType.PURCHASE, 9, None)
+        journal.append([in_both, written("e3", "ann")]).result(10)
+    journal.finish_erasure(Erasure(user_key("ann"), 5, NOW_MS))
+    coming = CatchingUp([(histories, answering(snapshot))], journal)
+    for _ in range(2):
+        asyncio.run(coming.catch_up())
+        assert histories.length("ann") == (2 if back else 1)
+        assert ("ann" in set(histories.added_users())) == back
+        assert histories.length("bob") == 1
+    journal.close()
+
+
+@pytest.mark.neo4j
+def test_histories_that_came_beside_an_erasure_from_before_their_snapshot_are_looked_at_until_it_is_done(
+    tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.05)
+    graph.load(small_tables.SMALL)
+    snapshot, journal, came = exported_since(tmp_path, "product-02")
+    erasure, _ = erase_user(graph, "ann")  # as another server does
+    assert erasure.commit < snapshot.commit
+    held: list[tuple[LiveHistories, Engine]] = []
+    monkeypatch.setattr("server.erasing.redact_all", lambda *_: held.append((came, answering(snapshot))))
+    link: GraphLink[Graph] = GraphLink(lambda: nullcontext(graph))
+    memory = Memory(lambda: held, journal)
+    eraser = Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, tmp_path)
+    eraser.reconcile(graph)
+    assert came.length("ann") == 2
+
+    async def run() -> None:
+        async with asyncio.timeout(60):
+            with capture_logs() as logged:
+                eraser.graph_opened()
+                while not any(each["event"] == "erasure_waits" for each in logged):  # the graph is away again
+                    await asyncio.sleep(0.01)
+                link.start()
+                while came.length("ann") == 2:
+                    await asyncio.sleep(0.01)
+            await eraser.stop()
+
+    asyncio.run(run())
+    link.close()
+    journal.close()
+    assert (came.length("ann"), came.length("bob")) == (1, 1)
+    assert memory.followed < snapshot.commit - 1, "what came after the erasure may be with other servers"

@@ -70,6 +70,12 @@ def test_a_damaged_model_and_one_without_a_snapshot_are_broken(kgrank: CommandLi
     assert (code, "can't be loaded" in of(findings, "models", "problem")) == (1, True)
 
 
+def test_a_start_that_would_not_serve_what_was_in_service_is_told(kgrank: CommandLine, home: Path, shop: Shop) -> None:
+    (home / "artifacts" / "ACTIVE").write_text("gone")
+    told = of(found(kgrank, home)[1], "models", "warning")
+    assert f"ACTIVE names model gone, which is not there: a start serves model {shop.versions[1]}" in told
+
+
 def test_a_model_of_another_catalogue_is_broken(kgrank: CommandLine, home: Path) -> None:
     from kg.freeze import freeze
 

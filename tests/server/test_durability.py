@@ -95,6 +95,22 @@ def test_of_a_journal_with_a_rotten_byte_in_a_text_that_event_alone_is_lost(
     assert logged == []
 
 
+@pytest.mark.parametrize("column", ["event_id", "user_id", "product_id"])
+def test_an_id_that_one_bit_made_bytes_is_text_again(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "journal.db"
+    journal = filled(path, 5)
+    whole = list(journal.all())
+    journal.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE event SET {column} = CAST({column} AS BLOB) WHERE offset = 3")
+        connection.commit()
+    with capture_logs() as logged:
+        journal = Journal(path)
+    assert [each["events_read"] for each in logged if each["event"] == "journal_damaged"] == [5]
+    assert list(journal.all()) == whole
+    journal.close()
+
+
 OPEN_AND_DIE = """
 import os, sys
 from pathlib import Path

@@ -44,12 +44,11 @@ def readers(home: Path, shop: Shop, count: int) -> list[str]:
 def test_an_encoder_of_each_model_in_service_is_loaded_once(
     home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads: list[int] = []
-    made = TextEncoder.__init__
+    loads: list[int] = []  # of which this process keeps the last two, whoever needs them
 
-    def counted(encoder: TextEncoder, config: TextConfig, device: torch.device | None = None) -> None:
+    def counted(config: TextConfig) -> TextEncoder:
         loads.append(config.max_tokens)
-        made(encoder, config, device)
+        return shared_encoder(config)
 
     active, *trials = readers(home, shop, 3)
 
@@ -57,13 +56,13 @@ def test_an_encoder_of_each_model_in_service_is_loaded_once(
         with serving_of(home, search=False) as (serving, journal):
             shares = tuple(Share(version, 10.0) for version in trials)
             await serving.change_traffic(lambda _: Traffic(active, shares), journal)
-            monkeypatch.setattr(TextEncoder, "__init__", counted)
+            monkeypatch.setattr("server.catalogue.shared_encoder", counted)
             for price in (1.0, 2.0, 3.0):
                 assert await serving.catalogue_changed(changed("kettle", "Steel kettle", price=price))
+            await serving.prepare_to_grow()
 
     asyncio.run(run())
-    assert loads  # but for those that this process has kept of another test
-    assert len(loads) == len(set(loads))
+    assert sorted(loads) == [40, 41, 42]
 
 
 def test_a_model_whose_encoder_can_t_be_loaded_takes_what_needs_none_and_the_others_take_all(
@@ -82,7 +81,10 @@ def test_a_model_whose_encoder_can_t_be_loaded_takes_what_needs_none_and_the_oth
             monkeypatch.setattr("server.catalogue.shared_encoder", failing)
             with structlog.testing.capture_logs() as logged:
                 assert await serving.catalogue_changed(changed("kettle", "Steel kettle"))
-                assert await serving.catalogue_changed(changed("product-02", "Thing 2", price=77.0))
+                assert await serving.catalogue_changed(changed("product-02", "Thing two", price=7.0))
+                assert await serving.catalogue_changed(
+                    changed("product-02", "Thing two", price=77.0)
+                )  # no text to read
             told = [each["model_version"] for each in logged if each["event"] == "texts_not_read"]
             assert told == [broken, broken]
             texts = {}
@@ -96,5 +98,31 @@ def test_a_model_whose_encoder_can_t_be_loaded_takes_what_needs_none_and_the_oth
                 texts[version] = scorer.matrix[90, scorer.blocks["text"]]
             assert texts[active].norm() == pytest.approx(1, abs=1e-3)
             assert not texts[broken].any()
+
+    asyncio.run(run())
+
+
+def test_a_model_whose_encoder_can_t_be_loaded_comes_into_service_over_a_changed_catalogue(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(config: TextConfig) -> TextEncoder:
+        raise ModelError("its folder is gone", "Put it back.")
+
+    async def run() -> None:
+        with serving_of(home, search=False) as (serving, journal):
+            await serving.change_traffic(lambda _: Traffic(shop.versions[0]), journal)
+            assert await serving.catalogue_changed(changed("kettle", "Steel kettle"))
+            monkeypatch.setattr("server.catalogue.shared_encoder", failing)
+            (broken,) = readers(home, shop, 1)
+            with structlog.testing.capture_logs() as logged:
+                engine = (await serving.change_traffic(lambda _: Traffic(broken), journal)).active
+            assert [each["model_version"] for each in logged if each["event"] == "texts_not_read"] == [broken]
+            assert "product-07" not in engine.snapshot.products
+            ranking = await serving.answer(engine, Question("user-01", 91, exclude_seen=False))
+            assert sorted(ranking.product_index) == [each for each in range(91) if each != 7]
+            monkeypatch.undo()
+            await serving.prepare_to_grow()
+            scorer = serving.engine.artifact.scorer
+            assert scorer.matrix[90, scorer.blocks["text"]].norm() == pytest.approx(1, abs=1e-3)
 
     asyncio.run(run())

@@ -46,10 +46,11 @@ def erasing(folder: Path, graph: Graph, name: str = "journal.db") -> Iterator[tu
 
 def in_loop(eraser: Eraser, call: Callable[[], Awaitable[None]]) -> None:
     async def run() -> None:
-        eraser._link.start()
-        while not eraser._link.is_open:
-            await asyncio.sleep(0.01)
-        await call()
+        async with asyncio.timeout(60):
+            eraser._link.start()
+            while not eraser._link.is_open:
+                await asyncio.sleep(0.01)
+            await call()
 
     asyncio.run(run())
 

@@ -73,13 +73,17 @@ def test_while_a_model_is_loaded_rules_are_followed_and_the_catalogue_waits(
             upsert(graph, [Product("lamp-1", "Brass lamp", brand="Acme")])  # as another server does
             applied = graph.last_commit
             until(lambda: server.server._follower.applied >= applied, 60)
+            caught_up_s = server.server._follower._caught_up_s
             upsert_rule(graph, Rule("1", Action.BLOCK, Target.PRODUCT, "product-02"))
             take_out(graph, ["product-03"])
             until(lambda: "product-02" not in {each.product_id for each in client.recommend("user-00", k=90).results})
             assert missing("lamp-1")
             assert client.recommend("user-00").model_version == active
+            until(lambda: "product-03" in server.server._catalogue._ids)
+            assert server.server._follower._caught_up_s == caught_up_s  # and so is behind
         finally:
             go_on.set()
             loading.join()
         until(lambda: not missing("lamp-1") and missing("product-03"))
+        until(lambda: server.server._follower._caught_up_s > caught_up_s)
         assert client.recommend("user-00").model_version == other

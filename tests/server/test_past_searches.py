@@ -1,6 +1,7 @@
 """What a user has searched for counts in later answers, fades, and goes with the user."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -79,6 +80,30 @@ def test_who_is_erased_while_searches_are_read_stays_forgotten() -> None:
     assert past.users() == {"bob"}
     past.note("ann", [PastSearch("chair", Clock().ms)])  # what she searches for later is hers
     assert past.users() == {"ann", "bob"}
+
+
+def test_searches_are_read_once_more_only_where_the_graph_is_another() -> None:
+    read: list[tuple[int, int]] = []
+
+    class Noting:
+        def read(self, query: str, *, after: int, until: int, most: int) -> list[list[object]]:
+            read.append((after, until))
+            return []
+
+    class Link:
+        async def follow(self, work: Callable[[Noting], object]) -> object:
+            return work(Noting())
+
+    async def run() -> None:
+        following = SearchesFollowing(Link(), PastSearches(24, Clock()))  # type: ignore[arg-type]  # a graph that tells
+        for until in (5, 5, 2, 4, 5, 6):  # the follower goes back for a snapshot that is behind
+            await following.follow(until)
+        assert read == [(0, 5), (5, 6)]
+        for until in (0, 4, 6):
+            await following.follow(until)
+
+    asyncio.run(run())
+    assert read[2:] == [(0, 4), (4, 6)]
 
 
 def test_memory_is_bounded_and_who_has_searched_longest_ago_goes_first() -> None:
