@@ -294,6 +294,7 @@ def _copy_journal(path: Path, folder: Path) -> str:
     """Copy a journal that may be written meanwhile; return its name."""
     with closing(sqlite3.connect(path, timeout=30)) as source, closing(sqlite3.connect(folder / path.name)) as target:
         source.backup(target)
+    shutil.copymode(path, folder / path.name)
     return path.name
 
 

@@ -101,6 +101,8 @@ class JournalFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             mend(path)
+            if not path.exists():  # what people did; SQLite gives its log the same rights
+                path.touch(mode=0o600)
             with self.connection() as connection:
                 if connection.execute("PRAGMA user_version").fetchone()[0] < _MADE_CLEAN:
                     connection.execute("VACUUM")  # an older version left what it deleted in the file

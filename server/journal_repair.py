@@ -4,6 +4,7 @@ A torn end of the write-ahead log, which a power failure leaves, is none of this
 """
 
 import os
+import shutil
 import sqlite3
 import time
 from collections import deque
@@ -44,6 +45,8 @@ def mend(path: Path) -> None:
     partial = path.with_name(f".{path.name}.mending")
     for suffix in ("", "-journal"):  # of one that was killed while it wrote
         partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    shutil.copymode(path, partial)
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as mended:
         script = _schema(old)
         mended.executescript(script)

@@ -55,6 +55,7 @@ def test_what_is_backed_up_is_restored_and_the_journal_gives_the_rest(
     with pytest.raises(BackupError, match="is there already"):
         restore(home, graph, folder, replace=False)
     restore(home, graph, folder, replace=True, drop_newer=drop_newer)
+    assert (home / "journal.db").stat().st_mode & 0o077 == 0
     assert graph.read("MATCH (u:User {id: 'keeper'})-[r]->() RETURN r.event_id") == [["before"]]
     # No number is given twice, and who was erased after the backup was taken is not in it any more.
     assert graph.last_commit > last

@@ -37,6 +37,21 @@ def checkpoint(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def private(path: Path) -> bool:
+    """Return whether nobody but its owner can read a journal, or what SQLite has beside it."""
+    return all(
+        each.stat().st_mode & 0o077 == 0 for each in path.parent.glob(f"{path.name}*") if "damaged" not in each.name
+    )
+
+
+def test_a_journal_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = filled(path, 1)
+    assert len(list(tmp_path.glob("journal.db*"))) >= 3
+    assert private(path)
+    journal.close()
+
+
 @pytest.mark.parametrize("where", [0.5, 1.0], ids=["in the middle", "the last page"])
 def test_of_a_journal_with_a_damaged_page_the_rest_is_recovered(tmp_path: Path, where: float) -> None:
     path = tmp_path / "journal.db"
@@ -58,6 +73,7 @@ def test_of_a_journal_with_a_damaged_page_the_rest_is_recovered(tmp_path: Path, 
     assert Path(told[0]["aside"]).read_bytes() == bytes(content)
     assert [each.offset for each in read] == sorted(each.offset for each in read)
     assert all(each.event.event_id == f"e{each.offset - 1:05}" for each in read)
+    assert private(path)
     # The graph is given everything once more, and knows each by its id.
     assert journal.name != name
     assert journal.drained == 0
