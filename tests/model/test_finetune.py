@@ -6,16 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
 from kg.errors import MissingExtraError
-from kg.freeze import freeze
 from kg.snapshot import Snapshot
-from kg.tables import FACTS, INTERACTIONS, PRODUCTS, Tables
 from model.artifact import load_artifact, save_artifact
 from model.config import FinetuneConfig, ModelConfig, TextConfig
 from model.errors import ArtifactError, ModelError
@@ -29,8 +26,9 @@ from model.pipeline import fit_model
 from model.refresh import refresh
 from model.splits import Split, SplitConfig, make_split
 from model.text import TextEncoder, encode_cached
-from tests.model.small_shop import DAY_MS, MODEL, TRAIN
-from tests.model.tiny_encoder import WORDS, tiny_encoder
+from tests.model.riddle_shop import riddle_shop
+from tests.model.small_shop import MODEL, TRAIN
+from tests.model.tiny_encoder import tiny_encoder
 
 CPU = torch.device("cpu")
 CONFIG = FinetuneConfig(
@@ -43,34 +41,6 @@ METHODS = {
     "the batch's own negatives": {"memory_products": 0, "batch_products": 8},
 }
 """Each way to fine-tune, with the step size it needs here."""
-
-
-def riddle_shop(new: tuple[str, ...] = ()) -> Snapshot:
-    """Return a shop of one-word products, bought in two tastes that the words don't tell, and some that nobody had."""
-    tastes = WORDS[:5], WORDS[5:10]
-    generator = np.random.default_rng(2)
-    rows = []
-    for user in range(24):
-        for step, product in enumerate(generator.permutation(tastes[user % 2])):
-            rows.append(
-                (f"user-{user:02}", product, "purchase", (step + 1) * DAY_MS + user, None, step, f"{user}-{step}")
-            )
-    products = [
-        {"product_id": word, "title": word, "description": "", "brand": "", "category": [], "price": None}
-        | {"attributes": []}
-        for word in (*WORDS[:10], *new)
-    ]
-    facts = [("green", "BOUGHT_TOGETHER", "bolt", "product", "product"), ("tea", "MADE_BY", "leaf-co", "product", "x")]
-    facts += [("drinks", "MADE_BY", "leaf-co", "product", "x")]
-    return freeze(
-        Tables(
-            interactions=pa.Table.from_pylist(
-                [dict(zip(INTERACTIONS.names, row, strict=True)) for row in rows], INTERACTIONS
-            ),
-            products=pa.Table.from_pylist(products, PRODUCTS),
-            facts=pa.Table.from_pylist([dict(zip(FACTS.names, fact, strict=True)) for fact in facts], FACTS),
-        )
-    )
 
 
 @pytest.fixture(scope="module")

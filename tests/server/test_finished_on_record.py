@@ -1,11 +1,13 @@
 """A recorded call whose caller has gone away: it is finished, and the record says what became of it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 
 from kgrank.v1.rule_service_pb2 import DeleteRuleRequest, DeleteRuleResponse
 from kgrank.v1.rule_service_pb2_grpc import RuleServiceStub
@@ -48,28 +50,30 @@ async def left(slow: Slow, front: Front, call: grpc.aio.UnaryUnaryCall) -> None:
     assert not front.kept
 
 
+def recorded(
+    path: Path, service: ServiceDescriptor, call: Callable[[grpc.aio.Channel], grpc.aio.UnaryUnaryCall]
+) -> str:
+    """Make a call that a caller leaves; return the last line of its record."""
+
+    async def finished() -> None:
+        slow, front = Slow(), Front(audit=Audit(path))
+        async with listening({service: slow}, front=front) as port, channel(port) as asked:
+            await left(slow, front, call(asked))
+
+    asyncio.run(finished())
+    return path.read_text().splitlines()[-1]
+
+
 def test_an_erasure_is_recorded_as_done_though_its_caller_has_left(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-
-    async def erased() -> None:
-        slow, front = Slow(), Front(audit=Audit(path))
-        async with listening({USERS: slow}, front=front) as port, channel(port) as asked:
-            await left(slow, front, UserServiceStub(asked).EraseUser(EraseUserRequest(user_id="u")))
-
-    asyncio.run(erased())
+    recorded(path, USERS, lambda asked: UserServiceStub(asked).EraseUser(EraseUserRequest(user_id="u")))
     assert [each.code for each in erasures(path, "u")] == ["OK"]
 
 
 def test_what_failed_is_recorded_as_that_though_its_caller_has_left(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-
-    async def failed() -> None:
-        slow, front = Slow(), Front(audit=Audit(path))
-        async with listening({RULES: slow}, front=front) as port, channel(port) as asked:
-            await left(slow, front, RuleServiceStub(asked).DeleteRule(DeleteRuleRequest(rule_id="r")))
-
-    asyncio.run(failed())
-    assert '"code": "NOT_FOUND"' in path.read_text().splitlines()[-1]
+    line = recorded(path, RULES, lambda asked: RuleServiceStub(asked).DeleteRule(DeleteRuleRequest(rule_id="r")))
+    assert '"code": "NOT_FOUND"' in line
 
 
 def test_calls_that_go_on_without_their_callers_have_places_too(
