@@ -83,10 +83,11 @@ def noisy_training(split: Split, noise: NoiseConfig) -> Split:
 
 
 def noisy_question(question: Question, noise: NoiseConfig) -> Question:
-    """Return a question asked with noise in the histories of those who ask."""
+    """Return a question asked with noise in the histories of those who ask; what may be ranked for them stays."""
 
     def asked(case: Case, stream: int) -> Case:
-        return replace(case, given=noisy_histories(case.histories, noise, stream))
+        had = case.histories if case.had is None else case.had
+        return replace(case, given=noisy_histories(case.histories, noise, stream), had=had)
 
     return replace(question, validation=asked(question.validation, 1), test=asked(question.test, 2))
 

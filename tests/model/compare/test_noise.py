@@ -117,3 +117,16 @@ def test_noise_in_training_leaves_the_questions_and_noise_in_questions_leaves_tr
     asked = noisy_question(before, noise)
     assert (asked.test.histories.product_index != before.test.histories.product_index).any()
     assert (asked.test.known.product_index == before.test.known.product_index).all()
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "cold-users"])
+def test_noise_in_questions_changes_nothing_of_what_may_be_ranked(protocol: str) -> None:
+    split = make_split(
+        small_shop(), SplitConfig.model_validate({"protocol": protocol, "test_days": 3, "validation_days": 3})
+    )
+    for question in split.questions:
+        asked = noisy_question(question, NoiseConfig(events=0.5))
+        for before, after in ((question.validation, asked.validation), (question.test, asked.test)):
+            assert (before.seen is None) == (after.seen is None)
+            if before.seen is not None and after.seen is not None:
+                assert (after.seen.product_index == before.seen.product_index).all()
