@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg.snapshot import Histories
 from kg.tables import InteractionType
@@ -15,6 +15,9 @@ DAY_MS = 86_400_000
 
 Protocol = Literal["leave-one-out", "temporal", "cold-products", "cold-users"]
 _COLD = ("cold-products", "cold-users")
+
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999."""
 
 
 class SplitConfig(BaseModel):
@@ -33,10 +36,12 @@ class SplitConfig(BaseModel):
     target_types: tuple[InteractionType, ...] = Field(
         (), description="interaction types that are asked for; empty: all"
     )
-    validation_days: float = Field(14, gt=0, description="length of the temporal validation window, days")
-    test_days: float = Field(21, gt=0, description="length of the temporal test window, days")
-    test_from_ms: int | None = Field(None, description="first moment of the test window, instead of test_days")
-    validation_from_ms: int | None = Field(None, description="first moment of the validation window")
+    validation_days: float = Field(14, gt=0, le=36_500, description="length of the temporal validation window, days")
+    test_days: float = Field(21, gt=0, le=36_500, description="length of the temporal test window, days")
+    test_from_ms: int | None = Field(
+        None, ge=0, le=_LAST_MS, description="first moment of the test window, instead of test_days"
+    )
+    validation_from_ms: int | None = Field(None, ge=0, le=_LAST_MS, description="first moment of the validation window")
     base: Literal["leave-one-out", "temporal"] = Field(
         "leave-one-out", description="cold protocols: which interactions are asked for, and when"
     )
@@ -44,9 +49,16 @@ class SplitConfig(BaseModel):
         0.1, gt=0, le=0.45, description="cold protocols: share of products or users held out for the test"
     )
     cold_seed: int = Field(7, ge=0, le=2**31 - 1, description="cold protocols: seed of the draw of what is held out")
-    cold_events: tuple[int, ...] = Field(
+    cold_events: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(
         (0, 1, 3, 5), min_length=1, description="cold-users: how many first interactions of a user are given"
     )
+
+    @field_validator("cold_events")
+    @classmethod
+    def _each_once(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(counts)) < len(counts):
+            raise ValueError("a number stands there twice; each may once")
+        return counts
 
     def trained_by(self) -> dict[str, Any]:
         """Return what decides what is trained on, by field; who may be asked for what does not."""

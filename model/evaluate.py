@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from scipy import sparse
 
 from kg.errors import ConfigError
-from kg.snapshot import Histories, Snapshot
+from kg.snapshot import Snapshot
 from model.artifact import ArtifactManifest
 from model.baselines import BASELINES
 from model.baselines.contract import FitData
@@ -108,10 +108,8 @@ def measure(
     ranked: Ranked, case: Case, features: sparse.csr_matrix, generator: np.random.Generator
 ) -> tuple[dict[str, Estimate], dict[str, npt.NDArray[np.float64]]]:
     """Return all metrics of a case's lists with their intervals, and of each user."""
-    product_count = len(case.candidates)
     values = per_user(ranked, case.truth_offsets, case.truth_product_index)
-    users_of_product = _users_of_product(case.known, product_count)
-    users = int(np.count_nonzero(np.diff(case.known.offsets)))  # of those held out nothing is known
+    users_of_product, users = known_users(case)
     for k in CUTOFFS:
         values[f"novelty@{k}"] = novelty(ranked, users_of_product, users, k)
         values[f"diversity@{k}"] = intra_list_diversity(ranked, features, k)
@@ -260,6 +258,9 @@ def difference(one: Result, other: Result, metric: str, seed: int) -> Estimate:
     return bootstrap(apart, np.random.default_rng(seed))[0]
 
 
-def _users_of_product(known: Histories, product_count: int) -> npt.NDArray[np.int64]:
+def known_users(case: Case) -> tuple[npt.NDArray[np.int64], int]:
+    """Return how many users had each product `[P]`, and how many had any: of those held out nothing is known."""
+    known, product_count = case.known, len(case.candidates)
     pairs = np.unique(known.users_of_rows() * product_count + known.product_index)
-    return np.bincount(pairs % product_count, minlength=product_count)
+    users_of_product = np.bincount(pairs % product_count, minlength=product_count)
+    return users_of_product, int(np.count_nonzero(np.diff(known.offsets)))

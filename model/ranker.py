@@ -69,14 +69,26 @@ def top_k(
         scores[:, ~candidates] = -np.inf
     if seen is not None:
         scores[seen.users_of_rows(), seen.product_index] = -np.inf
-    found = torch.topk(torch.from_numpy(scores), min(k, scores.shape[1]), dim=1)
+    found = torch.topk(torch.from_numpy(scores), min(k + 1, scores.shape[1]), dim=1)
     values, products = found.values.numpy(), found.indices.numpy()
+    if values.shape[1] > k:
+        tied = np.flatnonzero((values[:, k - 1] == values[:, k]) & (values[:, k] > -np.inf))
+        values, products = values[:, :k], products[:, :k]
+        for row in tied:  # of those that are alike at the list's end, topk takes any
+            products[row] = _first_best(scores[row], values[row].min(), k)
+            values[row] = scores[row, products[row]]
     order = np.lexsort((products, -values), axis=1)
     values, products = np.take_along_axis(values, order, 1), np.take_along_axis(products, order, 1)
     width = ((0, 0), (0, k - values.shape[1]))
     values = np.pad(values, width, constant_values=-np.inf)
     products = np.pad(products, width, constant_values=PADDING)
     return np.where(np.isneginf(values), PADDING, products).astype(np.int32), values
+
+
+def _first_best(scores: Float32s, last: np.float32, k: int) -> Int64s:
+    """Return the k best products `[k]` of scores `[P]`; of those as good as the k-th, `last`, the first ones."""
+    above, alike = np.flatnonzero(scores > last), np.flatnonzero(scores == last)
+    return np.concatenate([above, alike[: k - len(above)]])
 
 
 def rank(ranker: Ranker, case: Case, k: int, advance: Advance = lambda count: None) -> Ranked:

@@ -19,6 +19,7 @@ class _PopularWhenCold:
 
     def scores(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         scores = self._ranker.scores(histories, now_ms)
+        scores[np.diff(histories.offsets) == 0] = 0  # whatever a network makes of nothing
         others = scores.copy()
         others[histories.users_of_rows(), histories.product_index] = 0
         silent = np.flatnonzero(~others.any(axis=1))

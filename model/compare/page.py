@@ -37,7 +37,7 @@ def write_report(document: Document, folder: Path, docs: Path | None = None) -> 
     drawn = [_plots(document, table) for table in document["tables"]]
     files = {"report.json": json.dumps(document, indent=1, ensure_ascii=False)}
     for index, plots in enumerate(drawn):
-        files |= {f"plots/{_file(index, plot)}": plot.drawing for plot in plots}
+        files |= {f"plots/{_file(index, number, plot)}": plot.drawing for number, plot in enumerate(plots)}
     files["report.md"] = markdown(document, drawn)
     files["report.html"] = page(document, drawn)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def markdown(document: Document, drawn: Sequence[Sequence[Plot]]) -> str:
         for row, sheet in enumerate(groups):
             parts += [sheet.sentence] if not row else [f"### {sheet.heading}"]
             parts.append(_markdown_table(sheet))
-        parts += [f"![{plot.caption}](plots/{_file(index, plot)})" for plot in plots]
+        parts += [f"![{plot.caption}](plots/{_file(index, number, plot)})" for number, plot in enumerate(plots)]
     tuning = tuning_sheet(document)
     parts += ["## Tuning", tuning.sentence, _markdown_table(tuning)]
     return "\n\n".join(parts) + "\n"
@@ -105,8 +105,14 @@ def rewrite_block(docs: Path, document: Document) -> None:
     name = document["name"]
     begin, end = f"<!-- report: {name} -->", f"<!-- end of report: {name} -->"
     text = docs.read_text(encoding="utf-8") if docs.is_file() else ""
-    if begin not in text or end not in text:
+    before, *inside = text.split(begin)
+    if not inside or end not in text:
         raise ConfigError(f"{docs} has no block for {name}", f"Put the lines {begin} and {end} where it is to stand.")
+    if text.count(begin) > 1 or text.count(end) > 1 or end in before:
+        raise ConfigError(
+            f"{docs} has more than one block for {name}, or ends it before it begins",
+            f"Leave one line {begin} and, after it, one line {end}.",
+        )
     if not document["tables"]:
         reasons = "; ".join(dict.fromkeys(part["why"] for part in document["skipped"])) or "nothing was asked for"
         raise ModelError(
@@ -122,7 +128,7 @@ def rewrite_block(docs: Path, document: Document) -> None:
             parts += [f"**{sheet.heading}.** {sheet.sentence}", _markdown_table(sheet)]
     tried = [f"{part['model']} {part['tried'] + part['tried_before']}" for part in document["tuning"]]
     parts.append(f"Configurations tried on validation: {', '.join(dict.fromkeys(tried))}.")
-    before, after = text.split(begin)[0], text.split(end)[1]
+    after = inside[0].split(end)[1]
     _write(docs, f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
 
 
@@ -204,8 +210,8 @@ def _figure(plot: Plot) -> str:
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _file(index: int, plot: Plot) -> str:
-    return f"{index:02}-{re.sub(r'[^a-z0-9]+', '-', plot.name.lower())}.svg"
+def _file(table: int, number: int, plot: Plot) -> str:
+    return f"{table:02}-{number:02}-{re.sub(r'[^a-z0-9]+', '-', plot.name.lower())}.svg"
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """From rankings to a report: one document of plain values, which JSON, tables and plots are made of.
 
-    {title, created_at, stage, seeds, metric, comparisons, tuning, skipped, test, tables: [
+    {title, created_at, stage, seeds, metric, comparisons, tuning, skipped, test, answers, tables: [
         {data, protocol, question, users, candidates, models: [
             {name, title, group, seeds, tried, config, seconds, metrics: {name: {mean, low, high, seed_sd}},
              lead: {mean, low, high, p, p_holm}, curves: [[epoch, ndcg], ...]}],
@@ -9,7 +9,8 @@
 
 A user's value is the mean over the seeds; intervals and differences are over users. How far the seeds lie apart stands
 beside it, as a standard deviation. The oracle is what choosing for every user the one of the models that stand beside
-each other whose list turns out best would reach: how much they know that the best of them does not.
+each other whose list turns out best would reach: how much they know that the best of them does not. `answers` are
+digests of the test data of the questions in the tables, whichever stage they are of.
 """
 
 import platform
@@ -31,6 +32,8 @@ from model.compare.goals import Figures, judged
 from model.compare.sections import Entry, Section, Skipped
 from model.compare.slices import Slice, by_age, by_history, by_popularity, found_pairs
 from model.compare.statistics import Sample, differences, estimates, resampled_means
+from model.compare.touched import answers_digest
+from model.evaluate import known_users
 from model.likeness import graph_features
 from model.metrics import coverage, intra_list_diversity, novelty, per_user
 
@@ -57,11 +60,12 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
     cells: list[str] = []
     figures: Figures = {}
     data: dict[str, dict[str, Any]] = {}
+    asked: set[str] = set()
     for part in parts:
         if isinstance(part, Skipped):
-            skipped.append({"what": part.what, "why": part.why})
+            skipped.append(asdict(part))
             continue
-        data[part.data] = {"title": part.title, "hash": part.snapshot.content_hash, "counts": part.snapshot.counts}
+        skipped += [asdict(option) for option in part.failed]
         for entry in part.entries:
             name = f"{part.data}/{part.protocol}/{entry.variant.name}"
             if entry.problem or not entry.cells:
@@ -78,7 +82,11 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
             skipped.append({"what": f"{part.data}/{part.protocol}/{variant.name}", "why": "not asked for"})
             if variant.baseline:
                 missing.append((part.data, part.protocol, variant.title))
-        tables += _tables(config, part, stage, seed, figures)
+        made = _tables(config, part, stage, seed, figures)
+        if made:
+            data[part.data] = {"title": part.title, "hash": part.snapshot.content_hash, "counts": part.snapshot.counts}
+            asked |= {answers_digest(question.test) for question in part.split.questions if len(question.test)}
+        tables += made
     return {
         "title": config.title,
         "name": config.name,
@@ -90,6 +98,7 @@ def build(config: CompareConfig, parts: Iterable[Section | Skipped], stage: Stag
         "resamples": config.resamples,
         "comparisons": sum("lead" in model for table in tables for model in table["models"]),
         "data": data,
+        "answers": sorted(asked),
         "tables": tables,
         "goals": judged(config, tables, figures, missing, seed),
         "tuning": tuning,
@@ -149,7 +158,7 @@ def _models(
 
     The values are those of every user, `[B, models * METRICS]`.
     """
-    users_of_product = np.bincount(_pairs(case) % len(case.candidates), minlength=len(case.candidates))
+    users_of_product, users = known_users(case)
     per_model: list[Floats] = []
     models: list[dict[str, Any]] = []
     for entry in entries:
@@ -157,7 +166,7 @@ def _models(
         for _, outcome in entry.cells:
             ranked = outcome.lists[index, stage]
             values = per_user(ranked, case.truth_offsets, case.truth_product_index)
-            values[f"novelty@{_CUTOFF}"] = novelty(ranked, users_of_product, len(case.known), _CUTOFF)
+            values[f"novelty@{_CUTOFF}"] = novelty(ranked, users_of_product, users, _CUTOFF)
             values[f"diversity@{_CUTOFF}"] = intra_list_diversity(ranked, features, _CUTOFF)
             seeds.append(np.stack([values[name] for name in METRICS], axis=1))
             covered.append(coverage(ranked, case.candidates, _CUTOFF))
@@ -238,7 +247,3 @@ def _slices(config: CompareConfig, entries: Sequence[Entry], index: int, stage: 
 
 def _told(slices: list[Slice]) -> list[dict[str, Any]]:
     return [asdict(part) for part in slices]
-
-
-def _pairs(case: Case) -> npt.NDArray[np.int64]:
-    return np.unique(case.known.users_of_rows() * len(case.candidates) + case.known.product_index)

@@ -5,48 +5,36 @@ goes on from its last epoch. Several processes may run the same comparison: each
 leaves those of the others to them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from fnmatch import fnmatch
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import structlog
-
 from kg.errors import KgrankError
-from model.baselines import BASELINES
-from model.compare.cells import DEPTH, Cell, CellStore, Outcome
-from model.compare.code_version import code_version
+from model.compare.cells import Cell, CellStore, Outcome
 from model.compare.config import CompareConfig
 from model.compare.data import MissingDataError, read_snapshot
 from model.compare.fitting import Workplace, fit_ours, fit_peer
 from model.compare.forecast import Forecast
+from model.compare.inputs import cell_of, training_cell
+from model.compare.patterns import Patterns
 from model.compare.sections import Entry, Place, Section, Skipped, Watcher
-from model.compare.variants import Variant, variants
-from model.config import TextConfig
+from model.compare.variants import Choose, Variant, variants
 from model.errors import ModelError
 from model.finetune.provenance import check_tuned_here
-from model.libraries import installed_libraries
-from model.settings import RunSettings
 from model.splits import make_split
-from model.text import encoder_digest
 
-_log = structlog.get_logger(__name__)
+_Planned = tuple[Section, list[Variant]]
+"""A section without its entries, and the models that are to have one."""
 
-_Planned = tuple[Section, list[str]]
-"""A section without its entries, and the names of the models that are to have one."""
 
-# Values of settings are inputs of a cell themselves; what plans and keeps cells does not change what is in them.
-_APART = (
-    "model.config",
-    "model.settings",
-    "model.compare.variants",
-    "model.compare.cells",
-    "kg.errors",
-    "model.errors",
-)
-_LEARNING = ("model.pipeline", "model.train", "model.refresh", "model.checkpoint")
+@dataclass
+class _Search:
+    """How a search went: how many of its options were tried, and why others could not be."""
+
+    tried: int = 0
+    failed: list[Skipped] = field(default_factory=list)
 
 
 def run(
@@ -67,7 +55,7 @@ def run(
         compute: compute what is not there; without, it is left out.
 
     Raises:
-        ConfigError: the configuration names something that is not there.
+        ConfigError: the configuration names something that is not there, or a pattern matches nothing.
     """
     run_ = _Run(config, place, watcher or Watcher(), tuple(only), compute)
     planned: list[_Planned] = []
@@ -76,13 +64,12 @@ def run(
             yield part
         else:
             planned.append(part)
+    run_.patterns.check(config)
     run_.watcher.on_plan(run_.forecast.total, run_.forecast.there)
-    found = [run_.entries(*part) for part in planned]
+    found = [run_.computed(*part) for part in planned]
     run_.waits = True  # for what was left to others
-    for (section, names), entries in zip(planned, found, strict=True):
-        whole = run_.entries(section, names) if entries is None else entries
-        left_out = [each for each in run_.variants(section, None) if each.name not in names]
-        yield replace(section, entries=whole or (), left_out=left_out)
+    for part, whole in zip(planned, found, strict=True):
+        yield whole or run_.computed(*part) or part[0]
 
 
 def help_out(config: CompareConfig, place: Place, only: Sequence[str] = ()) -> None:
@@ -96,7 +83,7 @@ def help_out(config: CompareConfig, place: Place, only: Sequence[str] = ()) -> N
     run_ = _Run(config, place, Watcher(), tuple(only), compute=True)
     for part in list(run_.parts()):
         if not isinstance(part, Skipped):
-            run_.entries(*part)
+            run_.computed(*part)
 
 
 class _Run:
@@ -105,43 +92,29 @@ class _Run:
     def __init__(
         self, config: CompareConfig, place: Place, watcher: Watcher, only: tuple[str, ...], compute: bool
     ) -> None:
-        self.config, self.place, self.watcher, self.only, self.compute = config, place, watcher, only, compute
+        self.config, self.place, self.watcher, self.compute = config, place, watcher, compute
         self.store = CellStore(place.home / "cells")
         self.forecast = Forecast()
         self.waits = False
         self._left_to_others = False
         self._told: set[tuple[str, ...]] = set()
         self._problems: dict[str, str] = {}
-        self.ours = code_version(
-            ["model.pipeline", "model.ranker", "model.refresh", "model.splits", "model.compare.noise"],
-            alone=["model.compare.fitting"],
-            apart=_APART,
-        )
+        self.patterns = Patterns(only)
 
-    def wanted(self, section: Section, variant: Variant) -> bool:
-        name = _name(section, variant)
-        return not self.only or any(fnmatch(name, pattern) for pattern in self.only)
-
-    def variants(self, section: Section, tried: dict[str, int] | None) -> Iterator[Variant]:
-        """Yield the models of a section; while planning (`tried` is None), no search is made."""
-
-        def choose(variant: Variant) -> RunSettings:
-            first = variant.settings.with_overrides(variant.search[0])
-            if tried is None or _name(section, variant) in self._problems:
-                return first
-            return self._chosen(section, variant, tried) or first
-
+    def variants(self, section: Section, choose: Choose) -> Iterator[Variant]:
+        """Yield the models of a section; `choose` decides what comes of a search."""
         relations = tuple(section.snapshot.facts)
         yield from variants(self.config, self.place.config_folder, section.data, section.protocol, relations, choose)
 
     def parts(self) -> "Iterator[_Planned | Skipped]":
-        """Yield each section with the names of the models that are wanted there, or why it can't be had."""
+        """Yield each section with the models that are wanted there, or why it can't be had."""
         for data, source in self.config.data.items():
             place = self.place
             try:
                 snapshot = read_snapshot(source, place.data_folder, place.config_folder, place.cache_folder)
             except MissingDataError as error:
                 self.watcher.on_problem(f"data set {data} is skipped", error.problem)
+                self.patterns.match_unread(self.config, data, self.config.protocols)
                 yield Skipped(data, error.problem)
                 continue
             for protocol, split_config in self.config.protocols.items():
@@ -149,13 +122,18 @@ class _Run:
                     split = make_split(snapshot, split_config)
                 except ModelError as error:
                     self.watcher.on_problem(f"{data}/{protocol} is skipped", error.problem)
+                    self.patterns.match_unread(self.config, data, [protocol])
                     yield Skipped(f"{data}/{protocol}", error.problem)
                     continue
                 section = Section(data, source.title or data, protocol, snapshot, split)
-                planned = [variant for variant in self.variants(section, None) if self.wanted(section, variant)]
-                if planned:
-                    self.plan(section, [variant for variant in planned if self._may_be_asked(section, variant)])
-                    yield section, [variant.name for variant in planned]
+                searched: dict[str, Variant] = {}
+                models = list(self.variants(section, partial(self._kept_option, section, searched)))
+                planned = [variant for variant in models if self.patterns.match(_name(section, variant))]
+                asked = [variant for variant in planned if self._may_be_asked(section, variant)]
+                needed = _lineages(asked)
+                self.plan(section, asked, [each for name, each in searched.items() if name in needed])
+                names = {variant.name for variant in planned}
+                yield replace(section, left_out=[each for each in models if each.name not in names]), planned
 
     def _may_be_asked(self, section: Section, variant: Variant) -> bool:
         try:
@@ -169,98 +147,99 @@ class _Run:
         self._problems[_name(section, variant)] = problem
         self.watcher.on_problem(_name(section, variant), problem)
 
-    def plan(self, section: Section, planned: Sequence[Variant]) -> None:
+    def plan(self, section: Section, asked: Sequence[Variant], searched: Sequence[Variant]) -> None:
         """Count the cells of a section, and learn from those that are there how long each takes."""
-        for variant in planned:
-            for seed in self.config.seeds[: variant.seeds]:
-                cell = self.cell(section, variant, seed, None)
-                found = self.store.find(cell)
-                self.forecast.expect(cell, found.seconds if found else None, ours=variant.baseline is None)
-            for _ in variant.search:
-                self.forecast.expect(self.cell(section, variant, self.config.seeds[0], None), None, ours=True)
 
-    def entries(self, section: Section, names: Sequence[str]) -> list[Entry] | None:
-        """Return all models of a section, computed or found.
+        def found(cell: Cell, ours: bool) -> Outcome | None:
+            outcome = self.store.find(cell)
+            self.forecast.expect(cell, outcome.seconds if outcome else None, ours=ours)
+            return outcome
+
+        for variant in searched:
+            for overrides in variant.search:
+                found(cell_of(section, variant.option(overrides), self.config.seeds[0]), ours=True)
+        for variant in asked:
+            ours, seeds = variant.baseline is None, self.config.seeds[: variant.seeds]
+            first = found(cell_of(section, variant, seeds[0]), ours)
+            chosen = first.chosen if first else None
+            for place, seed in enumerate(seeds[1:], start=1):
+                cell = cell_of(section, variant, seed, chosen)
+                outcome = found(cell, ours)
+                if place == 1 and not ours and first and outcome and _same_lists(first, outcome):
+                    for other in seeds[2:]:
+                        self.forecast.expect(replace(cell, seed=other), outcome.seconds, ours=False)
+                    break
+
+    def computed(self, section: Section, planned: Sequence[Variant]) -> Section | None:
+        """Return a section with the models that are planned, computed or found.
 
         None where cells were left to other processes that are at them, unless the run `waits` for those.
         """
+        if not planned:
+            return section
         self._left_to_others = False
-        tried: dict[str, int] = {}
+        names, needed = {variant.name for variant in planned}, _lineages(planned)
+        searches: dict[str, _Search] = {}
+
+        def choose(variant: Variant) -> Variant:
+            if variant.name not in needed or _name(section, variant) in self._problems:
+                return variant.option(variant.search[0])
+            return self._chosen(section, variant, searches.setdefault(variant.name, _Search()))
+
         entries = []
         scored: dict[str, list[Variant]] = {}
-        resolved = [variant for variant in self.variants(section, tried) if variant.name in names]
+        resolved = [variant for variant in self.variants(section, choose) if variant.name in names]
         for variant in resolved:  # what differs only in what a finished model is asked with, shares its training
             if variant.baseline is None and not variant.search:
-                scored.setdefault(self._training_key(section, variant), []).append(variant)
+                scored.setdefault(training_cell(section, variant, 0).key, []).append(variant)
         for variant in resolved:
-            name = _name(section, variant)
+            problem = variant.problem or self._problems.get(_name(section, variant))
             try:
-                if name in self._problems:
-                    entries.append(Entry(variant, problem=self._problems[name]))
+                if problem:
+                    entries.append(Entry(variant, problem=problem))
                 elif variant.baseline is not None:
                     entries.append(self._peer(section, variant))
                 else:
-                    together = scored.get(self._training_key(section, variant), [variant])
+                    together = scored.get(training_cell(section, variant, 0).key, [variant])
                     if variant not in together:
                         together = [variant, *together]
-                    entries.append(self._ours(section, variant, together, tried.get(variant.name, 1)))
+                    tried = searches[variant.name].tried if variant.name in searches else 1
+                    entries.append(self._ours(section, variant, together, tried))
             except KgrankError as error:
                 self._has_problem(section, variant, error.problem)
                 entries.append(Entry(variant, problem=error.problem))
-        return None if self._left_to_others else entries
+        failed = [option for search in searches.values() for option in search.failed]
+        return None if self._left_to_others else replace(section, entries=entries, failed=failed)
 
-    def cell(self, section: Section, variant: Variant, seed: int, chosen: Mapping[str, Any] | None) -> Cell:
-        """Return the cell of one seed; for a baseline, `chosen` is what the first seed's tuning chose."""
-        settings = variant.settings.model_dump(mode="json", exclude={"split": True, "train": {"seed"}})
-        inputs: dict[str, Any] = {
-            "snapshot": section.snapshot.content_hash,
-            "split": section.split.config.model_dump(mode="json"),
-            "graph": variant.graph,
-            "noise": variant.learned_noise and variant.learned_noise.model_dump(mode="json"),
-            "asked_noise": variant.asked_noise and variant.asked_noise.model_dump(mode="json"),
-            "encoder": _encoder(variant.settings.model.text),
-            "seed": seed,
-            "depth": DEPTH,
-            "libraries": installed_libraries(),
-        }
-        if variant.baseline is None:
-            inputs |= {"settings": settings, "code": self.ours}
-        else:
-            inputs |= {
-                "baseline": variant.baseline,
-                "text": settings["model"]["text"],
-                "exclude_relations": settings["model"]["exclude_relations"],
-                "trials": variant.trials,
-                "chosen": chosen,
-                "code": code_version(
-                    [BASELINES[variant.baseline].fit.__module__, "model.ranker", "model.splits", "model.compare.noise"],
-                    alone=["model.compare.fitting", "model.evaluate", "model.baselines"],
-                    apart=(*_APART, *_LEARNING),
-                ),
-            }
-        return Cell(section.data, section.protocol, variant.name, seed, inputs)
+    def _kept_option(self, section: Section, searched: dict[str, Variant], variant: Variant) -> Variant:
+        """Note a model with a search; return it with the best option if all are kept, else with the first."""
+        searched[variant.name] = variant
+        reached: list[tuple[float, Variant]] = []
+        for option in map(variant.option, variant.search):
+            outcome = self.store.find(cell_of(section, option, self.config.seeds[0]))
+            if outcome is None:
+                return variant.option(variant.search[0])
+            reached.append((outcome.validation_ndcg or 0.0, option))
+        return _best(reached)
 
-    def _training_key(self, section: Section, variant: Variant) -> str:
-        return self.cell(section, replace(variant, noise=variant.learned_noise, noise_at="training"), 0, None).key
-
-    def _chosen(self, section: Section, variant: Variant, tried: dict[str, int]) -> RunSettings | None:
-        """Return the settings of a search that are best on validation, by the first seed."""
-        best: tuple[float, RunSettings] | None = None
+    def _chosen(self, section: Section, variant: Variant, search: _Search) -> Variant:
+        """Return a model with the option of its search that is best on validation, by the first seed."""
+        reached: list[tuple[float, Variant]] = []
         for overrides in variant.search:
-            option = replace(variant, settings=variant.settings.with_overrides(overrides), search=())
+            option = variant.option(overrides)
+            what = f"{_name(section, variant)} with {dict(overrides)}"
             # Waited for, if others are at it: what comes next depends on the best.
             try:
-                cells = self._trained(section, option, [option], self.config.seeds[0], wait=True)
+                found = self._trained(section, option, [option], self.config.seeds[0], wait=True)
             except KgrankError as error:
-                self.watcher.on_problem(f"{_name(section, variant)} with {dict(overrides)}", error.problem)
+                self.watcher.on_problem(what, error.problem)
+                search.failed.append(Skipped(what, error.problem))
                 continue
-            if cells is None:
-                continue
-            tried[variant.name] = tried.get(variant.name, 0) + 1
-            reached = cells[1].validation_ndcg or 0.0
-            if best is None or reached > best[0]:
-                best = reached, option.settings
-        return best[1] if best else None
+            if found is None:
+                return replace(option, problem=f"a search is not finished: {what} is not computed")
+            search.tried += 1
+            reached.append((found[1].validation_ndcg or 0.0, option))
+        return _best(reached) if reached else variant.option(variant.search[0])
 
     def _ours(self, section: Section, variant: Variant, together: Sequence[Variant], tried: int) -> Entry:
         cells = [self._trained(section, variant, together, seed) for seed in self.config.seeds[: variant.seeds]]
@@ -270,14 +249,14 @@ class _Run:
         self, section: Section, variant: Variant, together: Sequence[Variant], seed: int, *, wait: bool = False
     ) -> tuple[Cell, Outcome] | None:
         """Return one seed of a model; with it, its like that are asked with noise are computed."""
-        cells = {each.name: self.cell(section, each, seed, None) for each in together}
+        cells = {each.name: cell_of(section, each, seed) for each in together}
         plain = replace(variant, noise=variant.learned_noise, noise_at="training")
 
         def train() -> Outcome:
             return self._train(section, plain, cells[variant.name], [(cells[each.name], each) for each in together])
 
         # What shares a training is claimed with it.
-        claim = self.cell(section, plain, seed, None)
+        claim = training_cell(section, variant, seed)
         outcome = self._found_or_made(cells[variant.name], claim, train, wait=wait)
         return None if outcome is None else (cells[variant.name], outcome)
 
@@ -287,7 +266,7 @@ class _Run:
         asked = {each.key: variant.asked_noise for each, variant in together if each.key in missing}
         workplace = self._workplace(lambda epoch, ndcg: self.watcher.on_epoch(cell, epoch, ndcg))
         # By the training, not by what is asked of it: it goes on whatever is missing next time.
-        training = self.cell(section, plain, cell.seed, None).key
+        training = training_cell(section, plain, cell.seed).key
         workplace = replace(workplace, checkpoint_folder=workplace.checkpoint_folder / training)
         outcomes: dict[str, Outcome] = {}
         for key, outcome in fit_ours(section.snapshot, section.split, plain, cell.seed, asked, workplace):
@@ -300,7 +279,7 @@ class _Run:
         chosen: Mapping[str, Any] | None = None
         seeds = self.config.seeds[: variant.seeds]
         for place, seed in enumerate(seeds):
-            cell = self.cell(section, variant, seed, chosen)
+            cell = cell_of(section, variant, seed, chosen)
             found = self._found_or_made(cell, cell, partial(self._fit_peer, section, variant, cell, chosen))
             if found is None:
                 break
@@ -372,14 +351,15 @@ def _name(section: Section, variant: Variant) -> str:
     return f"{section.data}/{section.protocol}/{variant.name}"
 
 
+def _lineages(models: Iterable[Variant]) -> set[str]:
+    """Return the models whose settings go into these."""
+    return {name for model in models for name in model.lineage}
+
+
+def _best(reached: Sequence[tuple[float, Variant]]) -> Variant:
+    """Return what reached most; the first of those that are alike."""
+    return max(reached, key=lambda each: each[0])[1]
+
+
 def _same_lists(one: Outcome, other: Outcome) -> bool:
     return all((one.lists[key] == other.lists[key]).all() for key in one.lists)
-
-
-@lru_cache
-def _encoder(config: TextConfig) -> str | None:
-    """Return the digest of an encoder's files; None where it can't be read, as whoever needs it says."""
-    try:
-        return encoder_digest(config)
-    except (KgrankError, OSError):
-        return None

@@ -30,8 +30,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """What could not be had: a data set, a protocol on it, an option of a search."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """One data set in one protocol, with its models, and those of the comparison that this run was not asked for."""
+    """One data set in one protocol.
+
+    Args:
+        data: name of the data set.
+        title: what a report calls it.
+        protocol: name of the protocol.
+        snapshot: the data set.
+        split: of it.
+        entries: its models.
+        left_out: those of the comparison that this run was not asked for.
+        failed: options of searches that could not be tried.
+    """
 
     data: str
     title: str
@@ -40,14 +59,7 @@ class Section:
     split: Split = field(repr=False)
     entries: Sequence[Entry] = ()
     left_out: Sequence[Variant] = ()
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A data set or a protocol on it that could not be had."""
-
-    what: str
-    why: str
+    failed: Sequence[Skipped] = ()
 
 
 @dataclass(frozen=True)

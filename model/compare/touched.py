@@ -1,12 +1,23 @@
 """A ledger of every time that a report looked at test data: more than one look is one too many, so they are counted."""
 
 import fcntl
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from model.case import Case
+
 LEDGER = "test-touched.jsonl"
+
+
+def answers_digest(case: Case) -> str:
+    """Return a digest of who is asked when, and of the right answers: other facts or texts leave it as it is."""
+    digest = hashlib.blake2b(digest_size=12)
+    for part in (case.user_index, case.now_ms, case.truth_offsets, case.truth_product_index):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 def note_touch(home: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -17,11 +28,12 @@ def note_touch(home: Path, document: dict[str, Any]) -> dict[str, Any]:
         document: the report.
 
     Returns:
-        When, and how often the same data sets were touched before from this folder, for reports of other cells.
+        When, and how often the same answers were looked at before from this folder, for reports of other cells.
     """
     ledger = home / LEDGER
     hashes, cells = sorted(part["hash"] for part in document["data"].values()), sorted(document["cells"])
-    entry = {"at": document["created_at"], "name": document["name"], "data": hashes, "cells": cells}
+    entry = {"at": document["created_at"], "name": document["name"], "data": hashes, "answers": document["answers"]}
+    entry |= {"cells": cells}
     home.mkdir(parents=True, exist_ok=True)
     with ledger.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -31,7 +43,13 @@ def note_touch(home: Path, document: dict[str, Any]) -> dict[str, Any]:
         file.write(("\n" if lines[-1] else "") + json.dumps(entry) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    earlier = [told for told in map(_read, lines) if told is not None and set(told["data"]) & set(hashes)]
+    # Older entries tell of their data sets only.
+    earlier = [
+        told
+        for told in map(_read, lines)
+        if told is not None
+        and (set(told["answers"]) & set(document["answers"]) if "answers" in told else set(told["data"]) & set(hashes))
+    ]
     others = [told for told in earlier if told["cells"] != cells]
     return {
         "at": document["created_at"],

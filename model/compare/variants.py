@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from kg.snapshot import Snapshot
-from model.case import SplitConfig
-from model.compare.config import CompareConfig, ModelSpec
+from model.compare.config import CompareConfig
 from model.compare.noise import NoiseConfig, noisy_snapshot, shuffled_facts, without_facts
 from model.graph import TRANSITION
 from model.settings import RunSettings, read_run_settings
@@ -31,6 +30,8 @@ class Variant:
         seeds: the first so many seeds are taken; all when None.
         tried_before: configurations tried outside of the run.
         chosen: the overrides that were chosen, where there was a search.
+        lineage: the models of the file that its settings come from: itself, what it is like, and so on.
+        problem: why its settings can't be told, where what they come from has a search that is not finished.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Variant:
     seeds: int | None = None
     tried_before: int = 0
     chosen: Mapping[str, object] | None = None
+    lineage: tuple[str, ...] = ()
+    problem: str = ""
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
         """Return what it learns from: the facts that it may see, and noise in training."""
@@ -69,9 +72,13 @@ class Variant:
             return self.noise
         return NoiseConfig(events=self.noise.events, seed=self.noise.seed) if self.noise.events else None
 
+    def option(self, overrides: Mapping[str, object]) -> "Variant":
+        """Return it with one of the options of its search."""
+        return replace(self, settings=self.settings.with_overrides(overrides), chosen=overrides)
 
-Choose = Callable[[Variant], RunSettings]
-"""Returns the settings that validation chooses among those of a search."""
+
+Choose = Callable[[Variant], Variant]
+"""Returns a model with the option of its search that validation chooses."""
 
 
 def variants(
@@ -90,13 +97,18 @@ def variants(
     Raises:
         ConfigError: a configuration file is not there, or an override is wrong.
     """
-    split = config.protocols[protocol]
     chosen: dict[str, Variant] = {}
+
+    def made(name: str, like: Callable[[str], Variant]) -> Variant:
+        return _variant(name, like, plain, config, folder, data, protocol)
+
+    def plain(name: str) -> Variant:
+        return made(name, plain)
 
     def resolved(name: str) -> Variant:
         if name not in chosen:
-            variant = _variant(name, config.models[name], resolved, config, folder, data, protocol, split)
-            chosen[name] = _searched(variant, choose(variant)) if variant.search else variant
+            variant = made(name, resolved)
+            chosen[name] = choose(variant) if variant.search else variant
         return chosen[name]
 
     for name, spec in config.models.items():
@@ -105,7 +117,7 @@ def variants(
         if not spec.each_relation:
             yield resolved(name)
             continue
-        whole = resolved(name)
+        whole = replace(resolved(name), search=())
         left_out = whole.settings.model.exclude_relations
         for relation in relations:
             if relation not in left_out:
@@ -116,47 +128,52 @@ def variants(
             yield replace(whole, name=f"{name}:{TRANSITION}", title=f"without {TRANSITION}", settings=settings)
 
 
-def _searched(variant: Variant, settings: RunSettings) -> Variant:
-    """Return a model with the settings that were chosen for it, and with what they override."""
-    options = (option for option in variant.search if variant.settings.with_overrides(option) == settings)
-    return replace(variant, settings=settings, chosen=next(options, None))
-
-
 def _variant(
     name: str,
-    spec: ModelSpec,
-    resolved: Callable[[str], Variant],
+    like: Callable[[str], Variant],
+    plain: Callable[[str], Variant],
     config: CompareConfig,
     folder: Path,
     data: str,
     protocol: str,
-    split: SplitConfig,
 ) -> Variant:
-    baseline: str | None = spec.baseline
-    if spec.like is not None:
-        base = resolved(spec.like)
-        baseline, settings = base.baseline, base.settings
+    """Return a model before its own search.
+
+    Args:
+        name: of the model.
+        like: gives the one that it is a variant of.
+        plain: gives any model without searches: a baseline has the reference's text encoder and relations.
+        config: the comparison.
+        folder: what its paths are relative to.
+        data: name of the data set.
+        protocol: name of the protocol.
+    """
+    spec = config.models[name]
+    base = like(spec.like) if spec.like is not None else None
+    if base is not None:
+        settings = base.settings
     elif spec.config is not None:
         file = spec.config[data] if isinstance(spec.config, dict) else spec.config
         settings = read_run_settings(folder / file)
+    elif config.reference and config.models[config.root(config.reference)].baseline is None:
+        settings = plain(config.reference).settings
     else:
-        reference = config.models.get(config.reference)
         settings = RunSettings()
-        if reference is not None and reference.baseline is None:
-            beside = _variant(config.reference, reference, resolved, config, folder, data, protocol, split)
-            settings = beside.settings
     overrides = spec.overrides | spec.by_data.get(data, {}) | spec.by_protocol.get(protocol, {})
+    seeds = (spec.seeds or (base.seeds if base else None), config.data[data].seeds)
     return Variant(
         name=name,
         title=spec.title or name,
         group=spec.group,
-        baseline=baseline,
-        settings=settings.with_overrides(overrides).model_copy(update={"split": split}),
+        baseline=base.baseline if base else spec.baseline,
+        settings=settings.with_overrides(overrides).model_copy(update={"split": config.protocols[protocol]}),
         graph=spec.graph,
         noise=spec.noise,
         noise_at=spec.noise_at,
         search=spec.search,
-        trials=spec.trials or config.trials,
-        seeds=min((count for count in (spec.seeds, config.data[data].seeds) if count), default=None),
+        trials=spec.trials or (base.trials if base else config.trials),
+        seeds=min((count for count in seeds if count), default=None),
         tried_before=spec.tried_before,
+        lineage=(name, *(base.lineage if base else ())),
+        problem=base.problem if base else "",
     )

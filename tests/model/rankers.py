@@ -79,6 +79,14 @@ def random_data(seed: int = 1) -> FitData:
     return plain_data(random_histories(seed), PRODUCTS, facts=facts, text=text)
 
 
+def skewed_data() -> FitData:
+    """Return histories in which no two products have as many users, the last product the most."""
+    facts, text = halves(PRODUCTS)
+    ranks = [[p for p in range(PRODUCTS) if user >= 2 * p and (user + p) % 3] for user in range(2 * PRODUCTS)]
+    known = histories_of([[PRODUCTS - 1 - p for p in user] for user in ranks], step_ms=1)
+    return plain_data(known, PRODUCTS, facts=facts, text=text)
+
+
 def checkerboard() -> FitData:
     """Even users have even products, odd users odd ones, each all but one of its colour (as in `implicit`'s tests)."""
     generator = np.random.default_rng(2)

@@ -31,6 +31,27 @@ def test_top_k_is_sorted_unseen_and_exact(seed: int, k: int) -> None:
         assert scores[row, listed].tolist() == best.tolist()
 
 
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 1200), st.integers(1, 40))
+def test_equal_scores_stand_in_the_order_of_their_index_whatever_the_length(
+    seed: int, k: int, products: int, values: int
+) -> None:
+    scores = np.random.default_rng(seed).integers(0, values, (5, products)).astype(np.float32)
+    listed, found = top_k(scores.copy(), k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    assert (listed[:, : order.shape[1]] == order).all()
+    assert (found[:, : order.shape[1]] == np.take_along_axis(scores, order, 1)).all()
+    assert (listed[:, order.shape[1] :] == PADDING).all()
+    longer = top_k(scores.copy(), 2 * k)
+    assert (longer[0][:, :k] == listed).all()
+    assert (longer[1][:, :k] == found).all()
+
+
+def test_a_shorter_list_begins_a_longer_one() -> None:
+    alike = np.ones((1, 1000), np.float32)
+    assert top_k(alike.copy(), 20)[0][:, :10].tolist() == top_k(alike.copy(), 10)[0].tolist() == [list(range(10))]
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5000))
 def test_top_k_of_many_products_is_that_of_a_full_sort(seed: int, k: int, products: int) -> None:

@@ -54,6 +54,7 @@ def test_a_comparison_is_reported_and_the_test_touched_only_when_told(
     assert not ledger.exists()
     done = kgrank(home, "compare", str(peers), "--data", shop, "--test", "--json", "--out", str(tmp_path / "report"))
     assert done.code == 0, done.err
+    assert "4 cells, 4 of them there already" in done.err
     told = json.loads(done.out)
     assert told["stage"] == "test"
     assert told["html"] == str(tmp_path / "report" / "report.html")
@@ -82,6 +83,14 @@ def test_only_some_cells_are_computed_when_told(kgrank: CommandLine, tmp_path: P
     assert "itemknn" not in done.out.replace("against itemknn", "")
     assert "1 cell, 0 of them" in done.err
     assert "itemknn: not asked for" in done.err
+    report, ledger = (tmp_path / "home" / "compare" / name for name in ("peers/report.json", "test-touched.jsonl"))
+    former = report.read_text()
+    done = kgrank(tmp_path / "home", "compare", str(peers), "--data", shop, "--only", "*/popularty", "--test")
+    assert done.code == 1
+    assert "--only '*/popularty' matches no model of this comparison" in done.err
+    assert "models: popularity, itemknn" in done.err
+    assert report.read_text() == former
+    assert not ledger.exists()
 
 
 def test_a_comparison_that_is_not_there_is_one_sentence(kgrank: CommandLine, tmp_path: Path, peers: Path) -> None:

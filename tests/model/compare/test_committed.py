@@ -16,7 +16,7 @@ def test_every_variant_of_a_committed_comparison_can_be_made(file: Path) -> None
     config = read_comparison(file)
     for data in config.data:
         for protocol in config.protocols:
-            made = list(variants(config, file.parent, data, protocol, ("HAS_BRAND",), lambda variant: variant.settings))
+            made = list(variants(config, file.parent, data, protocol, ("HAS_BRAND",), lambda variant: variant))
             assert len({variant.name for variant in made}) == len(made)
     page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
     if file.stem != "quick":

@@ -1,6 +1,7 @@
 """What is reported of a comparison: the document, its pages, looks at test data, and goals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,24 @@ import numpy.typing as npt
 import pytest
 
 from kg.errors import ConfigError
+from model.baselines.popularity import Popularity, popularity
+from model.case import SplitConfig
+from model.compare.cells import Outcome
 from model.compare.config import METRICS, MODELS, CompareConfig
 from model.compare.goals import judged
+from model.compare.noise import renamed
 from model.compare.page import rewrite_block, write_report
 from model.compare.report import build
 from model.compare.sections import Skipped
 from model.compare.statistics import Sample
 from model.compare.tables import goal_sheet
-from model.compare.touched import LEDGER, note_touch
+from model.compare.touched import LEDGER, answers_digest, note_touch
 from model.errors import ModelError
-from tests.model.compare.small_comparison import Compared
+from model.evaluate import measure
+from model.likeness import graph_features
+from model.ranker import rank
+from model.splits import make_split
+from tests.model.compare.small_comparison import Compared, section
 
 
 def test_the_document_has_intervals_leads_and_slices(compared: Compared) -> None:
@@ -81,6 +90,32 @@ def test_a_report_is_written_in_three_forms_and_into_the_docs(compared: Compared
         rewrite_block(tmp_path / "none.md", document)
 
 
+@pytest.mark.parametrize("blocks", ["B\nE\nwords\nB\nE\n", "B\nE\nE\n", "B\nB\nE\n", "E\nB\nE\n", "E\nB\n"])
+def test_a_block_that_stands_twice_is_refused_and_the_page_left_as_it_is(
+    blocks: str, compared: Compared, tmp_path: Path
+) -> None:
+    ends = {"B": "<!-- report: small -->", "E": "<!-- end of report: small -->"}
+    docs = tmp_path / "quality.md"
+    docs.write_text("".join(ends.get(letter, letter) for letter in blocks))
+    former = docs.read_text()
+    with pytest.raises(ConfigError, match="more than one block for small, or ends it before it begins"):
+        rewrite_block(docs, build(compared.config, compared.parts, "validation"))
+    assert docs.read_text() == former
+
+
+def test_every_plot_has_a_file_of_its_own_in_whatever_letters_its_group_is_named(
+    compared: Compared, tmp_path: Path
+) -> None:
+    document = build(compared.config, compared.parts, "validation")
+    groups = {"popularity": "基线", "asked-badly": "噪声"}
+    for table in document["tables"]:
+        for model in table["models"]:
+            model["group"] = groups.get(model["name"], model["group"])
+    written = write_report(document, tmp_path)
+    drawings = [file.read_text() for file in (tmp_path / "plots").glob("*.svg")]
+    assert len(drawings) == len(set(drawings)) == Path(written["markdown"]).read_text().count("](plots/")
+
+
 def test_a_report_without_a_table_leaves_the_docs_as_they_are(compared: Compared, tmp_path: Path) -> None:
     document = build(compared.config, [part for part in compared.parts if isinstance(part, Skipped)], "test")
     docs = tmp_path / "quality.md"
@@ -104,6 +139,39 @@ def test_every_look_at_test_data_is_counted(compared: Compared, tmp_path: Path) 
         file.write('{"at": "20')
     assert note_touch(tmp_path, document)["reports_of_other_cells_before"] == 1
     assert len((tmp_path / LEDGER).read_text().splitlines()) == 5
+
+
+def test_the_same_answers_beside_other_facts_are_the_same_test_data(compared: Compared, tmp_path: Path) -> None:
+    part = section(compared)
+    fewer = replace(part, snapshot=renamed(replace(part.snapshot, facts={}), "without facts"))
+    first, document = (build(compared.config, [each], "test") for each in (part, fewer))
+    others = [answers_digest(part.split.test.take(np.arange(3)))]
+    looks = [
+        note_touch(tmp_path, each | {"cells": [str(row)]})["reports_of_other_cells_before"]
+        for row, each in enumerate((first, document, document | {"answers": others}))
+    ]
+    assert looks == [0, 1, 0]
+    # Entries of former versions tell of their snapshots alone.
+    ledger = tmp_path / LEDGER
+    told = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ledger.write_text("".join(json.dumps({k: v for k, v in each.items() if k != "answers"}) + "\n" for each in told))
+    assert note_touch(tmp_path, document | {"cells": ["more"]})["reports_of_other_cells_before"] == 2
+
+
+def test_novelty_is_that_of_an_evaluation_where_users_are_held_out(compared: Compared) -> None:
+    part = section(compared)
+    held_out = SplitConfig(protocol="cold-users", cold_events=(0, 1), repeats=True, cold_share=0.3)
+    split = make_split(part.snapshot, held_out)
+    weight = popularity(split.train, len(part.snapshot.products), None)
+    cases = {(row, "test"): question.test for row, question in enumerate(split.questions)}
+    lists = {place: rank(Popularity(weight), case, 20) for place, case in cases.items()}
+    (entry, *_) = part.entries
+    asked = replace(part, split=split, entries=[replace(entry, cells=[(entry.cells[0][0], Outcome(lists, 1.0))])])
+    tables = build(compared.config, [asked], "test")["tables"]
+    features = graph_features(part.snapshot)
+    for (place, case), table in zip(cases.items(), tables, strict=True):
+        expected, _ = measure(lists[place], case, features, np.random.default_rng(1))
+        assert table["models"][0]["metrics"]["novelty@10"]["mean"] == pytest.approx(expected["novelty@10"].mean)
 
 
 USERS = 400
@@ -136,7 +204,7 @@ def goals_told(
     config = CompareConfig.model_validate(
         {
             "data": {"d": {"source": "tables"}},
-            "protocols": {"p": {}},
+            "protocols": {"p": {"protocol": "cold-users", "cold_events": [3]}},
             "models": names,
             "reference": "ours",
             "resamples": 500,
@@ -213,12 +281,13 @@ def test_a_lead_is_clear_only_where_all_that_is_wanted_of_it_is() -> None:
 
 def test_a_share_of_another_question_is_judged_on_the_users_of_both() -> None:
     value = HALF.astype(float)
-    questions = {"few": {"ours": {"ndcg_10": 0.82 * value}}, "whole": {"ours": {"ndcg_10": value}}}
-    goal = {"question": "few", "share": 0.8, "of": "whole"}
+    few, whole = "last 3 events", "whole history"
+    questions = {few: {"ours": {"ndcg_10": 0.82 * value}}, whole: {"ours": {"ndcg_10": value}}}
+    goal = {"question": few, "share": 0.8, "of": whole}
     (same,) = goals_told([goal], questions)  # for each of the users the share is .82
-    assert (same["met"], same["clear"], same["against"]) == (True, True, "whole")
+    assert (same["met"], same["clear"], same["against"]) == (True, True, whole)
     assert same["wanted"] == pytest.approx(0.4)
-    (others,) = goals_told([goal], questions, {"whole": np.arange(USERS) + USERS})
+    (others,) = goals_told([goal], questions, {whole: np.arange(USERS) + USERS})
     assert (others["met"], others["clear"]) == (True, False)
     (missed,) = goals_told([goal | {"share": 0.9}], questions)
     assert (missed["met"], missed["clear"]) == (False, False)

@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from kg.errors import ConfigError
 from model.case import SplitConfig
-from model.compare import fitting, running
+from model.compare import fitting, inputs
 from model.compare.cells import CellStore
-from model.compare.config import CompareConfig, read_comparison
+from model.compare.config import CompareConfig
+from model.compare.inputs import cell_of, training_cell
 from model.compare.noise import NoiseConfig
 from model.compare.report import build
 from model.compare.running import help_out, run
 from model.compare.sections import Place, Section, Skipped, Watcher
-from model.compare.variants import variants
 from model.config import TextConfig
 from model.finetune.store import save_encoder
-from model.settings import RunSettings
 from tests.model.compare.small_comparison import SHOP, Compared, Heard, section
 from tests.waiting import until
 
@@ -44,25 +42,6 @@ def test_every_cell_is_computed_and_missing_data_is_told(compared: Compared) -> 
     assert entries["popularity"].seedless
     assert [cell.seed for cell, _ in entries["popularity"].cells] == [1]
     assert compared.heard.left[-1] == 0
-
-
-def test_validation_chooses_among_a_search(compared: Compared) -> None:
-    entry = next(entry for entry in section(compared).entries if entry.variant.name == "ours")
-    assert entry.variant.settings.train.learning_rate == 1e-3
-    badly = next(entry for entry in section(compared).entries if entry.variant.name == "asked-badly")
-    assert badly.variant.settings == entry.variant.settings
-
-
-def test_an_option_of_a_search_that_cannot_be_trained_is_told_and_left_out(compared: Compared, tmp_path: Path) -> None:
-    ours = compared.config.models["ours"].model_copy(update={"search": ({"model.repeat": True}, {})})
-    config = compared.config.model_copy(update={"models": compared.config.models | {"ours": ours}, "seeds": (1,)})
-    place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
-    heard = Heard()
-    made = next(part for part in run(config, place, heard.watcher()) if isinstance(part, Section))
-    assert [bool(entry.problem) for entry in made.entries] == [False, False, False]
-    chosen = next(entry for entry in made.entries if entry.variant.name == "ours")
-    assert (chosen.tried, chosen.variant.chosen) == (1, {})
-    assert any("ours with {'model.repeat': True}: model.repeat is learned by" in each for each in heard.problems)
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +79,26 @@ def test_what_is_asked_badly_shares_its_training(compared: Compared, monkeypatch
     assert {f"shop/next/{name}" for name in left_out} <= {each["what"] for each in document["skipped"]}
     # Two settings are searched; the chosen one is asked cleanly from the search's own cell, and badly from one more.
     assert len(trained) == 3
+
+
+def test_a_pattern_that_matches_nothing_is_refused(compared: Compared) -> None:
+    for pattern in ("shop/next/popularty", "shop/*/ours:HAS_BRAND", "missing/next/theirs", "missing/cold/ours"):
+        with pytest.raises(ConfigError, match=r"matches no model of this comparison") as told:
+            list(run(compared.config, compared.place, only=["*/popularity", pattern], compute=False))
+        assert repr(pattern) in told.value.problem
+        assert "protocols: next; models: popularity, ours, asked-badly" in told.value.remedy
+    # What may be on data that are not here can't be refused.
+    assert list(run(compared.config, compared.place, only=["missing/next/ours:*"], compute=False))
+
+
+def test_models_of_a_section_of_which_nothing_was_asked_for_are_named(compared: Compared) -> None:
+    protocols = compared.config.protocols | {"new": SplitConfig()}
+    config = compared.config.model_copy(update={"protocols": protocols})
+    parts = list(run(config, compared.place, only=["shop/next/*"], compute=False))
+    document = build(config, parts, "validation")
+    not_asked = {each["what"] for each in document["skipped"] if each["why"] == "not asked for"}
+    assert not_asked == {f"shop/new/{name}" for name in config.models}
+    assert {table["protocol"] for table in document["tables"]} == {"next"}
 
 
 def test_what_is_trained_again_for_the_test_does_not_answer_validation(compared: Compared, tmp_path: Path) -> None:
@@ -157,8 +156,7 @@ def test_noise_in_both_is_learned_from_in_one_training_and_a_users_own_events_ar
     assert (learned.learned_noise, learned.asked_noise) == (noise, None)
     assert (both.learned_noise, both.asked_noise) == (noise, NoiseConfig(events=0.2, seed=3))
     assert replace(both, noise=NoiseConfig(titles=0.5)).asked_noise is None
-    run_ = running._Run(compared.config, compared.place, Heard().watcher(), (), compute=False)
-    assert run_._training_key(part, learned) == run_._training_key(part, both)
+    assert training_cell(part, learned, 1).key == training_cell(part, both, 1).key
 
 
 def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, tmp_path: Path) -> None:
@@ -170,9 +168,8 @@ def test_another_encoder_in_the_same_folder_is_another_cell(compared: Compared, 
     settings = ours.settings.with_overrides({"model.text.encoder": str(folder)})
     for content in ("{}", '{"fine-tuned": true}'):
         (folder / "config.json").write_text(content, encoding="utf-8")
-        running._encoder.cache_clear()  # as another process begins
-        run_ = running._Run(compared.config, compared.place, Heard().watcher(), (), compute=False)
-        keys.add(run_.cell(part, replace(ours, settings=settings), 1, None).key)
+        inputs._encoder.cache_clear()  # as another process begins
+        keys.add(cell_of(part, replace(ours, settings=settings), 1).key)
     assert len(keys) == 2
 
 
@@ -201,7 +198,8 @@ def test_without_computing_what_is_missing_is_left_out(compared: Compared, tmp_p
 
 def test_what_another_process_is_at_is_left_to_it_and_waited_for_in_the_end(compared: Compared, tmp_path: Path) -> None:
     place = Place(compared.place.config_folder, SHOP, tmp_path, compared.place.cache_folder)
-    config = compared.config.model_copy(update={"models": {"popularity": compared.config.models["popularity"]}})
+    models = {"popularity": compared.config.models["popularity"]}
+    config = compared.config.model_copy(update={"models": models, "reference": "popularity"})
     first = next(cell for cell, _ in section(compared).entries[0].cells)
     store = CellStore(tmp_path / "cells")
     heard = Heard()
@@ -236,58 +234,6 @@ def test_a_model_or_data_that_take_long_may_take_fewer_seeds(compared: Compared)
     config = config.model_copy(update={"data": large})
     section = next(part for part in run(config, compared.place, Watcher(), compute=False) if isinstance(part, Section))
     assert {entry.variant.name: len(entry.cells) for entry in section.entries} == dict.fromkeys(cells, 1)
-
-
-def test_each_relation_is_left_out_in_turn(compared: Compared) -> None:
-    config = compared.config.model_validate(
-        compared.config.model_dump(exclude_unset=True)
-        | {"models": {"ours": {"config": "base.toml"}, "without": {"like": "ours", "each_relation": True}}}
-    )
-    made = variants(config, compared.place.config_folder, "shop", "next", ("A", "B"), lambda variant: RunSettings())
-    assert [(each.title, each.settings.model.exclude_relations, each.settings.model.transitions) for each in made] == [
-        ("ours", (), True),
-        ("without A", ("A",), True),
-        ("without B", ("B",), True),
-        ("without NEXT", (), False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"reference": "nobody"}, "reference 'nobody' is not one of"),
-        ({"models": {"m": {"baseline": "ease", "like": "m"}}}, "exactly one of baseline, config and like"),
-        ({"models": {"m": {"baseline": "ease", "overrides": {"a": 1}}}}, "a baseline has no overrides"),
-        ({"goals": [{"data": "shop", "protocol": "next", "share": 0.5}]}, "share needs the question"),
-        ({"goals": [{"data": "shop", "protocol": "never", "above": 0}]}, "protocol 'never' is not one of next"),
-        (
-            {"goals": [{"data": "shop", "protocol": "next", "metric": "nonsense", "above": 0}]},
-            r"goals\.0\.metric: .*'ndcg@5', .* or 'coverage@10' \(got 'nonsense'\)",
-        ),
-        (
-            {"models": {"m": {"baseline": "ease", "noise": {"titles": 0.1}, "noise_at": "scoring"}}},
-            "noise_at = 'scoring' with titles or facts is for models of ours",
-        ),
-        ({"models": {"m": {"baseline": "bpr", "noise": {"events": 0.1}}}}, "noise in the events that are learned from"),
-        ({"metric": "precision@10"}, r"metric: .*'ndcg@5', .* or 'mrr@10' \(got 'precision@10'\)"),
-        ({"metric": "novelty@10"}, r"metric: .*\(got 'novelty@10'\)"),
-    ],
-)
-def test_a_wrong_comparison_is_one_clear_error(change: dict[str, Any], said: str, compared: Compared) -> None:
-    whole = compared.config.model_dump(mode="json", exclude_unset=True) | {"reference": ""} | change
-    file = compared.place.home / "wrong.toml"
-    file.write_text(tomli_w.dumps(whole))
-    with pytest.raises(ConfigError, match=said):
-        read_comparison(file)
-
-
-def test_a_wrong_override_is_one_clear_error() -> None:
-    with pytest.raises(ConfigError, match=r"there is no setting 'model\.layer'"):
-        RunSettings().with_overrides({"model.layer": 1})
-    with pytest.raises(ConfigError, match=r"model\.layers: .*less than or equal to 6 \(got 99\)"):
-        RunSettings().with_overrides({"model.layers": 99})
-    changed = RunSettings().with_overrides({"model.layers": 0, "model.text.max_tokens": 32})
-    assert (changed.model.layers, changed.model.text.max_tokens) == (0, 32)
 
 
 def test_a_library_that_is_not_installed_has_no_version(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
