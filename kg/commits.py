@@ -34,6 +34,8 @@ _ALWAYS = range(4)
 """Which of the columns every event has, in what is read here."""
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
+MARGIN = 1_000_000
+"""How far a graph that was put back goes on above the commits that one server knows: another may know later ones."""
 FORGOTTEN_AT_ONCE = 10_000
 """Changes that `forget_old_changes` removes at most."""
 
@@ -234,16 +236,32 @@ def events_of(graph: "Graph", numbers: Sequence[int]) -> list[CommittedEvent]:
     ]
 
 
-def advance(graph: "Graph", least: int) -> int:
+def next_with_events(graph: "Graph", after: int) -> int | None:
+    """Return the first commit above `after` that wrote interactions; None where none did."""
+    branches = " UNION ALL ".join(
+        f"MATCH ()-[r:{each.type}]->() WHERE r.commit > $after RETURN min(r.commit) AS number"
+        for each in schema.INTERACTIONS
+    )
+    [[number]] = graph.read(f"{KEPT_PLAN}CALL {{ {branches} }} RETURN min(number)", after=after)
+    return None if number is None else int(number)
+
+
+def advance(graph: "Graph", least: int, margin: int = 0) -> int:
     """Make sure that the next commit's number is above `least`; return the last number now.
 
     A graph that was restored from a backup would else give numbers again that servers and snapshots have seen already.
+
+    Args:
+        graph: an open graph.
+        least: a number that was given.
+        margin: how much further one goes on that had fallen below it.
     """
     rows = graph.write(
         "MERGE (s:CommitSequence {name: 'commits'}) SET s.locked = true "
-        "WITH s, coalesce(s.number, 0) AS now SET s.number = CASE WHEN now < $least THEN $least ELSE now END "
+        "WITH s, coalesce(s.number, 0) AS now SET s.number = CASE WHEN now < $least THEN $least + $margin ELSE now END "
         "REMOVE s.locked RETURN s.number",
         least=least,
+        margin=margin,
     ).rows
     return int(rows[0][0])
 

@@ -290,11 +290,24 @@ class Graph:
         may be behind), so the reads that follow wait for the bookmark of this one. This one waits for none: a store
         that was put back to an earlier state would never reach it.
         """
+        return self._last_commit(neo4j.READ_ACCESS)
+
+    def last_commit_from(self, known: int) -> int:
+        """Return the number of the last commit, as `last_commit` does, to somebody who knows of one already.
+
+        A member of a cluster that tells of less may just be behind: the one that writes is asked then, and what is read
+        after it sees as much. Where that tells of less, too, the store was put back to an earlier state.
+        """
+        number = self.last_commit
+        return number if number >= known else self._last_commit(neo4j.WRITE_ACCESS)
+
+    def _last_commit(self, access: str) -> int:
         with (
             our_errors(self.place),
-            self._driver.session(database=self._database, default_access_mode=neo4j.READ_ACCESS) as session,
+            self._driver.session(database=self._database, default_access_mode=access) as session,
         ):
-            number = session.execute_read(lambda transaction: last_number(partial(_run, transaction)))
+            run = session.execute_write if access == neo4j.WRITE_ACCESS else session.execute_read
+            number = run(lambda transaction: last_number(partial(_run, transaction)))
             self._seen = session.last_bookmarks()
             return number
 
@@ -319,9 +332,9 @@ class Graph:
         """Remove changes of more than `CHANGES_KEPT_MS` ago, some at a time; return how many."""
         return forget_old_changes(self, time.time_ns() // 1_000_000 - CHANGES_KEPT_MS)
 
-    def advance_commits(self, least: int) -> int:
-        """Make sure that the next commit's number is above `least`; return the last number now."""
-        return advance(self, least)
+    def advance_commits(self, least: int, margin: int = 0) -> int:
+        """Make sure that the next commit's number is above `least` (see `kg.commits`); return the last number now."""
+        return advance(self, least, margin)
 
     def load(self, tables: Tables, progress: Progress = SILENT) -> LoadReport:
         """Put canonical tables into the graph; what is there already stays as it is (see `kg.loading`)."""

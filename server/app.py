@@ -32,7 +32,7 @@ from server.contract import Limits
 from server.drain import Drain
 from server.engine_loading import Places
 from server.erasing import Eraser
-from server.follow import Follower, advance_beyond
+from server.follow import Follower
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.journal_file import StoredEvent
@@ -107,9 +107,9 @@ class Server:
         self._serving = Serving(settings, places)
         self._memory = Memory(self._serving.histories, self._journal, self._serving.past)
         self._link = GraphLink(connect, self._graph_opening, self._graph_opened)
-        self._drain = Drain(self._journal, self._link.graph)
+        self._drain = Drain(self._journal, self._link.graph, configured=self._link.configured)
         self._follower = Follower(self._link, self._memory, self._journal)
-        self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots)
+        self._eraser = Eraser(self._journal, self._drain, self._link, self._memory, places.snapshots, self._front.audit)
         self._follower.on(ChangeKind.USER_ERASED, self._eraser.follow)
         self._rules = RuleKeeper(
             self._serving.rules,
@@ -120,7 +120,7 @@ class Server:
         )
         self._follower.on(ChangeKind.RULE, self._rules.follow)
         self._catalogue = CatalogueFollowing(self._serving, self._link)
-        self._follower.waits = lambda: self._catalogue.waits
+        self._follower.waits_of = lambda: self._catalogue.waits_of
         for kind in KINDS:
             self._follower.on(kind, self._catalogue.follow)
         if self._serving.past is not None:
@@ -315,7 +315,7 @@ class Server:
 
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
-        advance_beyond(graph, self._journal)
+        self._follower.reopened(graph)
         last, told = graph.last_commit, last_model_change(graph)
         self._loop.call_soon_threadsafe(self._switch.graph_reached, last, told)
         self._eraser.reconcile(graph)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kg import backup as graph_backup
+from kg.commits import MARGIN
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
 from kg.errors import BackupError, SnapshotError
 from kg.progress import SILENT, Progress
@@ -207,7 +208,7 @@ def restore(
             graph_backup.clear(graph)
         graph_backup.restore(graph, folder / "graph", progress)
         # No number is given twice: snapshots and other servers' journals tell before and after by it.
-        graph.advance_commits(remembered.reached)
+        graph.advance_commits(remembered.reached, MARGIN)
         known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
         erase_again(graph, [each for key, each in remembered.erasures.items() if known.get(key, 0) < each.commit])
         if drop_newer:

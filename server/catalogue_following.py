@@ -1,4 +1,8 @@
-"""Catalogue changes of the graph, taken into service: those that come, and those that a snapshot missed."""
+"""Catalogue changes of the graph, taken into service: those that come, and those that a snapshot missed.
+
+Those that come are taken in beside all else that was committed: the texts of many products are read for minutes, and no
+rule, erasure or event waits for that.
+"""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 KINDS = (ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
 
+_AT_ONCE = 1_000
+"""Products that one step takes in, and the rest of the last one's commit; a model that is to be loaded waits for it."""
+
 _RETRIED_AFTER_S = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -36,51 +43,65 @@ class CatalogueFollowing:
         self._serving = serving
         self._link = link
         self._preparing: asyncio.Task[None] | None = None
-        self._waiting: asyncio.Task[None] | None = None
-        self._ids: dict[str, None] = {}  # of products whose changes wait
+        self._taking: asyncio.Task[None] | None = None
+        # Products whose changes wait, in the order they are taken, each with the first commit that changed it so.
+        self._ids: dict[str, int] = {}
+        self._in_hand: dict[str, int] = {}  # those that are being taken into service
         self._missed: int | None = None
         serving.catalogue.catch_up = self.since
 
     async def follow(self, changes: Sequence[Change]) -> None:
-        """Take changes of the catalogue into service.
+        """Keep changes of the catalogue, and begin to take them into service; what was taken out goes first.
 
-        While a model is being loaded, for minutes maybe, they wait for it, and nothing else that was committed does.
-
-        Raises:
-            KgrankError: the graph is away; nothing was changed.
+        While a model is being loaded, for minutes maybe, they wait for it.
         """
-        ids = dict.fromkeys(change.key for change in changes)
-        # Not beside those that wait: they may have been read before, and would come after.
-        if self._serving.loaded.is_set() and not self.waits and await self._taken(ids):
-            return
-        self._ids |= ids
-        if not self.waits:
-            _log.info("catalogue_waits", reason="a model is being loaded")
-            self._waiting = asyncio.create_task(self._go_on_once_loaded(), name="catalogue-waits")
+        for change in changes:
+            self._ids.setdefault(change.key, change.commit)
+        gone = [change.key for change in changes if change.kind is ChangeKind.PRODUCT_DELETED]
+        self._ids = {each: self._ids[each] for each in gone} | self._ids
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.create_task(self._take(), name="catalogue-taking")
 
     @property
-    def waits(self) -> bool:
-        """Whether changes that were heard of are not in service yet."""
-        return self._waiting is not None and not self._waiting.done()
+    def waits_of(self) -> int | None:
+        """The first commit of which changes were heard of and are not in service yet; None where all are."""
+        return min((*self._in_hand.values(), *self._ids.values()), default=None)
+
+    def _next(self) -> dict[str, int]:
+        """Return what is to be taken in next: whole commits, as products of one call are to see each other."""
+        ids: dict[str, int] = {}
+        last = None
+        for product_id, commit in self._ids.items():
+            if len(ids) >= _AT_ONCE and commit != last:
+                break
+            ids[product_id] = last = commit
+        return ids
 
     async def _taken(self, ids: Iterable[str]) -> bool:
         """Take some products into service as they are now; return whether they are: not while a model is loaded."""
         return await self._serving.catalogue_changed(await self._link.follow(lambda graph: as_they_are(graph, ids)))
 
-    async def _go_on_once_loaded(self) -> None:
+    async def _take(self) -> None:
+        """Take all that waits into service, one step after the other."""
         while self._ids:
-            await self._serving.loaded.wait()
-            ids, self._ids = self._ids, {}
+            if not self._serving.loaded.is_set():
+                _log.info("catalogue_waits", reason="a model is being loaded")
+                await self._serving.loaded.wait()
+            ids = self._in_hand = self._next()
+            self._ids = {each: commit for each, commit in self._ids.items() if each not in ids}
+            taken = False
             try:
-                if not await self._taken(ids):
-                    self._ids |= ids
+                taken = await self._taken(ids)
             except KgrankError as error:
                 if self._link.is_open:  # else the link tells that the graph is away
                     _log.warning("catalogue_waits", reason=error.problem, remedy=error.remedy)
-                self._ids |= ids
                 await asyncio.sleep(_RETRIED_AFTER_S)
             except Exception:  # a defect in one change must not keep this server from all that come after it
                 _log.exception("changes_not_applied", kinds=[str(kind) for kind in KINDS], products=len(ids))
+                taken = True
+            if not taken:  # last, as what can't be taken keeps nothing else; each with its first commit
+                self._ids |= ids
+            self._in_hand = {}
 
     def since(self, snapshot: Snapshot) -> CatalogueChange | None:
         """Return what has changed since a snapshot was exported; None where the graph is away. Runs in a thread."""
@@ -122,7 +143,7 @@ class CatalogueFollowing:
 
     async def stop(self) -> None:
         """Wait for what is being made ready, or loaded, no longer."""
-        tasks = [task for task in (self._preparing, self._waiting) if task is not None]
+        tasks = [task for task in (self._preparing, self._taking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""From the journal to the graph: in order, in batches, each once.
+"""From the journal to the graph: in order, in batches, each once; events and searches take turns.
 
 A batch and the journal's offset are committed in one transaction of the graph, so that a crash on either side repeats
 nothing and loses nothing. While the graph is away, events wait in the journal; the wait between attempts grows.
@@ -48,11 +48,19 @@ class Drain:
     Args:
         journal: where events come from.
         connect: opens the graph; called again after each failure.
+        configured: whether there is a graph at all, so that what stays in the journal is to be told.
     """
 
-    def __init__(self, journal: JournalFile, connect: Callable[[], AbstractContextManager[EventStore]]) -> None:
+    def __init__(
+        self,
+        journal: JournalFile,
+        connect: Callable[[], AbstractContextManager[EventStore]],
+        *,
+        configured: bool = True,
+    ) -> None:
         self._journal = journal
         self._connect = connect
+        self._configured = configured
         self._wake = threading.Event()
         self._leaving = threading.Event()
         self._retry = threading.Event()
@@ -82,8 +90,17 @@ class Drain:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         with suppress(sqlite3.Error):
-            if self._thread.ident is not None and (left := self._journal.undrained()[0]):
-                _log.warning("journal_left", events=left, remedy="Start a server with this journal again.")
+            self._tell_what_is_left()
+
+    def _tell_what_is_left(self) -> None:
+        """Log what the graph lacks of this journal, whether or not it was ever there."""
+        left = {
+            "events": self._journal.undrained()[0],
+            "searches": self._journal.searches_waiting(),
+            "erasures": len(self._journal.pending_erasures()),
+        }
+        if self._configured and any(left.values()):
+            _log.warning("journal_left", **left, remedy="Start a server with this journal again.")
 
     def _run(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -130,10 +147,11 @@ class Drain:
         """Take events until the server leaves, or the graph is another one."""
         while True:
             self._wake.clear()
-            while (taken := self._take(graph, offset)) > offset:
+            # A batch of each in turn: either may come faster than it is taken, and the other waits for one batch of it.
+            taken = self._take(graph, offset)
+            if self._take_searches(graph) or taken > offset:
                 offset = taken
-            while self._take_searches(graph):
-                pass
+                continue
             if self._leaving.is_set() or self._retry.is_set():
                 return
             self._wake.wait()

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import structlog
 
 from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_of, erasures_since, user_key
 from kg.errors import GraphError, GraphUnavailableError, SnapshotError
 from kg.redaction import redact_all
+from server.access.audit import Audit
 from server.catching_up import erased_in
 from server.drain import Drain
 from server.errors import (
+    AuditError,
     ErasureUnfinishedError,
     ErasureWaitsError,
     JournalError,
@@ -71,16 +74,24 @@ class Eraser:
         link: the graph.
         memory: the histories in service.
         snapshots: the folder of snapshots.
+        audit: the record of calls, which is told of an erasure that its call could not finish; None: there is none.
     """
 
     def __init__(
-        self, journal: Journal, drain: Drain, link: "GraphLink[Graph]", memory: Memory, snapshots: Path
+        self,
+        journal: Journal,
+        drain: Drain,
+        link: "GraphLink[Graph]",
+        memory: Memory,
+        snapshots: Path,
+        audit: Audit | None = None,
     ) -> None:
         self._journal = journal
         self._drain = drain
         self._link = link
         self._memory = memory
         self._snapshots = snapshots
+        self._audit = audit
         self._own: set[int] = set()  # commits of erasures that memory has heard of
         self._later: dict[str, asyncio.Task[None]] = {}
         self._unfinished: set[str] = set()  # what `reconcile` could not do
@@ -257,16 +268,25 @@ class Eraser:
         return self.redacted
 
     def _finish(self, graph: "Graph", user_id: str) -> None:
-        """Erase a user as was intended; one whom another server has erased since may have come back, and is left so."""
+        """Erase a user as was intended; one whom another server has erased since may have come back, and is left so.
+
+        It is put on record before it is crossed out: what fails in between is done, and on record, at the next attempt.
+        """
         key, intended_ms = user_key(user_id), self._journal.intended_ms(user_id)
         done = erasures_of(graph, [key]).get(key)
         if done is None or intended_ms is None or done.at_ms < intended_ms:
-            self._erase(graph, user_id)
+            self._erase(graph, user_id, by_itself=True)
         else:
             self._applied.append(self._apply(graph, {key: done}))
+            self._record(user_id)
             self._journal.finish_erasure(done)
 
-    def _erase(self, graph: "Graph", user_id: str) -> Erased:
+    def _record(self, user_id: str) -> None:
+        if self._audit is not None:
+            code = grpc.StatusCode.OK if self.redacted else grpc.StatusCode.UNAVAILABLE
+            self._audit.erasure_finished(user_id, code)
+
+    def _erase(self, graph: "Graph", user_id: str, *, by_itself: bool = False) -> Erased:
         # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.
         with self._drain.paused():
             events = self._journal.erase(user_id).result()
@@ -274,6 +294,8 @@ class Eraser:
             # What came in between stays out of the graph: it goes here, too.
             events += self._journal.erase(user_id, erasure.at_ms).result()
         redacted = self._redact([erasure])
+        if by_itself:
+            self._record(user_id)
         self._journal.finish_erasure(erasure)
         self._own.add(erasure.commit)
         _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
@@ -317,6 +339,8 @@ def _why(error: Exception) -> str:
             return "the graph did not take the erasure"
         case JournalError() | JournalFullError() | sqlite3.Error():
             return "this server's journal did not take the erasure: see to its disk"
+        case AuditError():
+            return "the audit log did not take the erasure's end: see to its disk"
         case NotServingError():
             return "the server left before the erasure was done"
     _log.error("erasure_failed", exc_info=error)

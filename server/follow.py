@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from kg.commits import FORGOTTEN_AT_ONCE, Change, ChangeKind, CommittedEvent
+from kg.commits import FORGOTTEN_AT_ONCE, MARGIN, Change, ChangeKind, CommittedEvent, next_with_events
 from kg.errors import GraphDiskError, KgrankError
 from server.graph_link import GraphLink
 from server.journal_file import COMMIT, JournalFile
@@ -33,11 +33,11 @@ POLL_S = 0.5
 _LONGEST_WAIT_S = 5.0
 _PAGE = 1_000
 _COMMITS = 200
-"""Commits that are looked at together, at most: each may hold a thousand events, and all are in memory at once."""
+"""Commits whose events are read together, at most: each may hold a thousand, and all are in memory at once."""
 _TIDY_S = 3_600.0
 _NOTED_EVERY_S = 5.0
 _FIRST = (ChangeKind.USER_ERASED, ChangeKind.RULE, ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
-"""Erasures and rules first, which take no time; products before the events that name them."""
+"""Erasures and rules first, which take no time; products are only handed over, and their events wait for them."""
 
 Handler = Callable[[Sequence[Change]], Awaitable[None]]
 
@@ -72,7 +72,7 @@ class _Page:
 
 
 class Follower:
-    """Applies commits on the event loop, in order. All methods belong to the loop's thread.
+    """Applies commits on the event loop, in order. All methods but `reopened` belong to the loop's thread.
 
     Args:
         link: the graph.
@@ -87,10 +87,11 @@ class Follower:
         self._handlers: dict[ChangeKind, list[Handler]] = {}
         self.each_commit: Callable[[int], Awaitable[None]] | None = None
         """Told of each commit up to which all else is applied, whatever it changed; of 0: the graph is another."""
-        self.waits: Callable[[], bool] = lambda: False
-        """Tells whether a handler keeps changes that it is to apply later."""
+        self.waits_of: Callable[[], int | None] = lambda: None
+        """Tells the first commit of which a handler keeps changes, to apply them later; None where none does."""
         self._nudged = asyncio.Event()
         self._back_to: int | None = None
+        self._put_back = False
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
         self._noted = time.monotonic()
@@ -100,6 +101,7 @@ class Follower:
         self.caught_up = False
         """Whether all that had been committed at some moment after the start has been applied."""
         self._caught_up_s = 0.0
+        self._looked: tuple[int, float] | None = None  # the last commit there was, and when; what it left waits
 
     def on(self, kind: ChangeKind, handler: Handler) -> None:
         """Call a handler with every change of a kind, in order, several at once; it is awaited before the next.
@@ -127,6 +129,19 @@ class Follower:
     def nudge(self) -> None:
         """Look for commits now: this server has just made one, or the graph is back."""
         self._nudged.set()
+
+    def reopened(self, graph: "Graph") -> None:
+        """Let a graph that was put back from a backup go on above every commit that was heard of, here or elsewhere.
+
+        It would else give numbers again that servers, snapshots and erasures have had. Belongs to the link's thread,
+        before others have the graph.
+        """
+        known = max([self.applied, self._journal.noted(COMMIT), *(each.commit for each in self._journal.erasures())])
+        last = graph.last_commit_from(known)
+        if last < known:
+            self._put_back = self._put_back or last < self.applied
+            _log.warning("commits_advanced", commit=last, known=known)
+            graph.advance_commits(known, MARGIN)
 
     async def stop(self) -> None:
         """Stop following."""
@@ -163,17 +178,8 @@ class Follower:
             self.applied, self._back_to = min(self.applied, self._back_to), None
         after, behind = self.applied, min(self.applied, self._histories.followed)
         page = await self._link.follow(lambda graph: self._read(graph, after, behind))
-        if page.last < after:
-            _log.error(
-                "graph_went_back",
-                commit=page.last,
-                applied=after,
-                remedy="Was it restored from a backup? Restart the servers, so that they forget what it lacks.",
-            )
-            await self._link.follow(lambda graph: graph.advance_commits(after))
-            self.applied = 0
-            self._histories.restart()
-            await self._tell(0)
+        if page.last < after or self._put_back:
+            await self._begin_anew(page.last)
             return True
         called: list[Handler] = []
         for kind in (*_FIRST, *(kind for kind in ChangeKind if kind not in (*_FIRST, ChangeKind.EVENTS))):
@@ -186,12 +192,42 @@ class Follower:
             self._histories.follow(page.events, behind, page.heard)
         await self._tell(page.until)
         self.applied = page.until
-        if not page.more and not self.waits():
-            first = not self.caught_up
-            self.caught_up, self._caught_up_s = True, time.monotonic()
+        if not page.more and self._all_applied(page.until):
+            first, self.caught_up = not self.caught_up, True
             if first:  # a Neo4j that has just started plans this for seconds: no event has to wait for it
                 await self._link.follow(lambda graph: graph.events_of([0]))
         return page.more
+
+    async def _begin_anew(self, last: int) -> None:
+        """Begin at the first commit: the graph was put back to an earlier state, or is another one."""
+        applied = self.applied
+        _log.error(
+            "graph_went_back",
+            commit=last,
+            applied=applied,
+            remedy="Was it restored from a backup? Restart the servers, so that they forget what it lacks.",
+        )
+        await self._link.follow(lambda graph: graph.advance_commits(applied, MARGIN))
+        self.applied, self._put_back = 0, False
+        self._histories.restart()
+        await self._tell(0)
+
+    def _all_applied(self, until: int) -> bool:
+        """Return whether all that had been committed at some look has been applied, now that there is no more to read.
+
+        Where the catalogue changes all the time something always waits; what waited at an earlier look may not.
+        """
+        now_s, waits_of = time.monotonic(), self.waits_of()
+        if waits_of is None:
+            self._caught_up_s, self._looked = now_s, None
+            return True
+        if self._looked is None:
+            self._looked = until, now_s
+        commit, at_s = self._looked
+        if waits_of <= commit:
+            return False
+        self._caught_up_s, self._looked = at_s, (until, now_s)
+        return True
 
     async def _tell(self, until: int) -> None:
         """Tell of the last commit; a defect there must not keep this server from all that comes after it."""
@@ -205,7 +241,7 @@ class Follower:
 
     def _read(self, graph: "Graph", after: int, behind: int) -> _Page:
         """Read what commits above `after` changed, and the interactions of those above `behind`; in a thread."""
-        last = graph.last_commit
+        last = graph.last_commit_from(after)
         if time.monotonic() - self._noted > _NOTED_EVERY_S:
             self._noted = time.monotonic()
             self._note(after)
@@ -219,10 +255,11 @@ class Follower:
         changes = graph.changes_since(after, _PAGE)
         full = len(changes) >= _PAGE
         end = changes[-1].commit if full else max([last, *(each.commit for each in changes[-1:])])
-        heard = min(end, behind + _COMMITS)
+        untold = behind < max(after, graph.forgotten_until)  # there may be events that no change tells of
+        heard = min(end, _read_until(graph, behind, end) if untold else _told_until(changes, end))
         until = max(after, heard)
         changes = [each for each in changes if each.commit <= until]
-        if behind < max(after, graph.forgotten_until):  # there may be events that no change tells of
+        if untold:
             found = [event for block in graph.events_since(behind, heard) for event in block]
         else:
             others = {
@@ -244,16 +281,21 @@ class Follower:
             self._unnoted = False
 
 
-def advance_beyond(graph: "Graph", journal: JournalFile) -> None:
-    """Let the graph go on above every commit that this server has heard of.
+def _told_until(changes: Sequence[Change], end: int) -> int:
+    """Return the commit up to which changes, in order, are of `_COMMITS` commits at most; `end` if all of them are."""
+    told = list(dict.fromkeys(each.commit for each in changes))
+    return told[_COMMITS - 1] if len(told) > _COMMITS else end
 
-    One that was put back from a backup would else give numbers again that servers, snapshots and erasures have had.
+
+def _read_until(graph: "Graph", behind: int, end: int) -> int:
+    """Return the commit up to which at most `_COMMITS` above one have events; numbers passed over cost nothing.
+
+    A graph that was put back has a million of those (`kg.commits.MARGIN`).
     """
-    known = max([journal.noted(COMMIT), *(each.commit for each in journal.erasures())])
-    last = graph.last_commit
-    if last < known:
-        _log.warning("commits_advanced", commit=last, known=known)
-        graph.advance_commits(known)
+    if behind + _COMMITS >= end:
+        return end
+    following = next_with_events(graph, behind)
+    return end if following is None else following - 1 + _COMMITS
 
 
 async def _call(handler: Handler, changes: Sequence[Change]) -> None:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -87,6 +88,16 @@ class Audit:
                 "the audit log can't be written; nothing was done", "The server's disk may be full; try again later."
             ) from error
 
+    def erasure_finished(self, user_id: str, code: grpc.StatusCode) -> None:
+        """Append that the server has finished by itself what a call could not, and what that would have ended in.
+
+        Raises:
+            AuditError: it can't be written.
+        """
+        about = {"user": self.pseudonym(user_id)}
+        told = {"call_id": secrets.token_hex(8), "caller": "", "method": _ERASE_USER, "request_id": ""}
+        self.write(**told, state="finished", about=about, code=code.name)
+
     def about(self, request: Message) -> dict[str, Any]:
         """Return what a request is about, with no person's id in the clear."""
         told: dict[str, Any] = {}
@@ -149,21 +160,23 @@ class Audit:
 
 @dataclass(frozen=True)
 class RecordedErasure:
-    """A call that was to erase a user.
+    """A call that was to erase a user, or the server's own end of what a call could not finish.
 
     Args:
         at: when it ended, or else when it began; UTC, ISO 8601.
-        caller: who called.
+        caller: who called; empty where the server finished it.
         code: the gRPC status that it ended in; empty where its end is not on record.
+        by_server: whether the server finished it by itself, after the call.
     """
 
     at: str
     caller: str
     code: str
+    by_server: bool = False
 
 
 def erasures(path: Path, user_id: str) -> list[RecordedErasure]:
-    """Return the calls on record that were to erase a user, oldest first; nothing is made or changed.
+    """Return what is on record of a user's erasure, in the order of its ends; nothing is made or changed.
 
     Raises:
         ConfigError: the log or its key can't be read.
@@ -176,8 +189,10 @@ def erasures(path: Path, user_id: str) -> list[RecordedErasure]:
                 line = _line(text) if _ERASE_USER in text else {}
                 call_id = line.get("call_id", "")
                 if line.get("about") == {"user": user}:
-                    found[call_id] = RecordedErasure(line["at"], line["caller"], "")
+                    by_server = line["state"] == "finished"
+                    found[call_id] = RecordedErasure(line["at"], line["caller"], line.get("code", ""), by_server)
                 elif call_id in found:
+                    del found[call_id]  # others may have ended since it began
                     found[call_id] = RecordedErasure(line["at"], line["caller"], line["code"])
     except OSError as error:
         raise ConfigError(

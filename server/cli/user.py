@@ -12,6 +12,7 @@ from server.cli.asking import Target, UserId, as_json, asking
 
 if TYPE_CHECKING:
     from kgrank.v1.user_service_pb2 import UserProfile
+    from server.access.audit import RecordedErasure
 
 _DAY_S = 86_400
 _MAX_DAYS = 3_652_500
@@ -86,26 +87,39 @@ def erase(
 
 @user.command("erased", epilog="Example: kgrank user erased user-007")
 def erased(context: typer.Context, user_id: UserId, json: Json = False) -> None:
-    """Look up in this host's audit log whether a user was erased by a call to its servers; change nothing.
+    """Look up in this host's audit log whether a user was erased by its servers; change nothing.
 
-    Exit code 4 says that no such call is on record here; each host has its own record.
+    Exit code 4 says that no erasure is on record here, or that the last one has not ended well; each host has its own
+    record.
     """
     from server.access.audit import erasures
 
     log = settings_of(context).audit_file
     calls = erasures(log, user_id)
-    done = [call for call in calls if call.code == "OK"]
+    done = bool(calls) and calls[-1].code == "OK"
     if json:
-        console.emit_json({"erased": bool(done), "calls": [asdict(call) for call in calls]})
+        console.emit_json({"erased": done, "calls": [asdict(call) for call in calls]})
     else:
         for call in calls:
-            by = f", by {call.caller}" if call.caller else ""
-            end = f"asked to erase, ended in {call.code or 'nothing that is on record'}; erase again to be sure"
-            console.out.print(f"{call.at}: {'erased' if call.code == 'OK' else end}{by}")
+            console.out.print(_end(call))
         if not done:
-            console.say(f"not erased, by the record of this host ({log}): ask on each, and check the id")
+            console.say(
+                f"not erased, by the record of this host ({log}): ask on each, and check the id; what a server has "
+                "written down (`kgrank doctor` tells) it does by itself, and is here then; else erase again"
+            )
     if not done:
         raise typer.Exit(_EXIT_NOT_ERASED)
+
+
+def _end(call: "RecordedErasure") -> str:
+    """Return a line about an erasure on record."""
+    if call.by_server:
+        who = ", by the server, which had it written down"
+    else:
+        who = f", by {call.caller}" if call.caller else ""
+    begun = "tried again" if call.by_server else "asked to erase"
+    tried = f"{begun}, ended in {call.code or 'nothing that is on record'}"
+    return f"{call.at}: {'erased' if call.code == 'OK' else tried}{who}"
 
 
 def _rows(found: "UserProfile") -> list[tuple[str, str, str, str]]:

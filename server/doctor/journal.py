@@ -1,4 +1,4 @@
-"""Is the event journal whole, and does it drain?"""
+"""Is the event journal whole, does it drain, and does an erasure wait in it?"""
 
 import shutil
 import sqlite3
@@ -41,6 +41,7 @@ def _check(path: Path) -> Iterator[Finding]:
             count, oldest_ms = connection.execute(
                 "SELECT count(*), min(received_ms) FROM event WHERE offset > (SELECT drained FROM journal)"
             ).fetchone()
+            (erasures,) = connection.execute("SELECT count(*) FROM erasure WHERE user_id IS NOT NULL").fetchone()
     except (sqlite3.Error, OSError) as error:
         remedy = (
             f"May this user read and write it, the files beside it and {path.parent}? Does another program hold it?"
@@ -55,6 +56,12 @@ def _check(path: Path) -> Iterator[Finding]:
             "journal",
             f"{count:,} events of {path.name} wait for the graph, the oldest for {age_s / 60:,.0f} minutes",
             "Is Neo4j up, and a server running that drains to it? Its log says `graph_away` and why.",
+        )
+    if erasures:
+        yield warning(
+            "journal",
+            f"{erasures:,} erasures of users, written down in {path.name}, are not done",
+            "A server with this journal does them once it reaches Neo4j. Is one running? Its log says `erasure_waits`.",
         )
 
 

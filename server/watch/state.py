@@ -75,13 +75,16 @@ class State:
         text = "Whether the journal's file can be read."
         try:
             waiting, oldest_ms = self._journal.undrained()
+            erasures = len(self._journal.pending_erasures())
         except sqlite3.Error:
             yield "journal_readable", text, "", {"": 0.0}
         else:
             yield "journal_readable", text, "", {"": 1.0}
-            age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
-            yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
-            yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
+            if self._link.configured:  # else nothing waits: the journal is where events are kept
+                age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+                yield "journal_events_waiting", "Events on disk that the graph is not known to have.", "", {"": waiting}
+                yield "journal_lag_seconds", "Age of the oldest of those events.", "", {"": age_s}
+            yield "erasures_waiting", "Erasures of users that are begun and not done.", "", {"": erasures}
         searches = self._journal.searches_behind
         yield "journal_searches_waiting", "Searches on disk that the graph does not have.", "", {"": searches}
 

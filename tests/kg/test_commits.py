@@ -132,6 +132,15 @@ def test_blocks_of_events_lose_none_at_their_seams(graph: Graph, monkeypatch: py
     assert len(found) == len(set(found)) == 1 + 2 + 3 + 4 + 1 + 2
 
 
+def test_a_graph_that_fell_behind_goes_on_above_what_anyone_may_know(graph: Graph) -> None:
+    graph.append_events(tables(interactions=[event("e1", "u", "a")]).interactions, "server-1", 1)
+    assert graph.advance_commits(1, commits.MARGIN) == 1
+    assert graph.advance_commits(40, commits.MARGIN) == 40 + commits.MARGIN
+    graph.append_events(tables(interactions=[event("e2", "u", "a", type="rate")]).interactions, "server-1", 2)
+    assert [commits.next_with_events(graph, each) for each in (0, 1)] == [1, 41 + commits.MARGIN]
+    assert commits.next_with_events(graph, graph.last_commit) is None
+
+
 def test_old_changes_go_and_the_number_stays(graph: Graph) -> None:
     put(graph, "a")
     now_ms = time.time_ns() // 1_000_000

@@ -13,8 +13,8 @@ from tests.waiting import until
 
 
 @contextmanager
-def shop_server(home: Path, graph: Graph) -> Iterator[tuple[Running, Client]]:
-    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+def shop_server(home: Path, graph: Graph, **settings: Any) -> Iterator[tuple[Running, Client]]:
+    with running(home, lambda: nullcontext(graph), **settings) as server, Client(server.target) as client:
         until(lambda: server.server.graph_open)
         yield server, client
 

@@ -18,6 +18,7 @@ from wsgiref.simple_server import make_server
 import pytest
 
 from kg.commits import ChangeKind, forget_old_changes
+from kg.erasure import Erasure, user_key
 from kg.store import Graph
 from server.access import tokens
 from server.access.roles import Role
@@ -102,6 +103,16 @@ def test_a_damaged_journal_is_broken_and_one_that_does_not_drain_is_told(kgrank:
     (home / "journal.db").write_bytes(damaged)
     code, findings = found(kgrank, home)
     assert (code, "is damaged" in of(findings, "journal", "problem")) == (1, True)
+
+
+def test_an_erasure_that_waits_is_told_until_it_is_done(kgrank: CommandLine, home: Path) -> None:
+    journal = Journal(home / "journal.db")
+    journal.intend_erasure("user-04")
+    told = of(found(kgrank, home)[1], "journal", "warning")
+    assert "1 erasures of users, written down in journal.db, are not done" in told
+    journal.finish_erasure(Erasure(user_key("user-04"), 5, 1))
+    assert of(found(kgrank, home)[1], "journal", "warning") == ""
+    journal.close()
 
 
 @pytest.mark.parametrize("left", ["closed", "log", "log and shared"])

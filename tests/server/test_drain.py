@@ -1,9 +1,11 @@
 import shutil
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -12,13 +14,15 @@ from kg.config import GraphSettings
 from kg.errors import MissingExtraError
 from kg.store import Graph
 from kgrank.client import Client, event
-from kgrank.errors import OverloadedError
+from kgrank.errors import OverloadedError, ServerUnavailableError
 from server.contract import written_events
 from server.drain import BATCH, Drain, rows
 from server.journal import Journal
+from server.journal_file import WrittenSearch
 from tests.server.running import running
 from tests.server.shop import tables
 from tests.server.test_journal_trim import forget
+from tests.waiting import until
 
 
 def test_with_the_graph_away_ranking_answers_and_events_wait(home: Path) -> None:
@@ -30,6 +34,25 @@ def test_with_the_graph_away_ranking_answers_and_events_wait(home: Path) -> None
     assert len(journal.read(0, 10)) == 1
     assert journal.drained == 0
     journal.close()
+
+
+def test_what_stays_in_the_journal_is_told_though_the_graph_was_never_there(home: Path) -> None:
+    nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
+    connect = lambda: Graph.connect(nowhere, home / "graph")  # noqa: E731  # read at the call below
+    with capture_logs() as logged, running(home, connect) as server, Client(server.target) as client:
+        client.write_events([event("patient", "product-02"), event("patient", "product-03")])
+        assert client.search("thing", "patient", k=3).results
+        until(lambda: server.server._journal.searches_behind == 1)
+        with pytest.raises(ServerUnavailableError):
+            client.erase_user("user-04")
+    left = [(each["events"], each["searches"], each["erasures"]) for each in logged if each["event"] == "journal_left"]
+    assert left == [(2, 1, 1)]
+
+
+def test_a_server_without_a_graph_leaves_its_events_in_the_journal_and_that_is_no_news(home: Path) -> None:
+    with capture_logs() as logged, running(home) as server, Client(server.target) as client:
+        client.write_event(event("patient", "product-02"))
+    assert "journal_left" not in [each["event"] for each in logged]
 
 
 @pytest.mark.neo4j
@@ -186,6 +209,56 @@ def test_a_journal_that_is_older_than_the_graph_is_known_as_such_after_more_even
     journal.close()
     stored = graph.read("MATCH (:User {id: 'patient'})-[e]->() RETURN count(e), count(DISTINCT e.event_id)")
     assert stored == [[30 + 5 + 8, 30 + 5 + 8]]
+
+
+class NeverDry:
+    """A graph whose journal has more of one kind each time that a batch of it was taken, and the other kind once."""
+
+    def __init__(self, graph: Graph, journal: Journal, kind: str) -> None:
+        self._graph, self._journal, self._kind = graph, journal, kind
+        self.taken: list[str] = []
+        self.journal_offset = graph.journal_offset
+        self.put(kind)
+
+    def put(self, kind: str) -> None:
+        event_id = uuid.uuid4().hex
+        if kind == "searches":
+            self._journal.append_search(WrittenSearch(event_id, "patient", "tea", 2_000_000_000_000)).result(30)
+        else:
+            given = [event("patient", "product-01", event_id=event_id)]
+            self._journal.append(written_events(given, "events[{}]", 2_000_000_000_000)).result(30)
+
+    def append_events(self, interactions: pa.Table, journal: str, offset: int, received_ms: Sequence[int]) -> int:
+        new = self._graph.append_events(interactions, journal, offset, received_ms)
+        self._take("events")
+        return new
+
+    def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
+        self._graph.append_searches(searches)
+        self._take("searches")
+
+    def _take(self, kind: str) -> None:
+        self.taken.append(kind)
+        if kind == self._kind and len(self.taken) < 6:
+            self.put(kind)
+        if len(self.taken) == 1:
+            self.put("events" if kind == "searches" else "searches")
+
+
+@pytest.mark.neo4j
+@pytest.mark.parametrize(("many", "few"), [("searches", "events"), ("events", "searches")])
+def test_events_and_searches_wait_for_one_batch_of_the_others(
+    tmp_path: Path, graph: Graph, many: str, few: str
+) -> None:
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    store = NeverDry(graph, journal, many)
+    drain = Drain(journal, lambda: nullcontext(store))
+    drain.start()
+    drain.close(60)
+    assert store.taken[:3] == [many, few, many]
+    assert (journal.behind, journal.searches_behind) == (0, 0)
+    journal.close()
 
 
 def drained(folder: Path, graph: Graph, count: int) -> Journal:

@@ -15,6 +15,7 @@ from kg.tables import InteractionType
 from kgrank.client import Client
 from kgrank.errors import ServerUnavailableError
 from kgrank.v1 import common_pb2
+from server.access.audit import Audit
 from server.contract import WrittenEvent
 from server.drain import Drain
 from server.erasing import Eraser
@@ -32,13 +33,16 @@ ANN = user_key("ann")
 
 
 @contextmanager
-def erasing(folder: Path, graph: Graph, name: str = "journal.db") -> Iterator[tuple[Journal, Eraser]]:
+def erasing(
+    folder: Path, graph: Graph, name: str = "journal.db", audit: Audit | None = None
+) -> Iterator[tuple[Journal, Eraser]]:
     """Yield what erases at a server without a model; its link is open as soon as it is started."""
     journal = Journal(folder / name)
     link: GraphLink[Graph] = GraphLink(lambda: nullcontext(graph))
     memory = Memory(list, journal)
     try:
-        yield journal, Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, folder / "snapshots")
+        drain = Drain(journal, lambda: nullcontext(graph))
+        yield journal, Eraser(journal, drain, link, memory, folder / "snapshots", audit)
     finally:
         link.close()
         journal.close()

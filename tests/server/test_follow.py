@@ -10,13 +10,20 @@ import pytest
 import structlog
 
 from kg.catalogue import Product, take_out, upsert
+from kg.erasure import erase_user
+from kg.extending import CatalogueChange
 from kg.rules import Action, Rule, Target, upsert_rule
 from kg.store import Graph
 from kgrank.client import Client
+from kgrank.v1 import common_pb2
+from server.catalogue import LiveCatalogue
 from server.engine import Engine
 from server.engine_loading import EngineLoader
 from server.journal import Journal
 from server.journal_file import JournalFile
+from server.lineup import Lineup
+from tests.kg.small_tables import event
+from tests.kg.small_tables import tables as small_tables
 from tests.server.running import running
 from tests.server.shop import Shop, tables
 from tests.waiting import until
@@ -87,3 +94,54 @@ def test_while_a_model_is_loaded_rules_are_followed_and_the_catalogue_waits(
         until(lambda: not missing("lamp-1") and missing("product-03"))
         until(lambda: server.server._follower._caught_up_s > caught_up_s)
         assert client.recommend("user-00").model_version == other
+
+
+def test_while_products_are_taken_in_all_else_is_followed_and_what_was_taken_out_is_next(
+    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, begun, go_on = LiveCatalogue.changed, threading.Event(), threading.Event()
+    steps: list[set[str]] = []
+
+    def held_up(catalogue: LiveCatalogue, lineup: Lineup, change: CatalogueChange) -> Lineup:
+        steps.append(set(change.product_ids))
+        begun.set()
+        assert go_on.wait(240)  # as where there are many texts to read
+        return changed(catalogue, lineup, change)
+
+    monkeypatch.setattr(LiveCatalogue, "changed", held_up)
+    monkeypatch.setattr("server.catalogue_following._AT_ONCE", 2)
+    graph.load(tables())
+    with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
+        follower = server.server._follower
+
+        def missing(*product_ids: str) -> list[str]:
+            return list(client.rank("user-00", product_ids).missing_ids)
+
+        def state_of(user_id: str) -> int:
+            return client.recommend(user_id, k=3).user_state
+
+        try:
+            # As another server does.
+            upsert(graph, [Product("lamp-0", "Brass lamp", brand="Acme")])
+            assert begun.wait(60)
+            caught_up_s = follower._caught_up_s
+            upsert(graph, [Product(f"lamp-{number}", "Brass lamp", brand="Acme") for number in (1, 2, 3)])
+            upsert(graph, [Product("lamp-4", "Brass lamp", brand="Acme")])
+            take_out(graph, ["product-03"])
+            upsert_rule(graph, Rule("1", Action.BLOCK, Target.PRODUCT, "product-02"))
+            told = [event("e1", "settler", "product-05"), event("e2", "settler", "lamp-4")]
+            graph.append_events(small_tables(interactions=told).interactions, "other", 2)
+            until(lambda: "product-02" not in {each.product_id for each in client.recommend("user-00", k=90).results})
+            until(lambda: state_of("settler") == common_pb2.USER_STATE_FEW_EVENTS)
+            assert client.user_profile("settler").interaction_count == 1
+            erase_user(graph, "user-05")
+            until(lambda: state_of("user-05") == common_pb2.USER_STATE_COLD)
+            assert missing("lamp-4", "product-03") == ["lamp-4"]
+            assert follower._caught_up_s == caught_up_s  # and so is behind
+        finally:
+            go_on.set()
+        until(lambda: missing("lamp-4", "product-03") == ["product-03"])
+        until(lambda: client.user_profile("settler").interaction_count == 2)
+        until(lambda: follower._caught_up_s > caught_up_s)
+    # What one call wrote is taken in together.
+    assert steps == [{"lamp-0"}, {"product-03", "lamp-1", "lamp-2", "lamp-3"}, {"lamp-4"}]

@@ -128,7 +128,7 @@ def test_a_graph_that_was_put_back_while_no_server_ran_gives_no_number_twice(hom
     journal.close()
     with running(home, lambda: nullcontext(graph)) as server, Client(server.target) as client:
         client.write_event(event("settler", "product-02", "purchase"))
-        until(lambda: graph.read("MATCH (:User {id: 'settler'})-[r]->() RETURN r.commit") == [[71]])
+        until(lambda: graph.read("MATCH (:User {id: 'settler'})-[r]->() RETURN r.commit > 70") == [[True]])
 
 
 @pytest.mark.neo4j

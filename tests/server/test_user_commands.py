@@ -3,9 +3,10 @@ import json
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
-from server.access.audit import Audit
+from server.access.audit import Audit, erasures
 from tests.server.command import CommandLine, Done
 
 
@@ -57,6 +58,8 @@ def test_whoever_was_erased_is_found_in_the_record_and_nobody_else(tmp_path: Pat
     recorded(tmp_path, "user-10", "OK")
     recorded(tmp_path, "user-11", "UNAVAILABLE")
     recorded(tmp_path, "user-12", None)
+    recorded(tmp_path, "user-14", "OK")
+    recorded(tmp_path, "user-14", "UNAVAILABLE")  # who had come back since
     with (tmp_path / "audit.jsonl").open("a") as file:
         file.write('{"at": "2030-01-01T00:00", "method": "kgrank.v1.UserService.EraseUser", "cal\n')  # cut short
     last = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[3])
@@ -64,11 +67,39 @@ def test_whoever_was_erased_is_found_in_the_record_and_nobody_else(tmp_path: Pat
     assert (found.code, found.out.splitlines()[-1]) == (0, f"{last['at']}: erased, by backend")
     told = json.loads(kgrank(tmp_path, "user", "erased", "user-10", "--json").out)
     assert (told["erased"], [call["code"] for call in told["calls"]]) == (True, ["UNAVAILABLE", "OK"])
-    for user_id, codes in (("user-11", ["UNAVAILABLE"]), ("user-12", [""]), ("user-13", [])):
+    others = {"user-11": ["UNAVAILABLE"], "user-12": [""], "user-13": [], "user-14": ["OK", "UNAVAILABLE"]}
+    for user_id, codes in others.items():
         asked = kgrank(tmp_path, "user", "erased", user_id, "--json")
         told = json.loads(asked.out)
         assert (asked.code, told["erased"], [call["code"] for call in told["calls"]]) == (4, False, codes)
         assert "not erased, by the record of this host" in kgrank(tmp_path, "user", "erased", user_id).err
+
+
+def test_whoever_a_server_has_erased_after_the_call_counts_as_erased(tmp_path: Path, kgrank: CommandLine) -> None:
+    recorded(tmp_path, "user-10", "UNAVAILABLE")
+    recorded(tmp_path, "user-11", None)
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.erasure_finished("user-10", grpc.StatusCode.OK)
+    audit.erasure_finished("user-11", grpc.StatusCode.UNAVAILABLE)  # but for a snapshot
+    audit.close()
+    found = kgrank(tmp_path, "user", "erased", "user-10")
+    assert found.code == 0
+    assert found.out.splitlines()[-1].endswith(": erased, by the server, which had it written down")
+    told = json.loads(kgrank(tmp_path, "user", "erased", "user-10", "--json").out)
+    assert [(call["code"], call["by_server"]) for call in told["calls"]] == [("UNAVAILABLE", False), ("OK", True)]
+    assert kgrank(tmp_path, "user", "erased", "user-11").code == 4
+
+
+def test_an_erasure_that_began_before_another_and_ended_after_it_is_the_last(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    about = {"user": audit.pseudonym("user-10")}
+    told = {"caller": "backend", "method": "kgrank.v1.UserService.EraseUser", "request_id": ""}
+    audit.write(**told, call_id="1", state="begun", about=about)
+    audit.write(**told, call_id="2", state="begun", about=about)
+    audit.write(**told, call_id="2", state="ended", code="UNAVAILABLE")
+    audit.write(**told, call_id="1", state="ended", code="OK")
+    audit.close()
+    assert [call.code for call in erasures(tmp_path / "audit.jsonl", "user-10")] == ["UNAVAILABLE", "OK"]
 
 
 @pytest.mark.parametrize("lacks", ["audit.jsonl", "audit.jsonl.key"])
