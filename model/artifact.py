@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kg.snapshot import Snapshot
+from kg.tables import CODES
 from kg.vocabulary import Vocabulary
 from model.abandoned import clear_abandoned
 from model.borrowing import Loans
@@ -57,6 +58,7 @@ ENCODER = "encoder"
 INSIDE = f"./{ENCODER}"
 """What a manifest calls the encoder that stands in the artifact itself."""
 _PARTIAL = ".artifact."
+_BY_TYPE = ("history.type_bias", "history.type_embedding")
 _LOANS = ("newcomer", "lender", "weight")
 _PACKAGES = ("kgrank", "numpy", "safetensors", "torch", "torch-geometric", "transformers")
 _AGAIN = "Train again: kgrank train"
@@ -225,7 +227,7 @@ def load_artifact(folder: Path) -> Artifact:
         networks: list[RankingNetwork] = []
         while weights := with_prefix(tensors, f"network.{len(networks)}."):
             networks.append(RankingNetwork(config, text_width, len(keys), list(manifest.relation_weights)))
-            networks[-1].load_state_dict(weights)
+            networks[-1].load_state_dict(_with_all_types(weights))
         kernel = TextKernel(tensors["kernel.mean"], tensors["kernel.axes"])
         products = Vocabulary(product_ids(keys)[: len(tensors["matrix"])])
         width = len(networks) * config.dimension
@@ -304,6 +306,14 @@ def _loans_of(tensors: Mapping[str, Tensor], statistics: ProductStatistics) -> L
     if lender.min(initial=0) < 0 or lender.max(initial=0) >= count or statistics.newcomer[lender].any():
         raise ValueError(f"loans are of others than the known among {count} products")
     return Loans(newcomer, lender, weight, count)
+
+
+def _with_all_types(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's weights with zeros, as before training, for interaction types that have joined since."""
+    return {
+        name: F.pad(value, (0, 0, 0, max(len(CODES) - len(value), 0))) if name in _BY_TYPE else value
+        for name, value in weights.items()
+    }
 
 
 def _with_newcomers(matrix: Tensor, manifest: ArtifactManifest) -> Tensor:

@@ -1,8 +1,8 @@
 """Training batches: what is known, and which products come next.
 
-Two objectives share one form. `next_item` asks at every position of a history for the interaction that follows. For
-shops where much is bought at once, `next_basket` asks at a moment for all products of the window that follows, of users
-seen just as serving would see them then; things bought together never see each other.
+Two objectives share one form. `next_item` asks for each of the last `model.history_length` interactions of a history
+from those before it. For shops where much is bought at once, `next_basket` asks at a moment for all products of the
+window that follows, of users seen just as serving would see them then; things bought together never see each other.
 """
 
 from collections.abc import Iterator

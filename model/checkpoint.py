@@ -1,8 +1,10 @@
 """Checkpoints of a training run: what it takes to go on after a kill to the same result; no pickle."""
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from model.errors import ModelError
 FILE = "checkpoint.safetensors"
 _PARTIAL = ".partial"
 """The folder that a checkpoint is written in: safetensors has files of its own beside the one it writes."""
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,30 @@ class Progress:
     def epochs_done(self) -> int:
         """How many epochs are finished."""
         return len(self.records)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs away from a folder of checkpoints until the end of the block; a kill ends it, too.
+
+    Raises:
+        ModelError: another run has it, or it can't be written.
+    """
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context((folder / _LOCK).open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ModelError(
+                f"another training or fine-tuning on this snapshot is under way: it has its checkpoints in {folder}",
+                "Wait until it ends, or stop it; trainings at the same time take a home folder each.",
+            ) from error
+        except OSError as error:
+            raise ModelError(
+                f"checkpoints can't be kept in {folder}: {error.strerror or error}",
+                "Choose a home folder that may be written, on a disk that can lock files.",
+            ) from error
+        yield
 
 
 def save_checkpoint(folder: Path, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

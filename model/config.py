@@ -1,6 +1,6 @@
 """Settings of the model and of its training; no torch here, so that the command line reads them at once."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,7 +90,7 @@ class ModelConfig(BaseModel):
     repeat: bool = Field(
         False, description="products are bought again: score what a user had before by its own features"
     )
-    repeat_half_lives_days: tuple[float, ...] = Field(
+    repeat_half_lives_days: tuple[Annotated[float, Field(gt=0, le=36_500)], ...] = Field(
         (14, 56, 112),
         min_length=1,
         max_length=8,
@@ -118,7 +118,8 @@ class TrainConfig(BaseModel):
 
     objective: Literal["next_item", "next_basket"] = Field(
         "next_item",
-        description="next_item predicts each interaction from those before, next_basket a window from all before",
+        description="next_item predicts each of the last history_length interactions from those before, "
+        "next_basket a window from all before",
     )
     window_days: float = Field(7, gt=0, le=3650, description="next_basket: length of the predicted window")
     windows: int = Field(
@@ -158,7 +159,13 @@ class TrainConfig(BaseModel):
         le=1,
         description="share of the others' NDCG@10 that is sought for products without a past; 0: they get nothing",
     )
-    seed: int = Field(7, ge=0, le=2**31 - 1, description="seed of all that is random")
+    seed: int = Field(
+        7,
+        ge=0,
+        le=2**31 - 1,
+        description="seed of what the networks begin with and of all that their training draws; learned neighbours and "
+        "the products hidden for newcomer_share are always drawn alike",
+    )
     threads: int = Field(
         0, ge=0, le=1024, description="processor threads; 0: one for a small graph, else torch's choice"
     )

@@ -21,12 +21,12 @@ from model.hold_out import without_products
 from model.learned_neighbours import AnyNeighbours, fit_learned_neighbours
 from model.neighbours import fit_neighbours
 from model.newcomers import blend_with_newcomers
-from model.product_graph import ProductGraph, product_graph
+from model.product_graph import ProductGraph, check_relations, product_graph
 from model.refresh import extend
 from model.splits import Split
 from model.text import encode_cached
 from model.tracking import Tracking
-from model.train import Trained, train, validation_ndcg, validation_sample
+from model.train import Trained, check_learnable, train, validation_ndcg, validation_sample
 from model.workers import first_worker_first
 
 REFITTED = ("leave-one-out", "temporal")
@@ -93,12 +93,23 @@ def fit_model(
         listener: hears how far it is.
 
     Raises:
-        ModelError: nothing to train on, a loss that is not finite, a damaged checkpoint, or no such text encoder.
+        ModelError: nothing to train on, settings that can't be had together, a loss that is not finite, a damaged
+            checkpoint, or no such text encoder.
     """
     hears = listener or Listener()
     whole, asked = snapshot, split
     if split.held_out is not None:
         snapshot, split = without_products(snapshot, split, split.held_out)
+    # First what may be refused: fine-tuning and training take long.
+    check_learnable(split.train, model_config, train_config)
+    check_relations(snapshot, model_config.exclude_relations)
+    members = _Members(
+        snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
+    )
+    refit = refit_of(train_config.refit, split.config.protocol)
+    later = None if refit == "none" else _later(split, snapshot, refit)
+    neighbours = members.neighbours(split)
+    later_neighbours = None if later is None else members.neighbours(later)
     if finetune_config is not None and finetune_config.method != "none":
         with first_worker_first():
             tuned = finetune(
@@ -113,15 +124,7 @@ def fit_model(
                 listener=hears.finetuning,
             )
         text_config = model_config.text.model_copy(update={"encoder": str(tuned.folder)})
-        model_config = model_config.model_copy(update={"text": text_config})
-    members = _Members(
-        snapshot, model_config, train_config, text_cache_folder, checkpoint_folder, resume, tracking, hears
-    )
-    refit = refit_of(train_config.refit, split.config.protocol)
-    later = None if refit == "none" else _later(split, snapshot, refit)
-    # First: they may be refused, and a training is long.
-    neighbours = members.neighbours(split)
-    later_neighbours = None if later is None else members.neighbours(later)
+        members = replace(members, model_config=model_config.model_copy(update={"text": text_config}))
     chosen = members.fit(split)
     trained = _together(chosen, neighbours)
     sample = validation_sample(split.validation, train_config)

@@ -15,8 +15,13 @@ import torch
 def computes_in_bf16(device: torch.device) -> bool:
     """Return whether a device multiplies bf16 matrices faster than float32 ones."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _processor_computes_in_bf16()
+
+
+def learns_in_bf16(device: torch.device) -> bool:
+    """Return whether whole training steps compute in bf16 on a device; on processors, single products alone do."""
+    return device.type == "cuda" and computes_in_bf16(device)
 
 
 @cache

@@ -3,17 +3,26 @@
 A node that only one edge touches links nothing and is left out with its edge: catalogues of crawled facts have many.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from kg.schema import CATALOGUE, WELL_KNOWN_FACTS
 from kg.snapshot import Edges, Histories, Snapshot
 from kg.vocabulary import Vocabulary
 from model.config import ModelConfig
+from model.errors import ModelError
 from model.graph import TRANSITION, Relation, fact_relations, symmetric_relation, transition_edges
+
+WELL_KNOWN_RELATIONS = frozenset({*(each.type for each in CATALOGUE), *WELL_KNOWN_FACTS})
+"""What snapshots of other shops have, if this one does not."""
+
+_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,32 @@ class ProductGraph:
         return tuple(
             (self.relations.get(name) or symmetric_relation(nothing, nothing, len(self))).to(device) for name in names
         )
+
+
+def check_relations(snapshot: Snapshot, names: Sequence[str]) -> None:
+    """Refuse `model.exclude_relations` that are misspelt: the model would see what it must not.
+
+    A name that is like no other may be of another snapshot, or of another day's; `relations_not_there` has it.
+
+    Raises:
+        ModelError: the snapshot has no such relation, but one that is called nearly so.
+    """
+    for name in relations_not_there(snapshot, names):
+        of_letters = {_letters(each): each for each in (*WELL_KNOWN_RELATIONS, *snapshot.facts)}
+        for near in get_close_matches(_letters(name), of_letters, n=1, cutoff=_ALIKE):
+            raise ModelError(
+                f"model.exclude_relations names {name}, which the snapshot does not have: is {of_letters[near]} meant?",
+                f"Say {of_letters[near]}, or leave the name out: the model can't see what is not there.",
+            )
+
+
+def relations_not_there(snapshot: Snapshot, names: Sequence[str]) -> list[str]:
+    """Return the names that are no relation of a snapshot, and none that any snapshot may have."""
+    return [name for name in names if name not in snapshot.facts and name not in WELL_KNOWN_RELATIONS]
+
+
+def _letters(name: str) -> str:
+    return name.upper().replace("_", "")
 
 
 def product_graph(snapshot: Snapshot, histories: Histories, config: ModelConfig) -> ProductGraph:

@@ -23,6 +23,9 @@ JUDGED_AT = (10, 100)
 EXACT_BELOW = 8192
 """Smaller catalogues are scanned in float32: that takes no longer."""
 
+FEWEST_USERS = 32
+"""What fewer say of a coarse scan says little of others: it is exact."""
+
 MOST_FRESH = 0.01
 """The share of the products that may stand beside the scan, each scored exactly, before it is made anew."""
 
@@ -103,10 +106,10 @@ class ProductIndex:
 
         Args:
             model: its products.
-            sample: vectors of users like those to come; half shape the scan, half judge it.
+            sample: vectors of users like those to come; half shape the scan, half judge it. With few the scan is exact.
         """
         matrix = np.ascontiguousarray(model.matrix.numpy())
-        if len(matrix) < EXACT_BELOW:
+        if len(matrix) < EXACT_BELOW or len(sample) < FEWEST_USERS:
             return cls(matrix, Scan(matrix), EXACT)
         half = len(sample) // 2
         factors = factorise(matrix, sample.vectors.numpy()[:half])

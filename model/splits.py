@@ -20,7 +20,16 @@ import numpy.typing as npt
 from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES
 from model.case import DAY_MS, Case, Protocol, Question, Split, SplitConfig
-from model.cold_splits import hold_out_products, hold_out_users
+from model.cold_splits import (
+    AMONG_COLD,
+    COLD,
+    WARM,
+    WHOLE,
+    first_events,
+    hold_out_products,
+    hold_out_users,
+    last_events,
+)
 from model.errors import ModelError
 
 __all__ = [
@@ -32,20 +41,26 @@ __all__ = [
     "SplitConfig",
     "leave_one_out",
     "make_split",
+    "question_names",
     "temporal",
 ]
 
-NEW = "products new to the user"
-"""The question for products that a user has not had."""
+ALL, NEW = "all products", "products new to the user"
+"""The question for any product, and the one for products that a user has not had."""
 
 
 def make_split(snapshot: Snapshot, config: SplitConfig) -> Split:
     """Split a snapshot's histories as configured.
 
     Raises:
-        ModelError: no user is left to ask about.
+        ModelError: there are no interactions, or no user is left to ask about.
     """
     histories, product_count = snapshot.histories, len(snapshot.products)
+    if not len(histories.product_index):
+        raise ModelError(
+            "the snapshot has no interactions to learn from",
+            "Load some: kgrank load; then make another: kgrank snapshot.",
+        )
     cold = config.protocol in ("cold-products", "cold-users")
     base = leave_one_out if (config.base if cold else config.protocol) == "leave-one-out" else temporal
     split = base(histories, product_count, config)
@@ -54,6 +69,16 @@ def make_split(snapshot: Snapshot, config: SplitConfig) -> Split:
     if config.protocol == "cold-users":
         return _checked(hold_out_users(split, histories))
     return split
+
+
+def question_names(config: SplitConfig) -> tuple[str, ...]:
+    """Return the questions that a split asks, the last of which it may have no user for."""
+    if config.protocol == "cold-products":
+        return COLD, AMONG_COLD, WARM
+    if config.protocol == "cold-users":
+        first = tuple(first_events(count) for count in config.cold_events)
+        return *first, *(last_events(count) for count in config.cold_events if count), WHOLE
+    return (ALL, NEW) if config.repeats else (NEW,)
 
 
 def leave_one_out(histories: Histories, product_count: int, config: SplitConfig) -> Split:
@@ -122,7 +147,7 @@ def _split(config: SplitConfig, validation: Case, test: Case) -> Split:
     if not config.repeats:
         questions = [Question(NEW, validation, test)]
     else:
-        questions = [Question("all products", validation, test)]
+        questions = [Question(ALL, validation, test)]
         new = Question(NEW, validation.new_only(), test.new_only(), tuned_alone=True)
         if len(new.validation) and len(new.test):
             questions.append(new)

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from kg.snapshot import Snapshot
+from kg.snapshot import Histories, Snapshot
 from model.batches import batches, count_batches, nothing_to_learn
 from model.blend import GRID, fit_blend
 from model.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
@@ -32,6 +32,7 @@ from model.metrics import per_user
 from model.negatives import negative_sampler
 from model.network import RankingNetwork
 from model.popularity import ProductStatistics, product_statistics
+from model.precision import learns_in_bf16
 from model.product_graph import ProductGraph
 from model.ranker import top_k
 from model.scorer import Blend, TextKernel, TrainedModel, fit_text_kernel
@@ -109,11 +110,7 @@ def train(
     Raises:
         ModelError: nothing to train on, a loss that is not finite, or a damaged checkpoint.
     """
-    if model_config.repeat and config.objective != "next_basket":
-        raise ModelError(
-            f"model.repeat is learned by train.objective next_basket only (got {config.objective})",
-            "Set train.objective to next_basket, or model.repeat to false.",
-        )
+    check_learnable(split.train, model_config, config)
     torch.set_num_threads(config.threads or (1 if len(graph) < _SMALL_GRAPH else torch.get_num_threads()))
     device = device_of(config)
     product_count = graph.product_count
@@ -123,7 +120,7 @@ def train(
         network = RankingNetwork(model_config, text.shape[1], len(graph), names).to(device)
     epochs_before = earlier.best_epoch if earlier is not None and config.refit_epochs else 0
     if earlier is not None and epochs_before:
-        network.load_state_dict(earlier.model.network.state_dict())
+        _take_over(network, earlier.model.network)
         config = config.model_copy(update={"learning_rate": config.learning_rate * config.refit_step})
     optimizer = _optimizer(network, config)
     text_features = torch.from_numpy(text).to(device)  # [N, W]
@@ -135,8 +132,6 @@ def train(
     statistics = product_statistics(split.train, now_ms, half_life, product_count)
     no_text = fit_text_kernel(torch.from_numpy(text[:product_count]), 0)
     steps = count_batches(split.train, config)
-    if not steps:
-        raise nothing_to_learn(config)
 
     workers = current_workers()
     sampler = negative_sampler(split.train, product_count, config)
@@ -165,7 +160,7 @@ def train(
                     optimizer.zero_grad(set_to_none=True)
                     loss: Tensor | None = None
                     if questions := len(batch.question_step):  # of a small batch, a process may have no share
-                        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                        with torch.autocast(device.type, torch.bfloat16, enabled=learns_in_bf16(device)):
                             loss = batch_loss(
                                 network, text_features, identity_index, relations, product_count, batch.to(device)
                             )
@@ -216,6 +211,31 @@ def train(
     model = model.with_blend(fit_blend(model, validation))
     ndcg = validation_ndcg(model, validation)
     return Trained(model, kernel, graph, progress.records, progress.best_epoch, ndcg)
+
+
+def check_learnable(histories: Histories, model_config: ModelConfig, config: TrainConfig) -> None:
+    """Refuse what can't be trained, before anything that takes long is done for it.
+
+    Raises:
+        ModelError: settings contradict each other, there is no such device, or nothing to learn from.
+    """
+    if model_config.repeat and config.objective != "next_basket":
+        raise ModelError(
+            f"model.repeat is learned by train.objective next_basket only (got {config.objective})",
+            "Set train.objective to next_basket, or model.repeat to false.",
+        )
+    device_of(config)
+    if not count_batches(histories, config):
+        raise nothing_to_learn(config)
+
+
+def _take_over(network: RankingNetwork, earlier: RankingNetwork) -> None:
+    """Give a network the weights of an earlier one; a relation that this one did not have stays as it begins."""
+    weights = earlier.state_dict()
+    logit = network.relation_logit.detach().clone()
+    for column, name in enumerate(earlier.relation_names):
+        logit[:, network.relation_names.index(name)] = weights["relation_logit"][:, column]
+    network.load_state_dict(weights | {"relation_logit": logit})
 
 
 @torch.inference_mode()

@@ -45,7 +45,7 @@ def joined_workers(config: TrainConfig) -> Iterator[Workers]:
     """Join the processes that `torchrun` started until the end of the block; alone without it.
 
     Raises:
-        ModelError: they can't be reached.
+        ModelError: they can't be reached, or there are more than GPUs.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or dist.is_initialized():
@@ -53,7 +53,7 @@ def joined_workers(config: TrainConfig) -> Iterator[Workers]:
         return
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_own_gpu())
     try:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
@@ -65,6 +65,17 @@ def joined_workers(config: TrainConfig) -> Iterator[Workers]:
         yield current_workers()
     finally:
         dist.destroy_process_group()
+
+
+def _own_gpu() -> int:
+    """Return which GPU of this machine is this process's."""
+    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= there:
+        raise ModelError(
+            f"training process {own + 1} of this machine has no GPU: torch sees {there}",
+            "Start at most as many with torchrun --nproc-per-node, or set train.device to cpu.",
+        )
+    return own
 
 
 def current_workers() -> Workers:

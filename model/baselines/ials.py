@@ -63,7 +63,8 @@ class Ials:
     def scores(self, histories: Histories, now_ms: npt.NDArray[np.int64]) -> Float32s:
         """Solve for each user's vector and return its products with the items' `[B, P]`."""
         had = incidence(histories, self._product_count)
-        users: Float32s = self.model.recalculate_user(np.arange(len(histories)), had)
+        with one_blas_thread():
+            users: Float32s = self.model.recalculate_user(np.arange(len(histories)), had)
         scores: Float32s = users @ self.model.item_factors.T
         return scores
 

@@ -22,6 +22,7 @@ from model.finetune.text_ranking import Quality, cold_part
 from model.loss import batch_loss
 from model.network import RankingNetwork
 from model.popularity import product_statistics
+from model.precision import learns_in_bf16
 from model.product_graph import product_graph
 from model.scorer import fit_text_kernel
 from model.splits import Case, Split
@@ -101,7 +102,7 @@ class EndToEnd:
     def loss(self, batch: Batch, live: Tensor, memory: Tensor) -> Tensor:
         """Return the ranker's loss of a batch, a scalar; shapes as in `Objective.loss`."""
         text = memory.index_copy(0, torch.from_numpy(batch.live).to(memory.device), live)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=learns_in_bf16(self._device)):
             return batch_loss(
                 self._network, text, self._identity, self._relations, self._graph.product_count, batch.question
             )

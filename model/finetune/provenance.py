@@ -1,10 +1,13 @@
-"""What a text encoder was fine-tuned on: whoever measures with it must not ask what it may have learned."""
+"""What a text encoder was fine-tuned on: whoever measures with it must not ask what it may have learned.
+
+Several runs may have come to one encoder. All that taught it something count; where none did, one of them is enough.
+"""
 
 from pathlib import Path
 
 from model.config import TextConfig
 from model.errors import ModelError
-from model.finetune.store import MANIFEST, read_encoder
+from model.finetune.store import MANIFEST, Origin, read_encoder
 from model.splits import SplitConfig
 from model.text import own_folder
 
@@ -27,23 +30,30 @@ def check_tuned_here(text: TextConfig, snapshot_hash: str, split: SplitConfig) -
         TunedElsewhereError: it was fine-tuned on another snapshot or another split.
         ModelError: it is damaged.
     """
-    asked = split.trained_by()
-    looked_at: set[Path] = set()  # where fine-tuning did not help, an encoder is made of itself
-    while (folder := own_folder(text)) and (folder / MANIFEST).is_file() and folder not in looked_at:
+    waiting, looked_at = [text], set[Path]()  # where fine-tuning did not help, an encoder may be made of itself
+    while waiting:
+        folder = own_folder(waiting.pop())
+        if folder is None or folder in looked_at or not (folder / MANIFEST).is_file():
+            continue
         looked_at.add(folder)
-        made_of = read_encoder(folder).made_of
-        if made_of["snapshot"] != snapshot_hash:
+        origins = read_encoder(folder).origins
+        taught = [origin for origin in origins if origin.taught]
+        elsewhere = [_elsewhere(origin, snapshot_hash, split) for origin in taught or origins]
+        told = [why for why in elsewhere if why]
+        if told and (taught or len(told) == len(elsewhere)):
             raise TunedElsewhereError(
-                f"encoder {folder} was fine-tuned on snapshot {made_of['snapshot'][:12]}, not on {snapshot_hash[:12]}: "
-                "it may have learned the answers",
-                _REMEDY,
+                f"encoder {folder} was fine-tuned {told[0]}: it may have learned the answers", _REMEDY
             )
-        tuned = SplitConfig.model_validate(made_of["split"]).trained_by()
-        for name in asked:
-            if asked[name] != tuned.get(name):
-                raise TunedElsewhereError(
-                    f"encoder {folder} was fine-tuned with split.{name} = {tuned.get(name)!r}, not {asked[name]!r}: "
-                    "it may have learned the answers",
-                    _REMEDY,
-                )
-        text = text.model_copy(update={"encoder": made_of["encoder"]})
+        waiting += [text.model_copy(update={"encoder": origin.made_of["encoder"]}) for origin in origins]
+
+
+def _elsewhere(origin: Origin, snapshot_hash: str, split: SplitConfig) -> str:
+    """Return what sets a run apart from what is asked; nothing where it was made of the same."""
+    made_of = origin.made_of
+    if made_of["snapshot"] != snapshot_hash:
+        return f"on snapshot {made_of['snapshot'][:12]}, not on {snapshot_hash[:12]}"
+    asked, tuned = split.trained_by(), SplitConfig.model_validate(made_of["split"]).trained_by()
+    for name in asked:
+        if asked[name] != tuned.get(name):
+            return f"with split.{name} = {tuned.get(name)!r}, not {asked[name]!r}"
+    return ""

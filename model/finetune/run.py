@@ -29,9 +29,10 @@ from model.finetune.objective import Objective
 from model.finetune.store import TunedEncoder, find_encoder, save_encoder
 from model.finetune.text_ranking import Quality
 from model.libraries import installed_version
+from model.product_graph import check_relations
 from model.splits import Split
 from model.text import encoder_digest
-from model.train import device_of, validation_sample
+from model.train import check_learnable, device_of, validation_sample
 
 _log = structlog.get_logger(__name__)
 
@@ -79,11 +80,14 @@ def finetune(
 
     Raises:
         ModelError: `method` is none, the encoder can't be fine-tuned, there is nothing to learn from, or a loss that is
-            not finite.
+            not finite, or settings can't be had together.
         MissingExtraError: LoRA without peft.
     """
     if config.method == "none":
         raise ModelError("finetune.method is none", "Set it to full, last or lora.")
+    check_relations(snapshot, model.exclude_relations)
+    if config.objective == "end_to_end":
+        check_learnable(split.train, model, train)
     hears = listener or TuningListener()
     run_key = _run_key(snapshot, split, model, train, config)
     found = find_encoder(encoders, run_key)

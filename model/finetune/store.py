@@ -3,6 +3,9 @@
     <encoders>/<digest of the files>/model.safetensors, config.json, tokenizer.json, …    the encoder, LoRA merged
                                      finetune.toml                                        what it was made of, how good
 
+Several runs may come to the same files: where fine-tuning does not help, the encoder stays as it was. The folder keeps
+the origin of each, for none of them may be forgotten (`model.finetune.provenance`).
+
 An artifact holds its encoder (`model.artifact`): hard links to these files, so that it costs no further space, and a
 product that joins later is read by the same encoder wherever the artifact is taken.
 """
@@ -13,7 +16,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,29 @@ from model.text import content_digests
 
 MANIFEST = "finetune.toml"
 _PARTIAL = ".encoder."
+_EARLIER = "earlier"
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run that came to an encoder.
+
+    Args:
+        run_key: digest of the data and settings that it was made of.
+        measures: what validation says: the `measure` it was chosen by and `measure_before` fine-tuning, its parts
+            `ndcg@10` and, where there are cold products, `cold_ndcg@10`, the `epoch` and the `minutes` of the run.
+        made_of: base encoder, snapshot, split and settings.
+    """
+
+    run_key: str
+    measures: Mapping[str, float]
+    made_of: Mapping[str, Any]
+
+    @property
+    def taught(self) -> bool:
+        """Whether the encoder learned anything: epoch 0 is the base encoder as it was."""
+        return self.measures.get("epoch") != 0
 
 
 @dataclass(frozen=True)
@@ -36,18 +61,25 @@ class TunedEncoder:
 
     Args:
         folder: where it is; what `model.text.encoder` may name.
-        run_key: digest of the data and settings that it was made of.
         content: digest of its files; the folder's name.
-        measures: what validation says: the `measure` it was chosen by and `measure_before` fine-tuning, its parts
-            `ndcg@10` and, where there are cold products, `cold_ndcg@10`, the `epoch` and the `minutes` of the run.
-        made_of: base encoder, snapshot, split and settings.
+        origin: the run that is asked about; by default the last one.
+        earlier: other runs that came to the same files.
     """
 
     folder: Path
-    run_key: str
     content: str
-    measures: Mapping[str, float]
-    made_of: Mapping[str, Any]
+    origin: Origin
+    earlier: tuple[Origin, ...] = ()
+
+    @property
+    def measures(self) -> Mapping[str, float]:
+        """What validation said in that run."""
+        return self.origin.measures
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """All runs that came to these files."""
+        return (self.origin, *self.earlier)
 
 
 def save_encoder(
@@ -63,8 +95,8 @@ def save_encoder(
         encoders: where encoders are kept; made when it isn't there.
         write: writes the encoder's files into a folder.
         run_key: digest of what it was made of.
-        measures: see `TunedEncoder`.
-        made_of: see `TunedEncoder`.
+        measures: see `Origin`.
+        made_of: see `Origin`.
 
     Raises:
         ModelError: it can't be written (a full disk, say); nothing is left behind.
@@ -76,8 +108,10 @@ def save_encoder(
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=encoders))
         write(partial)
         content = content_of(partial)
-        tuned = TunedEncoder(encoders / content, run_key, content, _without_none(measures), _without_none(made_of))
-        described = {name: value for name, value in asdict(tuned).items() if name != "folder"}
+        origin = Origin(run_key, _without_none(measures), _without_none(made_of))
+        earlier = tuple(each for each in _origins_there(encoders / content) if each.run_key != run_key)
+        tuned = TunedEncoder(encoders / content, content, origin, earlier)
+        described = {"content": content, **asdict(origin), _EARLIER: [asdict(each) for each in earlier]}
         (partial / MANIFEST).write_text(tomli_w.dumps(described), encoding="utf-8")
         for path in partial.iterdir():
             with path.open("rb") as file:
@@ -104,9 +138,8 @@ def read_encoder(folder: Path) -> TunedEncoder:
         ModelError: it is no fine-tuned encoder, or damaged.
     """
     try:
-        raw = tomllib.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        tuned = TunedEncoder(folder, raw["run_key"], raw["content"], raw["measures"], raw["made_of"])
-    except (OSError, KeyError, ValueError) as error:
+        tuned = _described(folder)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder} holds no fine-tuned encoder: {error}", "Make one: kgrank finetune") from error
     if content_of(folder) != tuned.content:
         raise ModelError(f"encoder {folder} is damaged: its files are not those of {MANIFEST}", "Make it again.")
@@ -116,13 +149,15 @@ def read_encoder(folder: Path) -> TunedEncoder:
 def find_encoder(encoders: Path, run_key: str) -> TunedEncoder | None:
     """Return the encoder that was made of the same data and settings; None where there is none that is whole."""
     for manifest in sorted(encoders.glob(f"[!.]*/{MANIFEST}")):
+        folder = manifest.parent
         try:
-            if tomllib.loads(manifest.read_text(encoding="utf-8")).get("run_key") == run_key:
-                return read_encoder(manifest.parent)
-        except (OSError, ValueError, ModelError) as error:
-            _log.warning(
-                "fine-tuned encoder is damaged, making it again", folder=str(manifest.parent), error=str(error)
-            )
+            asked = [each for each in _described(folder).origins if each.run_key == run_key]
+            if asked:
+                tuned = read_encoder(folder)
+                others = tuple(each for each in tuned.origins if each.run_key != run_key)
+                return replace(tuned, origin=asked[0], earlier=others)
+        except (OSError, KeyError, TypeError, ValueError, ModelError) as error:
+            _log.warning("fine-tuned encoder is damaged, making it again", folder=str(folder), error=str(error))
     return None
 
 
@@ -147,6 +182,23 @@ def content_of(folder: Path) -> str:
     for name, found in content_digests(folder).items():
         digest.update(f"{name}\t{found}\n".encode())
     return digest.hexdigest()
+
+
+def _described(folder: Path) -> TunedEncoder:
+    """Return what a folder says of itself; a file that was written before origins were kept has one."""
+    raw = tomllib.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    first, *earlier = (
+        Origin(each["run_key"], each["measures"], each["made_of"]) for each in (raw, *raw.get(_EARLIER, ()))
+    )
+    return TunedEncoder(folder, raw["content"], first, tuple(earlier))
+
+
+def _origins_there(folder: Path) -> tuple[Origin, ...]:
+    """Return the runs that came before to the files that a folder is named by; none where it doesn't say."""
+    try:
+        return _described(folder).origins
+    except (OSError, KeyError, TypeError, ValueError):
+        return ()
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

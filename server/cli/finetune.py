@@ -35,15 +35,18 @@ def finetune_encoder(
     if settings.finetune.method == "none":
         raise ConfigError("finetune.method is none", "Set it to full, last or lora: kgrank config lists all settings.")
     try:
+        from model.checkpoint import alone_in
         from model.finetune.run import finetune
         from model.splits import make_split
-        from server.cli.stored import open_snapshot
+        from server.cli.stored import open_snapshot, tell_if_relations_are_not_there
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"fine-tuning needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
         ) from error
     data = open_snapshot(settings, snapshot)
-    with console.meter("fine-tuning") as meter:
+    tell_if_relations_are_not_there(settings, data)
+    checkpoints = settings.checkpoint_folder(data.content_hash)
+    with alone_in(checkpoints), console.meter("fine-tuning") as meter:
         tuned = finetune(
             data,
             make_split(data, settings.split),
@@ -51,7 +54,7 @@ def finetune_encoder(
             settings.train,
             settings.finetune,
             settings.encoders_folder,
-            checkpoint_folder=settings.checkpoint_folder(data.content_hash) / "finetune",
+            checkpoint_folder=checkpoints / "finetune",
             resume=resume,
             listener=tuning_listener(lambda: meter),
         )

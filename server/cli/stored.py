@@ -7,6 +7,7 @@ from kg.snapshot import Snapshot
 from model.artifact import Artifact
 from model.errors import ArtifactError
 from model.finetune.provenance import TunedElsewhereError, check_tuned_here
+from model.product_graph import relations_not_there
 from model.refresh import refresh
 from model.scoring import ScoringModel
 from server.cli import console
@@ -81,6 +82,13 @@ def tell_if_tuned_elsewhere(settings: Settings, snapshot: Snapshot) -> None:
         check_tuned_here(settings.model.text, snapshot.content_hash, settings.split)
     except TunedElsewhereError as error:
         console.say(f"{error.problem}; validation NDCG@10 will flatter, and kgrank evaluate refuses the model")
+
+
+def tell_if_relations_are_not_there(settings: Settings, snapshot: Snapshot) -> None:
+    """Say which relations that the model must not see the snapshot does not have: a name may be mistaken."""
+    if names := relations_not_there(snapshot, settings.model.exclude_relations):
+        there = ", ".join(snapshot.facts)
+        console.say(f"model.exclude_relations: the snapshot has no {', '.join(names)}; it has {there}")
 
 
 def model_on(artifact: Artifact, snapshot: Snapshot, settings: Settings) -> ScoringModel:

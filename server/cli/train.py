@@ -45,10 +45,11 @@ def train_model(
         )
     try:
         from model.artifact import read_manifest, save_artifact
+        from model.checkpoint import alone_in
         from model.pipeline import Listener, fit_model
         from model.tracking import Tracking
         from model.workers import joined_workers
-        from server.cli.stored import tell_if_tuned_elsewhere
+        from server.cli.stored import tell_if_relations_are_not_there, tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"training needs the package {error.name}", "pip install '.[train]' in kgrank's clone"
@@ -63,8 +64,12 @@ def train_model(
         snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
     data = Snapshot.open(folder / snapshot)
     tell_if_tuned_elsewhere(settings, data)
+    tell_if_relations_are_not_there(settings, data)
     split = make_split(data, settings.split)
-    with ExitStack() as shown, joined_workers(settings.train) as workers:
+    checkpoints = settings.checkpoint_folder(data.content_hash)
+    with ExitStack() as shown, joined_workers(settings.train) as workers, ExitStack() as held:
+        if workers.first:
+            held.enter_context(alone_in(checkpoints))
         trained = fit_model(
             data,
             split,
@@ -73,7 +78,7 @@ def train_model(
             settings.cache_folder,
             finetune_config=settings.finetune,
             encoders_folder=settings.encoders_folder,
-            checkpoint_folder=settings.checkpoint_folder(data.content_hash),
+            checkpoint_folder=checkpoints,
             resume=resume,
             tracking=Tracking(settings.runs_folder, settings.tracking),
             listener=_listener(snapshot, data, shown) if workers.first else Listener(),

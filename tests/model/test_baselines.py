@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from kg.errors import MissingExtraError
 from kg.snapshot import Edges
@@ -146,6 +147,23 @@ def test_ials_scores_are_those_of_implicit() -> None:
         asked, had[asked], N=10, filter_already_liked_items=False, recalculate_user=True
     )
     np.testing.assert_allclose(np.take_along_axis(scores[asked], products, axis=1), best, rtol=1e-4, atol=1e-5)
+
+
+def test_ials_solves_for_users_with_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_data()
+    ranker = ials.train(data, ials.IalsConfig(factors=8, iterations=3))
+    solve = ranker.model.recalculate_user
+    threads: list[int] = []
+
+    def watched(users: np.ndarray, had: object) -> np.ndarray:
+        threads.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+        solved: np.ndarray = solve(users, had)
+        return solved
+
+    monkeypatch.setattr(ranker.model, "recalculate_user", watched)
+    with threadpool_limits(2, "blas"):
+        ranker.scores(data.known, np.full(len(data.known), NOW))
+    assert set(threads) == {1}
 
 
 def test_lightgcn_gives_users_it_was_fitted_on_the_networks_own_vectors() -> None:

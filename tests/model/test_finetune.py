@@ -323,9 +323,9 @@ def test_a_damaged_encoder_is_made_again(shop: tuple[Snapshot, Split], model: Mo
     tuned = tune(shop, model, tmp_path, config)
     weights = tuned.folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    assert find_encoder(tmp_path, tuned.run_key) is None
+    assert find_encoder(tmp_path, tuned.origin.run_key) is None
     assert tune(shop, model, tmp_path, config).content == tuned.content
-    assert find_encoder(tmp_path, tuned.run_key) is not None
+    assert find_encoder(tmp_path, tuned.origin.run_key) is not None
 
 
 def test_an_artifact_keeps_its_encoder_for_products_that_join_later(

@@ -10,13 +10,16 @@ import torch
 from model.artifact import load_artifact, save_artifact
 from model.checkpoint import EpochRecord
 from model.cold_splits import COLD
-from model.config import NeighbourConfig
+from model.config import FinetuneConfig, NeighbourConfig
+from model.errors import ModelError
+from model.finetune.run import TuningListener, finetune
 from model.hold_out import without_products
 from model.pipeline import Listener, _later, fit_model
 from model.ranker import ModelRanker, rank
 from model.refresh import refresh
 from model.splits import SplitConfig, make_split
-from tests.model.small_shop import MODEL, TRAIN, small_shop
+from model.train import Trained
+from tests.model.small_shop import DAY_MS, MODEL, TRAIN, small_shop
 
 SPLIT = SplitConfig(protocol="cold-products", cold_share=0.15, cold_seed=3)
 
@@ -145,6 +148,79 @@ def test_a_refit_can_go_on_from_the_chosen_network(cache: Path, tmp_path: Path) 
     for _ in range(2):
         resumed = fit_model(snapshot, split, MODEL, larger, cache, checkpoint_folder=tmp_path, resume=True)
         assert torch.equal(resumed.model.matrix, fit_model(snapshot, split, MODEL, larger, cache).model.matrix)
+
+
+def test_a_refit_that_goes_on_may_meet_a_relation_that_was_not_there(cache: Path) -> None:
+    """Only with the last but one interaction does anything follow another product: NEXT comes with the refit."""
+    shop = small_shop()
+    days, products = np.array([0, 10, 20, 50, 65]), np.array([0, 0, 0, 1, 2], np.int32)
+    histories = replace(
+        shop.histories,
+        offsets=np.arange(0, 16, 5).astype(np.int64),
+        product_index=np.tile(products, 3),
+        type=shop.histories.type[:15],
+        at_ms=np.tile(days * DAY_MS, 3),
+        value=shop.histories.value[:15],
+    )
+    snapshot = replace(shop, histories=histories)
+    split = make_split(snapshot, SplitConfig())
+    model = MODEL.model_copy(update={"repeat": True})
+    train = TRAIN.model_copy(update={"objective": "next_basket", "epochs": 1, "refit": "known", "refit_epochs": 1})
+    chosen: list[Trained] = []
+    tiny = train.model_copy(update={"refit_step": 1e-6})
+    again = fit_model(snapshot, split, model, tiny, cache, listener=Listener(on_chosen=chosen.append))
+    before, after = chosen[0].model.network, again.model.network
+    assert set(after.relation_names) - set(before.relation_names) == {"NEXT"}
+    weights, earlier = after.relation_weights(), before.relation_weights()
+    for name, weight in earlier.items():
+        assert weights[name] == pytest.approx(weight, abs=1e-4)
+    assert weights["NEXT"] == pytest.approx(np.log(2), abs=1e-4), "as it begins"
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "problem"),
+    [
+        ({"repeat": True}, {}, "model.repeat is learned by train.objective next_basket only"),
+        ({}, {"objective": "next_basket", "window_days": 3650}, "within a window of 3650 days"),
+        ({"exclude_relations": ("BOUGTH_TOGETHER",)}, {}, "does not have: is BOUGHT_TOGETHER meant"),
+        ({"exclude_relations": ("has_brand",)}, {}, "does not have: is HAS_BRAND meant"),
+        ({"neighbours": NeighbourConfig(kind="learned", window_days=3650)}, {}, "nobody came to a new product"),
+    ],
+)
+def test_what_can_t_be_trained_is_refused_before_anything_is_fine_tuned(
+    model: dict[str, object], train: dict[str, object], problem: str, cache: Path
+) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    asked, run = MODEL.model_copy(update=model), TRAIN.model_copy(update=train)
+
+    def hears(*told: object) -> None:
+        pytest.fail("it was begun")
+
+    listener = Listener(hears, hears, hears, hears, finetuning=TuningListener(hears, hears))
+    tuning = FinetuneConfig(method="last", objective="end_to_end")
+    with pytest.raises(ModelError, match=problem):
+        fit_model(snapshot, split, asked, run, cache, finetune_config=tuning, listener=listener)
+
+
+def test_end_to_end_fine_tuning_refuses_what_the_network_can_t_learn(tmp_path: Path) -> None:
+    snapshot = small_shop()
+    split = make_split(snapshot, SplitConfig())
+    tuning = FinetuneConfig(method="last", objective="end_to_end")
+    for model, problem in (
+        ({"repeat": True}, "model.repeat is learned by"),
+        ({"exclude_relations": ("IN_CATEGORIE",)}, "is IN_CATEGORY meant"),
+    ):
+        with pytest.raises(ModelError, match=problem):
+            finetune(snapshot, split, MODEL.model_copy(update=model), TRAIN, tuning, tmp_path)
+
+
+def test_relations_of_other_shops_may_be_excluded(cache: Path) -> None:
+    snapshot = small_shop()
+    config = MODEL.model_copy(update={"exclude_relations": ("ALSO_BOUGHT", "IN_CAMPAIGN", "BOUGHT_TOGETHER")})
+    once = TRAIN.model_copy(update={"epochs": 1})
+    trained = fit_model(snapshot, make_split(snapshot, SplitConfig()), config, once, cache)
+    assert set(trained.graph.relations) == {"HAS_BRAND", "IN_CATEGORY", "NEXT"}
 
 
 def test_what_holds_products_out_is_not_refitted_on_them(cache: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.config import TextConfig
-from model.precision import bf16_pays
+from model.precision import bf16_pays, computes_in_bf16, learns_in_bf16
 from model.text import load_encoder
 
 
@@ -21,6 +21,16 @@ from model.text import load_encoder
 )
 def test_bf16_is_taken_where_it_is_faster(described: str, pays: bool) -> None:
     assert bf16_pays(described) == pays
+
+
+def test_a_gpu_that_only_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_a_turing_gpu(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", of_a_turing_gpu)
+    assert not computes_in_bf16(torch.device("cuda"))
+    assert not learns_in_bf16(torch.device("cuda"))
+    assert not learns_in_bf16(torch.device("cpu")), "single products alone, wherever it pays"
 
 
 def test_an_encoder_that_is_loaded_in_half_changes_no_default_of_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from tests.model.rankers import (
     checkerboard,
     random_data,
     random_histories,
+    skewed_data,
     small_config,
 )
 from tests.model.test_splits import histories_of
@@ -34,6 +35,18 @@ def fitted(name: str) -> tuple[Ranker, FitData]:
     """Return a ranker fitted on random data; nobody may change it."""
     data = random_data()
     return RANKERS[name](data), data
+
+
+def with_values(data: FitData) -> FitData:
+    """Return the data with one to five stars for each interaction."""
+    stars = np.random.default_rng(5).integers(1, 6, len(data.known.product_index)).astype(np.float32)
+    known = replace(data.known, value=stars)
+    return replace(
+        data,
+        known=known,
+        snapshot=replace(data.snapshot, histories=known),
+        validation=replace(data.validation, known=known),
+    )
 
 
 def answer(ranker: Ranker, histories: Histories) -> np.ndarray:
@@ -79,6 +92,16 @@ def test_without_a_history_the_popular_comes_first(name: str) -> None:
     assert np.corrcoef(scores, counts)[0, 1] > 0.5
 
 
+@every_baseline
+def test_who_has_no_history_gets_what_is_popular(name: str) -> None:
+    data = skewed_data()
+    counts = np.bincount(data.known.product_index, minlength=PRODUCTS)
+    scores = answer(RANKERS[name](data), histories_of([[], [1, 2], []]))
+    popular = np.argsort(-counts, kind="stable")
+    for row in (0, 2):
+        assert np.argsort(-scores[row], kind="stable").tolist() == popular.tolist()
+
+
 @every_ranker
 def test_the_result_is_the_callers_to_change(name: str) -> None:
     ranker, data = fitted(name)
@@ -105,11 +128,12 @@ def test_fitting_and_scoring_leave_what_they_read_as_it_was(name: str) -> None:
 
 
 @every_ranker
-def test_the_same_seed_gives_the_same_scores(name: str) -> None:
+def test_the_same_seed_gives_the_same_scores_whatever_the_values(name: str) -> None:
     ranker, data = fitted(name)
-    again = RANKERS[name](random_data())
+    rated = with_values(random_data())
+    again = RANKERS[name](rated)
     assert name not in BASELINES or BASELINES[name].deterministic
-    np.testing.assert_array_equal(answer(again, data.known), answer(ranker, data.known))
+    np.testing.assert_array_equal(answer(again, rated.known), answer(ranker, data.known))
 
 
 @every_ranker

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kg.snapshot import Histories
-from model.retrieval import EXACT_BELOW, ProductIndex
+from model.retrieval import EXACT_BELOW, FEWEST_USERS, ProductIndex
 from model.scoring import UserVectors
 
 
@@ -93,6 +93,16 @@ def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost()
     truth = np.argsort(-oracle(matrix, asked, nobody), axis=1)[:, :10]
     found = index.search(asked, nobody, 10).product_index
     assert (truth[:, :, None] == found[:, None, :]).any(2).mean() >= 0.99
+
+
+@pytest.mark.parametrize("sample", [1, 2, FEWEST_USERS - 1])
+def test_a_large_catalogue_that_few_users_know_is_searched_exactly(sample: int) -> None:
+    matrix = products(EXACT_BELOW, 32)
+    index = index_of(matrix, users(sample, 32, EXACT_BELOW, 1))
+    asked = users(20, 32, EXACT_BELOW, 2)
+    nobody = [np.empty(0, np.int64)] * 20
+    best = np.argsort(-oracle(matrix, asked, nobody), axis=1)[:, :10]
+    assert index.search(asked, nobody, 10).product_index.tolist() == best.tolist()
 
 
 def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kg.snapshot import Histories
 from kg.tables import CODES, InteractionType
-from model.case import joined
+from model.case import Protocol, joined
 from model.cold_splits import (
     AMONG_COLD,
     COLD,
@@ -293,3 +293,11 @@ def test_whoever_was_trained_on_alike_has_not_seen_the_users_asked_about(base: s
             if trained.config.trained_by() == asked.config.trained_by():
                 assert not seen
     assert leaks  # those that are trained on otherwise have seen some
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "cold-products", "cold-users"])
+def test_a_snapshot_without_interactions_leads_to_loading_some(protocol: Protocol) -> None:
+    empty = plain_snapshot(histories_of([]), PRODUCTS)
+    with pytest.raises(ModelError, match="the snapshot has no interactions") as raised:
+        make_split(empty, SplitConfig(protocol=protocol))
+    assert "kgrank load" in raised.value.remedy

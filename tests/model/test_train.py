@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kg.snapshot import Histories, Snapshot
-from model.artifact import load_artifact, read_manifest, save_artifact
+from kg.tables import CODES
+from model.artifact import MANIFEST, TENSORS, load_artifact, read_manifest, save_artifact
 from model.batches import batches
 from model.checkpoint import EpochRecord
 from model.config import ModelConfig, NeighbourConfig, TrainConfig
@@ -211,6 +215,28 @@ def test_an_artifact_that_does_not_fit_is_refused(
         (folder / file).unlink()
     with pytest.raises(ArtifactError, match=problem):
         load_artifact(folder)
+
+
+def test_an_artifact_of_before_an_interaction_type_joined_ranks_the_same(
+    prepared: Prepared, artifact_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(artifact_folder, tmp_path / "copy")
+    tensors = load_file(folder / TENSORS)
+    for name in ("network.0.history.type_bias", "network.0.history.type_embedding"):
+        assert len(tensors[name]) == len(CODES)
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, folder / TENSORS)
+    digest = hashlib.blake2b((folder / TENSORS).read_bytes(), digest_size=16).hexdigest()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["digests"][TENSORS] = digest
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    test = prepared[1].test
+    assert (test.histories.type < len(CODES) - 1).all()
+    now, before = (load_artifact(each).scorer for each in (artifact_folder, folder))
+    users = [model.encode_users(test.histories, test.now_ms).vectors for model in (now, before)]
+    torch.testing.assert_close(users[1], users[0], rtol=0, atol=0)
+    last = replace(test.histories, type=np.full_like(test.histories.type, len(CODES) - 1))
+    assert before.encode_users(last, test.now_ms).vectors.isfinite().all()
 
 
 def test_products_that_joined_after_training_are_ranked_by_text_and_facts(artifact_folder: Path, cache: Path) -> None:

@@ -68,3 +68,15 @@ def test_processes_that_are_not_there_are_one_clear_error(monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ModelError, match="don't find each other"), joined_workers(TrainConfig(device="cpu")):
         torch.zeros(1)
+
+
+def test_more_processes_than_gpus_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(ModelError, match="process 2 of this machine has no GPU: torch sees 1"),
+        joined_workers(TrainConfig()),
+    ):
+        torch.zeros(1)
