@@ -59,7 +59,7 @@ class Product:
 
 @dataclass(frozen=True)
 class StoredProduct:
-    """A product and when it was written online last, ms since the epoch; None: it was loaded from files."""
+    """A product and when it was written online last, ms since the epoch; None: files have made or changed it since."""
 
     product: Product
     updated_at_ms: int | None
@@ -94,6 +94,8 @@ def loader_in(commit: Commit) -> Loader:
 def upsert(graph: "Graph", products: Sequence[Product], changing: Collection[str] = MASKABLE) -> list[Written]:
     """Add products or change them, all in one transaction; return what became of each.
 
+    An unchanged one that files have made or changed is told to the servers, too: no load tells them.
+
     Args:
         graph: an open graph.
         products: none twice.
@@ -102,22 +104,25 @@ def upsert(graph: "Graph", products: Sequence[Product], changing: Collection[str
 
     def work(commit: Commit) -> list[Written]:
         now_ms = time.time_ns() // 1_000_000
-        known = {each.product.product_id: each.product for each in _stored(commit, [p.product_id for p in products])}
-        written, changed = [], []
+        known = {each.product.product_id: each for each in stored_in(commit, [p.product_id for p in products])}
+        written, changed, told = [], [], []
         for given in products:
-            old = known.get(given.product_id)
+            stored = known.get(given.product_id)
+            old = None if stored is None else stored.product
             new = given if old is None else replace(old, **{name: getattr(given, name) for name in changing})
             became = Written.CREATED if old is None else Written.UNCHANGED if new == old else Written.UPDATED
             written.append(became)
             if became is not Written.UNCHANGED:
                 changed.append(new)
+            if became is not Written.UNCHANGED or (stored is not None and stored.updated_at_ms is None):
+                told.append(new.product_id)
                 commit.note(ChangeKind.PRODUCT, new.product_id)
         if changed:
             loader = loader_in(commit)
             write_products(loader, [each.row() for each in changed])
-            ids = [each.product_id for each in changed]
-            commit.run("UNWIND $rows AS id MATCH (p:Product {id: id}) SET p.updated_at = $now", ids, now=now_ms)
-            promote_entities(loader, [each for each in ids if each not in known])
+            promote_entities(loader, [each.product_id for each in changed if each.product_id not in known])
+        if told:
+            commit.run("UNWIND $rows AS id MATCH (p:Product {id: id}) SET p.updated_at = $now", told, now=now_ms)
         return written
 
     return graph.commit(work)
@@ -132,7 +137,7 @@ def take_out(graph: "Graph", product_ids: Sequence[str]) -> list[str]:
     relations = "|".join(sorted({*names, schema.RECOMMENDED.type}))
 
     def work(commit: Commit) -> list[str]:
-        there = [each.product.product_id for each in _stored(commit, product_ids)]
+        there = [each.product.product_id for each in stored_in(commit, product_ids)]
         commit.run(
             "UNWIND $rows AS id MATCH (p:Product {id: id}) USING INDEX SEEK p:Product(id) "
             f"CALL (p) {{ MATCH (p)-[r:{relations}]-() DELETE r }} "
@@ -178,7 +183,8 @@ _FIND = (
 )
 
 
-def _stored(commit: Commit, product_ids: Sequence[str]) -> list[StoredProduct]:
+def stored_in(commit: Commit, product_ids: Sequence[str]) -> list[StoredProduct]:
+    """Return those of some products that the catalogue has, inside a commit."""
     return _found(commit.run(_FIND, list(product_ids)).rows)
 
 

@@ -50,7 +50,8 @@ class Extension:
     Args:
         snapshot: with the products as they are now.
         before: the one that was changed.
-        read_anew: product indices whose text or facts are other than before, new products among them; ascending.
+        read_anew: product indices whose text or facts are other than before, new products and those that came back
+            among them; ascending.
     """
 
     snapshot: Snapshot
@@ -101,7 +102,9 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     others = place[place < old_count]
     before, after = (table["text"].take(pa.array(others)) for table in (snapshot.catalogue, catalogue))
     other_text = others[np.asarray(pc.not_equal(before, after), bool)] if len(others) else others
-    read_anew = np.unique(np.concatenate([np.arange(old_count, count), touched, other_text]))
+    # While a product was away nobody read it, whatever became of it.
+    came_back = place[np.isin(place, snapshot.products.taken_out)]
+    read_anew = np.unique(np.concatenate([np.arange(old_count, count), came_back, touched, other_text]))
     changed = replace(snapshot, products=products, catalogue=catalogue, nodes=nodes, facts=facts)
     return Extension(changed, snapshot, read_anew[~np.isin(read_anew, products.taken_out)])
 

@@ -1,6 +1,6 @@
 """Facts of the graph one by one: stated, listed and removed online, each call one numbered transaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kg import schema
-from kg.catalogue import find, loader_in
+from kg.catalogue import loader_in, stored_in
 from kg.commits import ChangeKind, Commit
 from kg.exporting import facts_of
 from kg.linking import node_pattern
@@ -39,21 +39,19 @@ class Fact:
         return [end for kind, end in ends if kind == schema.PRODUCT.kind]
 
 
-def unknown_products(graph: "Graph", facts: Sequence[Fact]) -> set[str]:
-    """Return the products that facts name and the catalogue does not have."""
-    named = list(dict.fromkeys(product_id for fact in facts for product_id in fact.products))
-    return set(named) - {each.product.product_id for each in find(graph, named)}
-
-
-def state(graph: "Graph", facts: Sequence[Fact]) -> int:
+def state(graph: "Graph", facts: Sequence[Fact], refuse: Callable[[set[str]], None]) -> int:
     """State facts, all in one transaction; return how many were not there before.
 
     Args:
         graph: an open graph.
-        facts: their relations are checked (`schema.relation_name`), their products are in the catalogue.
+        facts: their relations are checked (`schema.relation_name`).
+        refuse: called with the products that they name and the catalogue does not have; nothing is stated where it
+            raises an error.
     """
+    named = list(dict.fromkeys(product_id for fact in facts for product_id in fact.products))
 
     def work(commit: Commit) -> int:
+        refuse(set(named) - {each.product.product_id for each in stored_in(commit, named)})
         there = _there(commit, facts)
         fresh = [fact for fact in dict.fromkeys(facts) if fact not in there]
         if fresh:

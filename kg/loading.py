@@ -2,6 +2,9 @@
 
 The same tables twice leave the same graph, and so does a load that was killed and run again: nodes are merged on their
 keys, events on their id, facts on their ends. A product or user that is given again takes the columns of its file.
+
+A load tells no server. A product that it changes loses the time of its last online write, by which the next such write
+knows that the servers may have another one (`kg.catalogue`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -118,7 +121,11 @@ def _merge(node: schema.Node) -> str:
 
 
 _PRODUCTS = """
-UNWIND $rows AS row MERGE (p:Product {id: row[0]}) SET p += row[1], p.deleted_at = null
+UNWIND $rows AS row MERGE (p:Product {id: row[0]})
+SET p.updated_at = CASE WHEN all(key IN keys(row[1])
+                                 WHERE p[key] = row[1][key] OR coalesce(p[key], row[1][key]) IS NULL)
+                   THEN p.updated_at END
+SET p += row[1], p.deleted_at = null
 SET p.title = coalesce(p.title, ''), p.description = coalesce(p.description, ''), p.brand = coalesce(p.brand, ''),
     p.category = coalesce(p.category, []), p.attribute_keys = coalesce(p.attribute_keys, []),
     p.attribute_values = coalesce(p.attribute_values, [])

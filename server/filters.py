@@ -7,6 +7,7 @@ from call to call, so that the last masks are kept.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ KEPT_MASKS = 128
 _MOST_NAMED = 4096
 """Characters of the names in a filter that is kept: a larger one is made again faster than it is worth its room."""
 
+Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -53,7 +55,7 @@ class CatalogueFilters:
             if kind in (ATTRIBUTE, BRAND, CATEGORY)
         }
         self._facts = {
-            kind: _Tails(snapshot.facts[relation], self._count)
+            kind: _heads(snapshot.facts[relation], self._count)
             for kind, relation in ((ATTRIBUTE, "HAS_ATTRIBUTE"), (BRAND, "HAS_BRAND"), (CATEGORY, "IN_CATEGORY"))
             if relation in snapshot.facts
         }
@@ -89,6 +91,32 @@ class CatalogueFilters:
         mask = np.isin(self.category, np.concatenate(below)) if below else np.zeros(self._count, np.bool_)
         return self._with_facts(mask, CATEGORY, wanted)
 
+    def products_of_brand(self, brand: str) -> Int64s:
+        """Return the products of a brand, some of them twice, at the price of those alone."""
+        number = self._brands.get(brand)
+        found = [] if number is None else [self._by_brand.of(number)]
+        return self._and_of_facts(found, BRAND, brand)
+
+    def products_in_category(self, path: str) -> Int64s:
+        """Return the products in a category or below it, some of them twice, at the price of those alone."""
+        found = [self._by_category.of(number) for number in self._subtrees.get(path, ())]
+        return self._and_of_facts(found, CATEGORY, path)
+
+    @cached_property
+    def _by_brand(self) -> "_ByNumber":
+        return _ByNumber(self.brand, np.arange(self._count, dtype=np.int32))
+
+    @cached_property
+    def _by_category(self) -> "_ByNumber":
+        return _ByNumber(self.category, np.arange(self._count, dtype=np.int32))
+
+    def _and_of_facts(self, found: list[Int32s], kind: str, name: str) -> Int64s:
+        """Return products as one array, with those that facts join to a node."""
+        facts, node = self._facts.get(kind), self._nodes.get((kind, name))
+        if facts is not None and node is not None:
+            found = [*found, facts.of(node)]
+        return np.concatenate(found or [np.empty(0, np.int32)]).astype(np.int64)
+
     def _mask(self, wanted: Filter) -> Bools:
         mask = np.ones(self._count, np.bool_)
         if wanted.categories:
@@ -120,7 +148,7 @@ class CatalogueFilters:
             for name in names:
                 node = self._nodes.get((kind, name))
                 if node is not None:
-                    mask[facts.heads(node)] = True
+                    mask[facts.of(node)] = True
         return mask
 
 
@@ -130,19 +158,25 @@ def _named(wanted: Filter) -> int:
     return sum(map(len, (*wanted.categories, *wanted.brands, *attributes)))
 
 
-class _Tails:
-    """The facts of one relation from products, by their tail."""
+class _ByNumber:
+    """Products `[N]` by a number of each: its brand's, its category's, or of a node that a fact joins it to."""
 
-    def __init__(self, edges: Edges, product_count: int) -> None:
-        of_products = np.asarray(edges.head) < product_count
-        head, tail = np.asarray(edges.head)[of_products], np.asarray(edges.tail)[of_products]
-        order = np.argsort(tail, kind="stable")
-        self._head, self._tail = head[order], tail[order]
+    def __init__(self, number: Int32s, product_index: Int32s) -> None:
+        order = np.argsort(number, kind="stable")
+        self._number, self._product_index = number[order], product_index[order]
 
-    def heads(self, node: int) -> npt.NDArray[np.int32]:
-        """Return the products that are joined to a node."""
-        start, end = np.searchsorted(self._tail, [node, node + 1])
-        return self._head[start:end]
+    def of(self, number: int) -> Int32s:
+        """Return the products of one number."""
+        ends = np.array([number, number + 1], self._number.dtype)  # of another type, all numbers would be cast
+        start, end = np.searchsorted(self._number, ends)
+        return self._product_index[start:end]
+
+
+def _heads(edges: Edges, product_count: int) -> _ByNumber:
+    """Return the products that facts of one relation go out from, by the node that they lead to."""
+    head, tail = np.asarray(edges.head), np.asarray(edges.tail)
+    of_products = head < product_count
+    return _ByNumber(tail[of_products], head[of_products])
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:

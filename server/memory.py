@@ -102,10 +102,15 @@ class Memory:
 
 
 def extend(histories: LiveHistories, snapshot: Snapshot, events: Sequence[StoredEvent]) -> None:
-    """Add events of the own journal to histories, each once; one with a product that is not there yet waits for it."""
+    """Add events of the own journal to histories, each once; one with a product that is not there yet waits for it.
+
+    A journal takes what it does not have: an event that another server took, or that was loaded from files, may be in
+    the snapshot and come to this journal after all.
+    """
     for stored in events:
-        if stored.offset > histories.applied:
-            _add(histories, stored.event, interaction_of(snapshot, stored))
+        interaction = interaction_of(snapshot, stored)
+        if stored.offset > histories.applied and not _is_held(histories, stored.event.user_id, interaction):
+            _add(histories, stored.event, interaction)
         histories.applied = max(histories.applied, stored.offset)
 
 

@@ -9,6 +9,7 @@ shown. How long it waits at most is a setting; when it goes on without, it says 
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,8 +104,8 @@ class RuleKeeper:
     async def follow(self, changes: Sequence[Change]) -> None:
         """Take the rules as they are now: some were changed."""
         async with self._reading:
-            rules = await self._link.follow(rules_page)
-            if tuple(rules) != self._book.rules or not self.known:
+            rules = tuple(await self._link.follow(rules_page))
+            if await asyncio.to_thread(self._prepared, rules) or not self.known:
                 self._book.replace(rules)
                 _log.info("rules_in_force", rules=len(rules))
             self.known = True
@@ -153,6 +154,16 @@ class RuleKeeper:
         graph = "Mend the graph, or put" if self._link.configured else "Put"
         remedy = f"{graph} the rules.json of another server beside this one's journal."
         _log.error("serving_without_rules", waited_s=waited_s, file=str(self._file), remedy=remedy)
+
+    def _prepared(self, rules: tuple[Rule, ...]) -> bool:
+        """Have it worked out what rules come to, if they are others than before; return whether they are.
+
+        Where they are many that takes long: it runs in a thread, not in the event loop when a question comes.
+        """
+        others = rules != self._book.rules
+        if others:
+            self._book.prepare(rules, time.time_ns() // 1_000_000)
+        return others
 
     def _settle(self) -> None:
         if not self._settled.is_set():

@@ -1,7 +1,10 @@
 """The shop's rules in force, and what they come to for one catalogue."""
 
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,8 @@ MOST_LEVELS = 8
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+_ByTarget = dict[Target, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,26 @@ class Effect:
 NO_EFFECT = Effect()
 
 
+class Reader(Protocol):
+    """Who goes by the rules."""
+
+    def prepare(self, rules: tuple[Rule, ...]) -> None:
+        """Work out what rules come to that are about to be in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    """Which of `all_rules` hold from one moment until another, when one more begins or ends."""
+
+    all_rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...]
+    from_ms: float
+    until_ms: float
+
+    def tells_of(self, all_rules: tuple[Rule, ...], now_ms: int) -> bool:
+        return self.all_rules is all_rules and self.from_ms <= now_ms < self.until_ms
+
+
 class RuleBook:
     """Rules that follow each other; reading is safe from any thread.
 
@@ -63,14 +88,48 @@ class RuleBook:
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self.rules: tuple[Rule, ...] = tuple(rules)
         self.awaited = False
+        self._in_force = self._prepared = _InForce((), (), -np.inf, -np.inf)
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # catalogues come and go
+        self._reading = threading.Lock()
 
     def replace(self, rules: Sequence[Rule]) -> None:
         """Let other rules hold from now on."""
-        self.rules, self.awaited = tuple(rules), False
+        self.rules = tuple(rules)
+        if self._prepared.all_rules is self.rules:
+            self._in_force = self._prepared
+        self.awaited = False
 
     def in_force(self, now_ms: int) -> tuple[Rule, ...]:
-        """Return the rules that hold at a moment, by id."""
-        return tuple(rule for rule in self.rules if rule.holds_at(now_ms))
+        """Return the rules that hold at a moment: the very same tuple until others do."""
+        known, all_rules = self._in_force, self.rules
+        if not known.tells_of(all_rules, now_ms):
+            known = self._in_force = _in_force(all_rules, now_ms, known.rules)
+        return known.rules
+
+    def read_by(self, reader: Reader) -> None:
+        """Tell of somebody who goes by the rules, for as long as it is there. May be called from any thread."""
+        with self._reading:
+            self._readers.add(reader)
+
+    def prepare(self, rules: tuple[Rule, ...], now_ms: int) -> None:
+        """Let all who go by the rules work out what others come to, before these replace them. Runs in a thread."""
+        self._prepared = _in_force(rules, now_ms, self._in_force.rules)
+        with self._reading:
+            readers = list(self._readers)
+        for reader in readers:
+            reader.prepare(self._prepared.rules)
+
+
+def _in_force(all_rules: tuple[Rule, ...], now_ms: int, before: tuple[Rule, ...]) -> _InForce:
+    """Return which rules hold at a moment, and for how long; `before` itself where they are the same."""
+    edges = [edge for rule in all_rules for edge in (rule.start_ms, rule.end_ms) if edge is not None]
+    rules = tuple(rule for rule in all_rules if rule.holds_at(now_ms))
+    return _InForce(
+        all_rules,
+        before if rules == before else rules,
+        max((edge for edge in edges if edge <= now_ms), default=-np.inf),
+        min((edge for edge in edges if edge > now_ms), default=np.inf),
+    )
 
 
 def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilters) -> Effect:
@@ -78,45 +137,63 @@ def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilte
 
     What the catalogue does not have is passed over: it may join while the rule holds.
     """
-    lift = np.zeros(len(snapshot.products), np.float32)
-    blocked = np.zeros(len(snapshot.products), np.bool_)
-    pins: dict[int, Int64s] = {}
-    named: set[str] = set()
-    for rule in sorted(rules, key=lambda each: each.rule_id):
-        products = _products(rule, snapshot, filters)
-        if rule.action is Action.PIN:
-            again = rule.target is Target.PRODUCT and rule.name in named
-            if len(products) and rule.position not in pins and not again:
-                pins[rule.position] = products
-                named |= {rule.name} if rule.target is Target.PRODUCT else set()
-        elif rule.action is Action.BLOCK:
-            blocked[products] = True
-        else:
-            lift[products] += rule.strength if rule.action is Action.BOOST else -rule.strength
+    strengths: _ByTarget = {target: {} for target in Target}
+    blocks: _ByTarget = {target: {} for target in Target}
+    for rule in rules:
+        of_target = strengths[rule.target]
+        if rule.action is Action.BLOCK:
+            blocks[rule.target][rule.name] = 1.0
+        elif rule.action is not Action.PIN:
+            strength = rule.strength if rule.action is Action.BOOST else -rule.strength
+            of_target[rule.name] = of_target.get(rule.name, 0.0) + strength
+    # Rounded: 0.1 and 0.2 are 0.3, in whatever order rules are added up.
+    lift = _sums(strengths, snapshot, filters).round(6).astype(np.float32)
     levels: tuple[Bools | None, ...] = (None,)
     lifted = bool(lift.any())
     if lifted:
-        strengths = np.unique(lift)
-        levels = tuple(lift == level for level in strengths) if len(strengths) <= MOST_LEVELS else ()
+        found = np.unique(lift)
+        levels = tuple(lift == level for level in found) if len(found) <= MOST_LEVELS else ()
     return Effect(
         lift if lifted else None,
         levels,
-        np.flatnonzero(blocked),
-        tuple(Pin(position, _mask(pins[position], len(lift))) for position in sorted(pins)),
+        np.flatnonzero(_sums(blocks, snapshot, filters)),
+        _pins((rule for rule in rules if rule.action is Action.PIN), snapshot, filters),
     )
 
 
-def _products(rule: Rule, snapshot: Snapshot, filters: CatalogueFilters) -> Int64s:
-    """Return the products that a rule is about, of those that the catalogue still has."""
-    if rule.target is Target.PRODUCT:
-        product_index = snapshot.products.index(rule.name)
+def _sums(numbers: Mapping[Target, Mapping[str, float]], snapshot: Snapshot, filters: CatalogueFilters) -> Float64s:
+    """Return the sum of the numbers of what each product is `[P]`, 0 for those that were taken out."""
+    total = np.zeros(len(snapshot.products))
+    of_products = numbers[Target.PRODUCT]
+    product_index = snapshot.products.indices(of_products)
+    known = product_index != MISSING
+    total[product_index[known]] = np.fromiter(of_products.values(), np.float64)[known]
+    for target in (Target.BRAND, Target.CATEGORY):
+        for name, number in numbers[target].items():
+            total[_products(target, name, snapshot, filters)] += number
+    total[snapshot.products.taken_out] = 0
+    return total
+
+
+def _pins(rules: Iterable[Rule], snapshot: Snapshot, filters: CatalogueFilters) -> tuple[Pin, ...]:
+    pins: dict[int, Bools] = {}
+    named: set[str] = set()
+    for rule in sorted(rules, key=lambda each: each.rule_id):
+        of_product = rule.target is Target.PRODUCT
+        if rule.position in pins or (of_product and rule.name in named):
+            continue
+        among = np.zeros(len(snapshot.products), np.bool_)
+        among[_products(rule.target, rule.name, snapshot, filters)] = True
+        among[snapshot.products.taken_out] = False
+        if among.any():
+            pins[rule.position] = among
+            named |= {rule.name} if of_product else set()
+    return tuple(Pin(position, pins[position]) for position in sorted(pins))
+
+
+def _products(target: Target, name: str, snapshot: Snapshot, filters: CatalogueFilters) -> Int64s:
+    """Return the products that rules about a target mean, some of them twice; who was taken out may be among them."""
+    if target is Target.PRODUCT:
+        product_index = snapshot.products.index(name)
         return np.array([] if product_index == MISSING else [product_index], np.int64)
-    of_brand = rule.target is Target.BRAND
-    found = np.flatnonzero(filters.of_brands([rule.name]) if of_brand else filters.in_categories([rule.name]))
-    return found[~np.isin(found, snapshot.products.taken_out)]
-
-
-def _mask(products: Int64s, count: int) -> Bools:
-    mask = np.zeros(count, np.bool_)
-    mask[products] = True
-    return mask
+    return filters.products_of_brand(name) if target is Target.BRAND else filters.products_in_category(name)

@@ -35,6 +35,7 @@ _MOST_FOUND = 4 * BEST_BY_WORDS  # caps let a search go on to so many: finding m
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+_RulesEffect = tuple[tuple[Rule, ...], Effect]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,15 @@ class Selection:
         self._scorer = scorer
         self._index = index
         self._listing = Listing(snapshot, scorer, index, self.filters)
-        self._effect: tuple[tuple[Rule, ...], Effect] = ((), NO_EFFECT)
+        self._effect: _RulesEffect = ((), NO_EFFECT)
+        self._prepared: _RulesEffect = ((), NO_EFFECT)
         self._forward: tuple[Effect, dict[bool, Int64s]] = (NO_EFFECT, {})
         self._taking_effect = threading.Lock()
         self._gone = snapshot.products.taken_out
         drawn = np.random.default_rng(0).permutation(len(index))[:_SAMPLED_PRODUCTS]
         self._sample = index.matrix[drawn]
+        rules.read_by(self)
+        self.effect()  # here, where nobody waits for it
 
     def take_over(self, before: "Selection") -> None:
         """Take what the selection of the catalogue before a change has counted."""
@@ -105,11 +109,20 @@ class Selection:
 
     def effect(self) -> Effect:
         """Return what the rules in force come to."""
-        rules = self.rules.in_force(time.time_ns() // 1_000_000) if self.rules.rules else ()
+        rules = self.rules.in_force(time.time_ns() // 1_000_000)
         with self._taking_effect:
-            if self._effect[0] != rules:
-                self._effect = (rules, effect_of(rules, self._snapshot, self.filters) if rules else NO_EFFECT)
+            if self._effect[0] is not rules:
+                known = next((effect for of, effect in (self._prepared, self._effect) if of == rules), None)
+                self._effect = (rules, self._effect_of(rules) if known is None else known)
             return self._effect[1]
+
+    def prepare(self, rules: tuple[Rule, ...]) -> None:
+        """Work out what rules come to that are about to be in force; safe in any thread, and holds up no question."""
+        if rules != self._effect[0]:
+            self._prepared = (rules, self._effect_of(rules))
+
+    def _effect_of(self, rules: tuple[Rule, ...]) -> Effect:
+        return effect_of(rules, self._snapshot, self.filters) if rules else NO_EFFECT
 
     def find(self, questions: Sequence[Question]) -> list[Fit]:
         """Return what fits the queries of some questions."""
@@ -131,9 +144,10 @@ class Selection:
             leave_out: products that may not.
         """
         effect = self.effect()  # once: rules may change meanwhile
-        pins = effect.pins if question.pinned else ()
         unit, scope = self.unit_of(user.vectors[0].numpy()), _Scope(leave_out, self._allowed(question, effect))
         k = len(candidates if candidates is not None else ()) if question.k is None else question.k
+        # A pin beyond the list takes nothing from the places in it.
+        pins = [pin for pin in effect.pins if pin.position <= k] if question.pinned else []
         depth = k if question.mix == NO_MIX and not pins else depth_of(k)
         searched = question.fit if question.only_found else None
         tops: list[Int64s] = []

@@ -8,7 +8,7 @@ from kg.appending import append_events
 from kg.catalogue import Product, Written, as_they_are, find, page, take_out, upsert
 from kg.commits import ChangeKind
 from kg.extending import extended
-from kg.facts import Fact, facts_about, state, unknown_products, withdraw
+from kg.facts import Fact, facts_about, state, withdraw
 from kg.freeze import freeze
 from kg.recipes import load_recipe
 from kg.store import Graph
@@ -83,10 +83,34 @@ def test_a_file_brings_a_product_back_too(graph: Graph) -> None:
     assert graph.read("MATCH (p:Product {id: 'tea'}) RETURN p.deleted_at") == [[None]]
 
 
+def test_what_a_file_changed_is_told_to_the_servers_when_it_is_written_again(graph: Graph) -> None:
+    upsert(graph, [POT, Product("bare")])
+    given = tables(products=[{"product_id": "pot", "price": 7.0}, {"product_id": "bare", "price": None}])
+    prices = replace(given, stated={"products": ("product_id", "price")})
+    graph.load(prices)
+    graph.load(tables(products=[{"product_id": "tea", "title": "Tea"}]))
+    pot, before = find(graph, ["pot"])[0], graph.last_commit
+    assert (pot.product.price, pot.updated_at_ms) == (7.0, None)
+    # Nobody was told of the files: an upsert of the same changes nothing in the graph, and much in the servers.
+    again = [pot.product, Product("bare"), Product("tea", "Tea")]
+    assert upsert(graph, again) == [Written.UNCHANGED] * 3
+    assert sorted(noted(graph, before)) == [("product", "pot"), ("product", "tea")]
+    assert find(graph, ["pot"])[0].updated_at_ms is not None
+    before = graph.last_commit
+    # The same file once more changes nothing, and so does the same upsert.
+    graph.load(prices)
+    assert upsert(graph, again) == [Written.UNCHANGED] * 3
+    assert noted(graph, before) == []
+
+
 def test_products_are_listed_page_by_page_in_the_order_of_their_ids(graph: Graph) -> None:
     upsert(graph, [Product(f"p{number}") for number in (3, 1, 2)])
     assert [each.product.product_id for each in page(graph, "", 2)] == ["p1", "p2"]
     assert [each.product.product_id for each in page(graph, "p2", 2)] == ["p3"]
+
+
+def none_unknown(unknown: set[str]) -> None:
+    assert not unknown
 
 
 def test_facts_are_stated_once_and_withdrawn(graph: Graph) -> None:
@@ -97,16 +121,36 @@ def test_facts_are_stated_once_and_withdrawn(graph: Graph) -> None:
         Fact("LIKES", "brand", "Clay", "product", "cup"),
         Fact("MEANS", "product", "pot", "attribute", "colour=red"),
     ]
-    assert state(graph, [together, together, *others]) == 4
+    assert state(graph, [together, together, *others], none_unknown) == 4
     after = graph.last_commit
-    assert state(graph, [together, *others]) == 0
+    assert state(graph, [together, *others], none_unknown) == 0
     assert noted(graph, after) == []
     assert facts_about(graph, "pot") == sorted([together, others[0], others[2]])
     assert facts_about(graph, "cup") == sorted([together, others[1]])
-    assert unknown_products(graph, [together, Fact("X", "product", "no", "kind", "pot")]) == {"no"}
     assert withdraw(graph, [others[0], Fact("MADE_OF", "product", "pot", "material", "steel")]) == 1
     assert facts_about(graph, "pot") == sorted([together, others[2]])
     assert (str(ChangeKind.FACTS), "pot") in noted(graph, after)
+
+
+def test_facts_about_products_that_the_catalogue_lacks_are_refused_whole(graph: Graph) -> None:
+    upsert(graph, [POT, Product("gone")])
+    take_out(graph, ["gone"])
+    before = graph.last_commit
+    told: list[set[str]] = []
+
+    def refuse(unknown: set[str]) -> None:
+        told.append(unknown)
+        raise LookupError
+
+    stated = [
+        Fact("MADE_OF", "product", "pot", "material", "clay"),
+        Fact("BOUGHT_TOGETHER", "product", "pot", "product", "gone"),
+        Fact("X", "product", "no", "kind", "pot"),
+    ]
+    with pytest.raises(LookupError):
+        state(graph, stated, refuse)
+    assert told == [{"gone", "no"}]
+    assert (facts_about(graph, "pot"), graph.last_commit) == ([], before)
 
 
 @pytest.mark.parametrize(("head", "tail"), [("beans", "gone"), ("gone", "beans"), ("gone", "lost"), ("beans", "cup")])
@@ -139,7 +183,7 @@ def test_what_others_read_of_a_change_makes_their_snapshot_a_new_export(graph: G
     graph.load(SMALL)
     snapshot = freeze(graph.export())
     upsert(graph, [POT, Product("tea", "Green tea", brand="Clay")])
-    state(graph, [Fact("BOUGHT_TOGETHER", "product", "pot", "product", "beans")])
+    state(graph, [Fact("BOUGHT_TOGETHER", "product", "pot", "product", "beans")], none_unknown)
     take_out(graph, ["cup"])
     keys = {change.key for change in graph.changes_since(0)}
     after = extended(snapshot, as_they_are(graph, sorted(keys))).snapshot

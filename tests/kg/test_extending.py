@@ -93,6 +93,15 @@ def test_what_has_to_be_read_anew_is_new_text_and_new_facts_not_new_prices() -> 
     assert new.snapshot.catalogue["available"].to_pylist() == [True, True, False, True]
 
 
+def test_what_became_of_a_product_before_it_was_away_is_read_when_it_comes_back() -> None:
+    bare = {"product_id": "bare", "title": "old words"}
+    first = extended(freeze(tables(products=[bare])), change([bare | {"title": "new words"}]))
+    gone = extended(first.snapshot, change(deleted=("bare",)))
+    back = extended(gone.snapshot, change([bare | {"title": "new words"}]))
+    assert first.then(gone).read_anew.tolist() == []
+    assert first.then(gone).then(back).read_anew.tolist() == [0]
+
+
 def test_a_product_takes_over_the_facts_that_named_it_before_it_was_there() -> None:
     facts = [each for each in SMALL.facts.to_pylist() if each["tail"] == "gone"]
     after = extended(freeze(SMALL), change([{"product_id": "gone"}], facts)).snapshot

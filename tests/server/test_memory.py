@@ -91,3 +91,6 @@ def test_what_was_committed_while_a_snapshot_was_exported_counts_once(
     late = shop.snapshot.commit + 1  # the snapshot tells of no commit above its own, and may have some of one
     memory.follow([CommittedEvent(late, "exported", user_id, product_id, type_, at_ms, None)], -1, late)
     assert histories.length(user_id) == before
+    # A caller that did not hear from the server that took it writes it here, whose journal never had it.
+    memory.written([StoredEvent(1, WrittenEvent("exported", user_id, product_id, type_, at_ms, None), NOW_MS)])
+    assert histories.length(user_id) == before

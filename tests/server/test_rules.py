@@ -2,26 +2,25 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import SecretStr
 
 from kg.config import GraphSettings
-from kg.extending import NO_CHANGE, extended
 from kg.rules import Action, Rule, Target
 from kg.store import Graph
 from kgrank.client import Client
 from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
 from kgrank.v1 import rule_service_pb2
 from kgrank.v1.common_pb2 import Filter, Mix, ScoreComponents
-from server.filters import CatalogueFilters
-from server.rulebook import MOST_LEVELS, RuleBook, effect_of
+from server import selection
+from server.rulebook import Effect, RuleBook, effect_of
 from tests.server.command import CommandLine
 from tests.server.running import Running, running
 from tests.server.shop import Shop
@@ -103,6 +102,17 @@ def test_a_boost_lifts_a_brand_and_shows_in_the_components(client: Client, book:
     assert explained.result.score == pytest.approx(after[4].score, abs=1e-3)
 
 
+def test_likeness_is_not_boosted(client: Client, book: RuleBook) -> None:
+    before = client.similar_products("product-30", k=90).results
+    book.replace(
+        [
+            rule(Action.BOOST, Target.BRAND, "Bolt", strength=10.0),
+            rule(Action.BURY, Target.PRODUCT, before[0].product_id, strength=10.0),
+        ]
+    )
+    assert client.similar_products("product-30", k=90).results == before
+
+
 def test_rules_add_up_and_a_burial_lowers(client: Client, book: RuleBook) -> None:
     best = ids(client.recommend("user-02", k=1, exclude_seen=False).results)[0]
     book.replace([rule(Action.BURY, Target.PRODUCT, best, strength=10.0)])
@@ -180,57 +190,35 @@ def test_many_different_rules_rank_like_few(client: Client, book: RuleBook) -> N
     assert ids(listed.results) == ids(everything.results)[:20]
 
 
-@pytest.mark.parametrize(("count", "levels"), [(1, 2), (MOST_LEVELS - 1, MOST_LEVELS), (MOST_LEVELS, 0)])
-def test_no_masks_are_made_of_more_levels_than_are_ranked_one_by_one(shop: Shop, count: int, levels: int) -> None:
-    rules = [rule(Action.BOOST, Target.PRODUCT, f"product-{each:02}", strength=1.0 + each) for each in range(count)]
-    effect = effect_of(rules, shop.snapshot, CatalogueFilters(shop.snapshot))
-    assert len(effect.levels) == levels
-    assert effect.lift is not None
-    assert np.count_nonzero(effect.lift) == count
-
-
-def test_what_lifts_all_alike_is_one_level(shop: Shop) -> None:
-    everything = rule(Action.BOOST, Target.CATEGORY, "Things", strength=2.0)
-    assert len(effect_of([everything], shop.snapshot, CatalogueFilters(shop.snapshot)).levels) == 1
-
-
-def test_a_pin_whose_products_were_all_taken_out_leaves_its_place_to_the_next(shop: Shop) -> None:
-    of_acme = tuple(f"product-{number:02}" for number in range(0, 90, 3))
-    left = extended(shop.snapshot, replace(NO_CHANGE, deleted=of_acme)).snapshot
-    pins = [Rule("a", Action.PIN, Target.BRAND, "Acme"), Rule("b", Action.PIN, Target.PRODUCT, "product-01")]
-    effect = effect_of([*pins, rule(Action.BOOST, Target.CATEGORY, "Things")], left, CatalogueFilters(left))
-    assert [(pin.position, np.flatnonzero(pin.among).tolist()) for pin in effect.pins] == [(1, [1])]
-    assert effect.lift is not None
-    assert np.count_nonzero(effect.lift) == 60
-
-
-def test_what_the_catalogue_lacks_is_passed_over(shop: Shop) -> None:
-    rules = [
-        rule(Action.PIN, Target.PRODUCT, "ghost"),
-        rule(Action.BLOCK, Target.BRAND, "ghost"),
-        rule(Action.BOOST, Target.CATEGORY, "ghost"),
-    ]
-    effect = effect_of(rules, shop.snapshot, CatalogueFilters(shop.snapshot))
-    assert effect.lift is None
-    assert not len(effect.blocked_index)
-    assert not effect.pins
-    pinned = [Rule("b", Action.PIN, Target.PRODUCT, "product-01"), Rule("a", Action.PIN, Target.PRODUCT, "product-02")]
-    pins = effect_of(pinned, shop.snapshot, CatalogueFilters(shop.snapshot)).pins
-    assert [(pin.position, np.flatnonzero(pin.among).tolist()) for pin in pins] == [(1, [2])]
-    lifted = effect_of(
-        [rule(Action.BOOST, Target.BRAND, "Acme", strength=2.0), rule(Action.BURY, Target.PRODUCT, "product-03")],
-        shop.snapshot,
-        CatalogueFilters(shop.snapshot),
-    )
-    assert lifted.lift is not None
-    assert lifted.lift[:4].tolist() == [2, 0, 0, 1]
-    assert np.sum([level for level in lifted.levels if level is not None], axis=0).tolist() == [1] * 90
+@pytest.mark.neo4j
+def test_a_rule_holds_between_the_moments_that_the_command_names(
+    home: Path, graph: Graph, kgrank: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home, lambda: nullcontext(graph)) as server:
+        until(lambda: server.server.graph_open)
+        monkeypatch.setenv("KGRANK_TARGET", server.target)
+        for given, meant in {
+            "20300131": "2030-01-31T00:00:00Z",
+            "2030-01-31T18:00:00+09:00": "2030-01-31T09:00:00Z",
+            "2030-01-31 18:00": "2030-01-31T18:00:00Z",
+        }.items():
+            named = ("--from", "2029-12-31", "--until", given)
+            stored = kgrank(home, "rules", "set", "sale", "pin", "--product", "product-03", *named, "--json")
+            rule = json.loads(stored.out)
+            assert (rule["start_time"], rule["end_time"]) == ("2029-12-31T00:00:00Z", meant)
 
 
 @pytest.mark.neo4j
 def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
     home: Path, graph: Graph, kgrank: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    worked_out_in: set[str] = set()
+
+    def noted(*given: Any) -> Effect:
+        worked_out_in.add(threading.current_thread().name.partition("_")[0])
+        return effect_of(*given)
+
+    monkeypatch.setattr(selection, "effect_of", noted)  # the real one, and in which threads it runs
     other_home = home.with_name("other-home")
     other_home.mkdir()
     for part in ("artifacts", "snapshots", "cache"):
@@ -272,6 +260,7 @@ def test_rules_are_stored_in_the_graph_and_followed_by_every_server(
         for each in (client, elsewhere):
             until(lambda each=each: all(int(no[8:]) % 3 != 1 for no in ids(each.recommend("user-01", k=9).results)))
         until(lambda: '"block"' in (home / "rules.json").read_text(encoding="utf-8"))
+    assert worked_out_in == {"asyncio"}  # beside the event loop: no call waits for it
     # A server that starts while the graph is away goes on with the rules that it knew.
     nowhere = GraphSettings(uri="bolt://127.0.0.1:1", password=SecretStr("irrelevant"))
     with (

@@ -1,6 +1,9 @@
 """Which products come into question, where more fit alike than are looked at, or caps pass over the best."""
 
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +18,10 @@ from kg.rules import Action, Rule, Target
 from kg.tables import INTERACTIONS, PRODUCTS, Tables
 from model.retrieval import ProductIndex
 from model.scoring import GRAPH, NEWCOMER, POPULARITY, QUERY, TEXT, UserVectors
+from server import selection
 from server.listing import FEW_USERS
 from server.question import Filter, Mix, Question, Ranking
-from server.rulebook import RuleBook
+from server.rulebook import Effect, RuleBook, effect_of
 from server.search.finder import BEST_BY_MEANING, BEST_BY_WORDS, Finder
 from server.search.meaning import MeaningIndex
 from server.search.words import WordIndex
@@ -65,7 +69,8 @@ class Stand:
         scorer: Any = SimpleNamespace(matrix=rows, blocks=blocks)
         index = ProductIndex.build(scorer, user())
         finder = Finder(WordIndex.build(snapshot), None, None)
-        self.selection = Selection(snapshot, scorer, index, finder, RuleBook(rules))
+        self.book = RuleBook(rules)
+        self.selection = Selection(snapshot, scorer, index, finder, self.book)
 
     def asked(self, question: Question, taste: float = 1.0) -> Ranking:
         """Answer a question for a user who likes the first products, or with a taste below 0 the last."""
@@ -118,6 +123,18 @@ def test_what_rules_put_forward_is_found_wherever_it_stands() -> None:
     assert stand.asked(search(3, exclude=(last,))).product_index.tolist() == [MANY - 2, 1, 2]
 
 
+def test_a_pin_beyond_the_list_takes_nothing_from_the_places_in_it() -> None:
+    rules = [
+        Rule("best of the brand", Action.PIN, Target.BRAND, "Acme", position=1),
+        Rule("below the list", Action.PIN, Target.PRODUCT, "p0050", position=50),
+    ]
+    stand = Stand(["Thing"] * 100, ["Other"] * 50 + ["Acme"] * 50, rules=rules)
+    shorter = stand.asked(Question("", 49, pinned=True)).product_index
+    assert shorter.tolist() == [50, *range(48)]
+    assert stand.asked(Question("", 49, pinned=True, mix=Mix(diversity=0.01))).product_index[0] == 50
+    assert stand.asked(Question("", 50, pinned=True)).product_index.tolist() == [51, *range(48), 50]
+
+
 def test_a_product_has_the_same_fit_in_a_list_and_by_itself(alike: Stand) -> None:
     last = MANY - 1
     listed = alike.asked(Question("", 3, query="lamp"), taste=-1.0)
@@ -127,6 +144,34 @@ def test_a_product_has_the_same_fit_in_a_list_and_by_itself(alike: Stand) -> Non
         assert each.product_index[0] == last
         assert each.parts[QUERY][0] == listed.parts[QUERY][0] > 0
         assert each.score[0] == listed.score[0]
+
+
+def test_what_rules_come_to_is_known_before_a_question_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked_out_in: list[str] = []
+
+    def noted(*given: Any) -> Effect:
+        worked_out_in.append(threading.current_thread().name)
+        return effect_of(*given)
+
+    monkeypatch.setattr(selection, "effect_of", noted)  # the real one, and who has called it
+    now_ms = time.time_ns() // 1_000_000
+    rules = [Rule(f"{number}", Action.BOOST, Target.BRAND, "Acme", strength=0.5) for number in range(3)]
+    with ThreadPoolExecutor(1, "aside") as aside:
+        stand = aside.submit(Stand, ["Thing"] * 4, ["Acme", "Bolt"] * 2, rules=rules).result()
+        before = stand.selection.effect()
+        assert before.lift is not None
+        assert before.lift.tolist() == [1.5, 0, 1.5, 0]
+        others = (*rules, Rule("later", Action.BLOCK, Target.PRODUCT, "p0001", start_ms=now_ms + 3_600_000))
+        aside.submit(stand.book.prepare, others[1:], now_ms).result()
+        assert stand.selection.effect() is before  # until they are in force
+        stand.book.replace(others[1:])
+        after = stand.selection.effect()
+        assert after.lift is not None
+        assert after.lift.tolist() == [1, 0, 1, 0]
+        # What is not in force yet changes nothing: answers that are kept go on.
+        stand.book.replace(others[1:3])
+        assert stand.selection.effect() is after
+    assert worked_out_in == ["aside_0"] * 2
 
 
 def test_a_search_goes_deeper_where_caps_pass_over_what_it_found() -> None:
