@@ -79,9 +79,13 @@ class PastSearches:
         now_ms = self._clock_ms()
         weighed = (
             (each.query, float(min(1.0, 2 ** ((each.at_ms - now_ms) / self._half_life_ms))))
-            for each in self._of_user.get(user_id, ())
+            for each in self.kept_of(user_id)
         )
         return tuple((query, weight) for query, weight in weighed if weight > FADED)
+
+    def kept_of(self, user_id: str) -> tuple[PastSearch, ...]:
+        """Return the searches of a user that are here, the latest first, also those that count no more."""
+        return self._of_user.get(user_id, ())
 
     def forget(self, user_id: str) -> None:
         """Forget what a user has searched for."""

@@ -137,7 +137,7 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
     category = tuple(given.category[:MAX_LEVELS])
     for level, name in enumerate(category):
         _name(check, f"{field}.category[{level}]", name)
-        if CATEGORY_SEPARATOR in name:
+        if CATEGORY_SEPARATOR in f"{name} ":  # at its end, too, it would begin the next level
             check.refuse(f"{field}.category[{level}]", f"has {CATEGORY_SEPARATOR!r} in it, which joins the levels")
     if len(CATEGORY_SEPARATOR.join(category).encode()) > MAX_PATH_BYTES:
         check.refuse(f"{field}.category", f"has over {MAX_PATH_BYTES} bytes in all")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextvars import ContextVar
+from itertools import zip_longest
 from threading import Event
 from typing import TypeVar
 
@@ -22,7 +23,10 @@ _BACKWARD = common_pb2.Edge.DIRECTION_BACKWARD
 
 WEIGHED_EACH = 6
 _WEIGHED = 24
-"""Products of the history that are taken out by turns: of each result, and of all together."""
+"""Products of the history that are taken out by turns: of each result, and of all together.
+
+The first one of each result is among them, however many these are.
+"""
 
 _unwanted: ContextVar[Event | None] = ContextVar("unwanted", default=None)
 
@@ -76,7 +80,9 @@ def reasons_for(
     )
     paths = [reasoner.paths(around, product) for product in _wanted(products)]
     of_each = [list(dict.fromkeys(path.start for path in found))[:WEIGHED_EACH] for found in paths]
-    starts = list(dict.fromkeys(start for found in of_each for start in found))[:_WEIGHED]
+    first = {found[0] for found in of_each if found}
+    by_turns = (start for of_rank in zip_longest(*of_each) for start in of_rank if start is not None)
+    starts = list(dict.fromkeys(by_turns))[: max(_WEIGHED, len(first))]
     drops = score_drops(engine.artifact.scorer, history, engine.now_ms(), starts, np.array(products, np.int64))
     strong = strengths(drops)
     place = {start: row for row, start in enumerate(starts)}

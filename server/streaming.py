@@ -29,7 +29,7 @@ async def in_any_order(
     """Yield the answer to every item as soon as it is there.
 
     Args:
-        items: read no faster than they are answered.
+        items: read no faster than they are answered; their error ends the stream after the answers to those before it.
         answer: makes an answer; its error ends the stream.
         at_once: items that are worked on or wait to be yielded, at most.
     """
@@ -52,18 +52,18 @@ async def in_any_order(
             arrived.put_nowait(_Ended(error))
 
     reading = asyncio.create_task(read())
-    ended = False
+    ended: _Ended | None = None
     try:
-        while running or not ended:
+        while running or ended is None:
             event = await arrived.get()
             if isinstance(event, _Ended):
-                if event.error is not None:
-                    raise event.error
-                ended = True
+                ended = event
             else:
                 running.discard(event.task)
                 yield event.task.result()
                 room.release()
+        if ended.error is not None:
+            raise ended.error
     finally:
         for task in (reading, *running):
             task.cancel()

@@ -54,6 +54,9 @@ _SERVICE_CONFIG = {
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
 }
 
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
+"""The words that the server's own settings take."""
+
 _LONGEST_ANSWER_BYTES = 64 << 20
 """gRPC's own 4 MiB is less than a page of large products, or the reasons of some thousand candidates."""
 
@@ -98,7 +101,11 @@ class Credentials:
 
         Raises:
             OSError: a file that it names can't be read.
+            ValueError: `KGRANK_TLS` is no word for yes or no.
         """
+        tls = environment.get("KGRANK_TLS", "")
+        if tls.lower() not in (*_YES, *_NO):
+            raise ValueError(f"KGRANK_TLS is {tls!r}: set it to true or false")
         token, token_file = environment.get("KGRANK_TOKEN", ""), None
         if not token and environment.get("KGRANK_TOKEN_FILE"):
             token_file = Path(environment["KGRANK_TOKEN_FILE"])
@@ -109,7 +116,7 @@ class Credentials:
 
         return cls(
             token=token,
-            tls=environment.get("KGRANK_TLS", "").lower() in ("1", "true", "yes"),
+            tls=tls.lower() in _YES,
             ca=contents("KGRANK_CA_FILE"),
             certificate=contents("KGRANK_CERTIFICATE_FILE"),
             key=contents("KGRANK_KEY_FILE"),

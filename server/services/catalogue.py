@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import astuple
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kg.catalogue import Written, find, page, take_out, upsert
-from kg.facts import Fact, facts_about, state, unknown_products, withdraw
+from kg.facts import Fact, facts_about, state, withdraw
 from kgrank.v1 import catalog_service_pb2
 from kgrank.v1.catalog_service_pb2 import (
     DeleteFactsRequest,
@@ -106,18 +107,16 @@ class CatalogService:
         """Add facts."""
         facts = stated("facts", request.facts)
 
-        def work(graph: "Graph") -> int:
-            refuse_unknown("facts", facts, unknown_products(graph, facts))
-            return state(graph, facts)
-
-        return UpsertFactsResponse(created_count=await self._write(work))
+        refuse = partial(refuse_unknown, "facts", facts)
+        return UpsertFactsResponse(created_count=await self._write(lambda graph: state(graph, facts, refuse)))
 
     async def ListFacts(self, request: ListFactsRequest, context: Context) -> ListFactsResponse:  # noqa: N802
         """List a page of a product's facts."""
         check = Checker()
         check.id("product_id", request.product_id)
         size = page_size(check, request.page_size)
-        after = entry_of(check, _FACTS, request.page_token, _FACT_PARTS)
+        listing = f"{_FACTS} of {request.product_id}"
+        after = entry_of(check, listing, request.page_token, _FACT_PARTS)
         check.finish()
 
         def work(graph: "Graph") -> list[Fact]:
@@ -128,7 +127,7 @@ class CatalogService:
         facts = await self._link.run(work)
         remaining = [fact for fact in facts if not after or astuple(fact) > tuple(after)]
         listed = remaining[:size]
-        token = page_token(_FACTS, astuple(listed[-1])) if len(remaining) > size else ""
+        token = page_token(listing, astuple(listed[-1])) if len(remaining) > size else ""
         return ListFactsResponse(facts=map(fact_message, listed), next_page_token=token)
 
     async def DeleteFacts(self, request: DeleteFactsRequest, context: Context) -> DeleteFactsResponse:  # noqa: N802

@@ -94,15 +94,20 @@ class EventService:
             await writing.put(None)
 
     async def _write(self, events: Sequence[WrittenEvent]) -> list[EventOutcome]:
-        products = self._serving.engine.snapshot.products
+        # A model on trial recommends what its own snapshot has.
+        catalogues = [engine.snapshot.products for _, engine in self._serving.lineup.histories()]
         named = [each if each.event_id else replace(each, event_id=uuid.uuid4().hex) for each in events]
-        in_catalogue = [each.product_id in products for each in named]  # it may grow while the disk is waited for
+        # Looked up once: catalogues may grow while the disk is waited for.
+        in_catalogue = [any(each.product_id in products for products in catalogues) for each in named]
         known = list(compress(named, in_catalogue))
         if known and self._max_undrained is not None and self._journal.behind >= self._max_undrained:
             raise GraphBehindError(
                 f"{self._journal.behind:,} events wait for the graph, as many as may",
                 "It takes them when it is back; look at it, and try again later.",
             )
+        # Of a call that is repeated the product may have been deleted since.
+        asked = [each.event_id for each, is_known in zip(events, in_catalogue, strict=True) if not is_known]
+        before = await asyncio.to_thread(self._journal.known, asked) if any(asked) else set()
         stored: Iterator[Stored] = iter(())
         if known:
             stored = iter(await _told(self._journal.append(known)))
@@ -113,6 +118,8 @@ class EventService:
                 status = EventOutcome.STATUS_DUPLICATE if next(stored).duplicate else EventOutcome.STATUS_WRITTEN
                 if status == EventOutcome.STATUS_WRITTEN:
                     self._attribution.written(each.attribution_token, each.type)
+            elif each.event_id in before:
+                status = EventOutcome.STATUS_DUPLICATE
             outcomes.append(EventOutcome(event_id=each.event_id, status=status))
         return outcomes
 

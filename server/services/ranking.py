@@ -29,6 +29,7 @@ from kgrank.v1.ranking_service_pb2 import (
     SimilarProductsRequest,
     SimilarProductsResponse,
 )
+from server.admission import MANY
 from server.attribution import Attribution
 from server.contract import (
     MOST_REASONS,
@@ -40,7 +41,7 @@ from server.contract import (
     similar_question,
 )
 from server.engine import Engine
-from server.errors import InvalidRequestError, SearchOffError, UnknownProductError, failure
+from server.errors import InvalidRequestError, OverloadedError, SearchOffError, UnknownProductError, failure
 from server.question import Question, Ranking
 from server.reasons import reasons_alike, reasons_for
 from server.reply import USER_STATES, fill, with_results
@@ -52,6 +53,10 @@ from server.wire import embedded
 
 AT_ONCE = 32
 """Requests of one stream that are worked on together."""
+
+_OF_STREAMS = MANY // 2
+"""Requests of all streams that take places at once; beside these, some calls are let in however long they take."""
+_AGAIN_AFTER_S = 0.05
 
 _MOST_FIELDS = 3
 _RESPONSE = BatchRecommendResponse.DESCRIPTOR.fields_by_name["response"].number
@@ -73,6 +78,7 @@ class RankingService:
         self._limits = limits
         self._searches = searches
         self._attribution = attribution
+        self._of_streams = asyncio.Semaphore(_OF_STREAMS)
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> bytes:  # noqa: N802
         """Rank the whole catalogue."""
@@ -89,7 +95,7 @@ class RankingService:
 
     async def _outcome(self, each: BatchRecommendRequest, request_id: str) -> Outcome:
         try:
-            answer = await self._recommend(each.request)
+            answer = await self._in_its_turn(each.request)
             response = BatchRecommendResponse(sequence=each.sequence).SerializeToString() + embedded(_RESPONSE, answer)
             return Outcome(response)
         except Exception as error:
@@ -97,6 +103,15 @@ class RankingService:
             code: int = told.code.value[0]
             why = BatchError(code=code, message=_with_fields(told.message, error), reason=told.reason)
             return Outcome(BatchRecommendResponse(sequence=each.sequence, error=why), told.code)
+
+    async def _in_its_turn(self, request: RecommendRequest) -> bytes:
+        """Answer a request of a stream; it waits where a call is refused, until the stream ends if need be."""
+        async with self._of_streams:
+            while True:
+                try:
+                    return await self._recommend(request)
+                except OverloadedError:
+                    await asyncio.sleep(_AGAIN_AFTER_S)
 
     async def _recommend(self, request: RecommendRequest) -> bytes:
         with self._serving.admitted(reasons=request.include_reasons, user_id=request.user_id) as engine:

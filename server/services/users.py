@@ -73,7 +73,7 @@ class UserService:
             history = engine.histories.whole(user_id)
             length = len(history.product_index)
             if not length:
-                raise UnknownUserError("nothing is known of this user", "Check user_id.")
+                raise UnknownUserError("there are no interactions of this user", "Check user_id.")
             since_ms = None if window_ms is None else time.time_ns() // 1_000_000 - window_ms
             limit = request.limit or _DEFAULT_LIMIT
             found = await self._serving.reason(lambda: profile(engine.snapshot, history, since_ms, limit))
@@ -87,10 +87,12 @@ class UserService:
         check = Checker()
         user_id = check.id("user_id", request.user_id)
         check.finish()
-        # The graph first, and whole: half an export is none.
+        # The journal before the graph, for searches go from here to there; each whole: half an export is none.
+        of_journal = await asyncio.to_thread(lambda: list(self._of_journal(user_id)))
         of_graph = await self._link.run(lambda graph: list(stored_of(graph, user_id)))
-        of_here = await asyncio.to_thread(lambda: [*self._of_journal(user_id), *self._of_snapshots(user_id)])
-        lines = [*({"source": "graph", **each} for each in of_graph), *of_here, *self._of_memory(user_id)]
+        of_snapshots = await asyncio.to_thread(lambda: list(self._of_snapshots(user_id)))
+        of_memory = self._of_memory(user_id)
+        lines = [*({"source": "graph", **each} for each in of_graph), *of_journal, *of_snapshots, *of_memory]
         for part in _parts(lines):
             yield ExportUserResponse(json_lines=part)
 
@@ -164,6 +166,9 @@ class UserService:
                     "product_id": engine.snapshot.products.id(product_index),
                     "at_ms": at_ms,
                 }
+        past = self._serving.past
+        for search in () if past is None else past.kept_of(user_id):
+            yield {"source": "memory", "record": "search", "query": search.query, "at_ms": search.at_ms}
 
 
 def _window_ms(check: Checker, window: Duration) -> int:

@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
 from kgrank.client import Client
-from kgrank.errors import CallError, InvalidRequestError, OverloadedError
+from kgrank.errors import CallError, InvalidRequestError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest, RecommendResponse
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.services.ranking import AT_ONCE
@@ -65,13 +66,27 @@ def test_a_refused_request_leaves_the_others_alone(client: Client) -> None:
     assert "language_code is 'tlh'; there are en, zh" in str(outcomes[2])
 
 
-def test_what_finds_no_place_is_told_so_and_the_stream_goes_on(home: Path) -> None:
+def test_what_finds_no_place_waits_for_one(home: Path) -> None:
     with running(home, max_waiting=1) as server, Client(server.target) as client:
-        outcomes = [outcome for _, outcome in client.batch_recommend(asked(60))]
-    assert len(outcomes) == 60
-    assert any(isinstance(outcome, RecommendResponse) for outcome in outcomes)
-    refused = [outcome for outcome in outcomes if isinstance(outcome, CallError)]
-    assert all(isinstance(outcome, OverloadedError) for outcome in refused)
+        outcomes = dict(client.batch_recommend(asked(60)))
+    assert set(outcomes) == set(range(60))
+    assert all(isinstance(outcome, RecommendResponse) for outcome in outcomes.values())
+
+
+def test_two_streams_at_once_are_slowed_down_and_leave_room_for_calls(home: Path) -> None:
+    def slow(stream: str) -> Iterator[RecommendRequest]:  # no answer to one is kept for the next
+        ids = ([f"{stream}-{number}"] for number in range(60))
+        return (RecommendRequest(user_id="user-01", include_reasons=True, exclude_product_ids=each) for each in ids)
+
+    # No answer is made in so short a time: whoever finds as many places taken as are given freely is refused.
+    with running(home, longest_wait_s=1e-6) as server, Client(server.target) as client:
+        with ThreadPoolExecutor(2) as threads:
+            streams = [threads.submit(lambda each=each: list(client.batch_recommend(slow(each)))) for each in "ab"]
+            while not all(stream.done() for stream in streams):
+                assert client.recommend("user-02", k=1).results
+        outcomes = [outcome for stream in streams for _, outcome in stream.result()]
+    assert len(outcomes) == 120
+    assert all(isinstance(outcome, RecommendResponse) for outcome in outcomes)
 
 
 def test_a_caller_that_reads_nothing_is_not_read_from_without_end(served: str, client: Client) -> None:
@@ -158,5 +173,28 @@ def test_a_stream_that_is_left_cancels_what_it_works_on() -> None:
         assert await anext(stream) == 0
         await stream.aclose()
         assert sorted(cancelled) == list(range(1, 8))
+
+    asyncio.run(run())
+
+
+def test_what_was_asked_before_the_stream_breaks_is_answered() -> None:
+    async def run() -> None:
+        broken = asyncio.Event()
+
+        async def items() -> AsyncIterator[int]:
+            for number in range(3):
+                yield number
+            broken.set()
+            raise ValueError("not a number")
+
+        async def answer(number: int) -> int:
+            await broken.wait()
+            await asyncio.sleep(0)
+            return number
+
+        answers = in_any_order(items(), answer, at_once=8)
+        assert sorted([await anext(answers) for _ in range(3)]) == [0, 1, 2]
+        with pytest.raises(ValueError, match="not a number"):
+            await anext(answers)
 
     asyncio.run(run())

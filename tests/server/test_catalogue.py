@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kg.catalogue import Product, upsert
+from kg.catalogue import Product, take_out, upsert
 from kg.errors import GraphQueryError, GraphUnavailableError
 from kg.store import Graph
 from kgrank.client import Client, event, fact, product
@@ -215,6 +216,26 @@ def test_products_and_facts_are_listed_page_by_page(client: Client) -> None:
         client.list_facts("never")
     with pytest.raises(InvalidRequestError):
         client.list_facts("product-01", page_token="bm9uc2Vuc2U=")
+    with pytest.raises(InvalidRequestError):  # it would pass over facts, and look like the end
+        client.list_facts("product-10", page_size=3, page_token=first.next_page_token)
+
+
+@pytest.mark.neo4j
+def test_a_fact_is_refused_whose_product_is_deleted_while_it_is_stated(
+    client: Client, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = graph.commit
+
+    def after_a_deletion(*work: Any) -> Any:
+        monkeypatch.undo()
+        take_out(graph, ["product-02"])
+        return commit(*work)
+
+    monkeypatch.setattr(graph, "commit", after_a_deletion)
+    with pytest.raises(InvalidRequestError) as refused:
+        client.upsert_facts([fact("product-01", "GOES_WITH", "product-02")])
+    assert [each.field for each in refused.value.violations] == ["facts[0].tail.id"]
+    assert graph.read("MATCH (:Product {id: 'product-02'})-[r:GOES_WITH]-() RETURN count(r)") == [[0]]
 
 
 @pytest.mark.neo4j
@@ -245,7 +266,7 @@ def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: P
         soon(lambda: server.server.graph_open)
         for call in (
             lambda: client.list_products(page_token=token("products", 1)),
-            lambda: client.list_facts("product-01", page_token=token("facts", 5)),
+            lambda: client.list_facts("product-01", page_token=token("facts of product-01", 5)),
         ):
             with pytest.raises(InvalidRequestError) as refused:
                 call()
@@ -260,7 +281,7 @@ def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: P
 
 @pytest.mark.neo4j
 def test_every_violated_field_is_named_and_nothing_is_written(client: Client, graph: Graph) -> None:
-    wild = product("", "bad\ttitle", brand="x" * 300, category=["A > B", ""], price=-1.0, attributes={"a=b": ""})
+    wild = product("", "bad\ttitle", brand="x" * 300, category=["A > B", "", "A >"], price=-1.0, attributes={"a=b": ""})
     with pytest.raises(InvalidRequestError) as refused:
         client.upsert_products([product("good"), wild, product("good")], ["price", "product_id"])
     assert {each.field for each in refused.value.violations} == {
@@ -269,6 +290,7 @@ def test_every_violated_field_is_named_and_nothing_is_written(client: Client, gr
         "products[1].brand",
         "products[1].category[0]",
         "products[1].category[1]",
+        "products[1].category[2]",
         "products[1].price",
         "products[1].attributes[0].key",
         "products[1].attributes[0].value",

@@ -3,10 +3,13 @@ import gc
 import time
 import weakref
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kg.extending import NO_CHANGE
+from kg.freeze import freeze
 from kg.tables import InteractionType
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
@@ -17,6 +20,7 @@ from server.journal import Journal
 from server.journal_insert import Stored
 from server.services.events import _told
 from tests.server.running import running
+from tests.server.shop import Shop, tables, train_shortly
 
 
 def test_an_event_changes_the_next_answer(client: Client) -> None:
@@ -72,6 +76,39 @@ def test_unknown_products_are_told_and_not_stored(client: Client) -> None:
         EventOutcome.STATUS_WRITTEN,
     ]
     assert client.recommend("event-user-4").user_state == common_pb2.USER_STATE_FEW_EVENTS
+
+
+def test_what_a_model_on_trial_recommends_can_be_written_of(home: Path, shop: Shop) -> None:
+    larger = freeze(tables(95))
+    larger.save(home / "snapshots" / "larger")
+    trial = train_shortly(home / "artifacts", larger, seed=4)
+    with running(home) as server, Client(server.target) as client:
+        client.activate_model(f"models/{shop.versions[0]}")
+        client.set_traffic({f"models/{trial}": 100})
+        assert "product-94" in {each.product_id for each in client.recommend("tried", k=95).results}
+        assert client.write_event(event("tried", "product-94", "purchase")).status == EventOutcome.STATUS_WRITTEN
+        (outcome,) = client.write_events([event("tried", "product-94")])
+        assert outcome.status == EventOutcome.STATUS_WRITTEN
+        with pytest.raises(NotFoundError):
+            client.write_event(event("tried", "product-95"))
+        assert client.recommend("tried", k=5).user_state == common_pb2.USER_STATE_FEW_EVENTS
+
+
+def test_an_event_that_is_stored_is_a_duplicate_also_where_its_product_is_gone(home: Path) -> None:
+    bought = event("faithful", "product-07", "purchase", event_id="bought")
+    with running(home) as server, Client(server.target) as client:
+        assert client.write_event(bought).status == EventOutcome.STATUS_WRITTEN
+        gone = server.server._serving.catalogue_changed(replace(NO_CHANGE, deleted=("product-07",)))
+        assert asyncio.run_coroutine_threadsafe(gone, server.loop).result(60)
+        assert client.write_event(bought).status == EventOutcome.STATUS_DUPLICATE
+        outcomes = client.write_events([event("faithful", "product-07"), bought, event("faithful", "product-08")])
+        assert [outcome.status for outcome in outcomes] == [
+            EventOutcome.STATUS_UNKNOWN_PRODUCT,
+            EventOutcome.STATUS_DUPLICATE,
+            EventOutcome.STATUS_WRITTEN,
+        ]
+        with pytest.raises(NotFoundError):
+            client.write_event(event("faithful", "product-07", event_id="another"))
 
 
 def test_a_late_event_takes_its_place_by_time(client: Client) -> None:

@@ -1,8 +1,12 @@
 """UserService over a real socket and a real Neo4j: what is known of a user, all that is stored, and its erasure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,9 +18,17 @@ from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import InvalidRequestError, NotFoundError, ServerUnavailableError
 from kgrank.v1 import common_pb2
+from kgrank.v1.user_service_pb2 import ExportUserRequest
+from server.drain import Drain
+from server.erasing import Eraser
+from server.graph_link import GraphLink
 from server.journal import Journal
+from server.journal_file import WrittenSearch
+from server.memory import Memory
+from server.past_searches import PastSearch
+from server.services.users import UserService
 from tests.server.erasure import files_with, lines_of, properties, publish_for, shop_server
-from tests.server.running import running
+from tests.server.running import running, serving_of
 from tests.server.shop import Shop, tables
 from tests.waiting import until
 
@@ -49,8 +61,10 @@ def test_a_profile_of_a_time_window_has_what_happened_in_it(client: Client) -> N
     assert len(client.user_profile("windowed", limit=1).categories) == 1
     # The shop's purchases are years old.
     assert client.user_profile("user-02", window_s=3600).interaction_count == 0
-    with pytest.raises(NotFoundError, match="nothing is known"):
-        client.user_profile("nobody at all")
+    assert client.search("thing", "only searched").results
+    for user in ("nobody at all", "only searched"):
+        with pytest.raises(NotFoundError, match="no interactions"):
+            client.user_profile(user)
     with pytest.raises(InvalidRequestError):
         client.user_profile("user-02", window_s=-1)
     with pytest.raises(InvalidRequestError):
@@ -96,6 +110,51 @@ def test_an_export_has_all_that_is_stored_wherever_it_is(home: Path, graph: Grap
         "at_ms": of_graph[-1]["at_ms"],
         "value": None,
     }
+
+
+class TakingSearches(GraphLink[Graph]):
+    """A link to the graph that takes the journal's searches there after each call, as a drain does at some moment."""
+
+    def __init__(self, graph: Graph, journal: Journal) -> None:
+        super().__init__(lambda: nullcontext(graph))
+        self.journal = journal
+
+    async def run(self, function: Callable[[Graph], Any]) -> Any:
+        done = await super().run(function)
+        searches = self.journal.searches(10)
+        with self.graph() as graph:
+            graph.append_searches([(each.event_id, each.user_id, each.query, each.at_ms) for each in searches.values()])
+        self.journal.forget_searches(list(searches))
+        return done
+
+
+def test_an_export_has_searches_that_leave_the_journal_meanwhile_and_those_that_are_only_remembered(
+    home: Path, graph: Graph
+) -> None:
+    async def exported(service: UserService) -> list[dict[str, Any]]:
+        parts = service.ExportUser(ExportUserRequest(user_id="ann"), None)  # type: ignore[arg-type]  # it asks nothing
+        return [json.loads(line) async for part in parts for line in part.json_lines.splitlines()]
+
+    with serving_of(home) as (serving, journal):
+        now_ms = time.time_ns() // 1_000_000
+        journal.append_search(WrittenSearch("s-1", "ann", "a chair", now_ms)).result(10)
+        assert serving.past is not None
+        serving.past.note("ann", [PastSearch("a lamp", now_ms)])
+        link, snapshots = TakingSearches(graph, journal), home / "snapshots"
+        link.start()
+        try:
+            until(lambda: link.is_open)
+            memory = Memory(serving.histories, journal, serving.past)
+            eraser = Eraser(journal, Drain(journal, link.graph), link, memory, snapshots)
+            found = asyncio.run(exported(UserService(serving, link, journal, eraser, snapshots)))
+        finally:
+            link.close()
+    assert [(each["source"], each["record"], each["query"]) for each in found] == [
+        ("journal", "search", "a chair"),
+        ("memory", "search", "a lamp"),
+    ]
+    assert found[1] == {"source": "memory", "record": "search", "query": "a lamp", "at_ms": now_ms}
+    assert graph.read("MATCH (:User {id: 'ann'})-[:SEARCHED]->(q:Query) RETURN q.text") == [["a chair"]]
 
 
 def test_an_erased_user_is_nowhere_and_what_comes_later_is_all_there_is(home: Path, graph: Graph) -> None:

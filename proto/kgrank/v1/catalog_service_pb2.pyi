@@ -66,7 +66,7 @@ class Product(google.protobuf.message.Message):
     @property
     def category(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Path from the root to the leaf; may be empty. Up to 16 names, each of 1 to 256 bytes without control characters,
-        not blank and without ` > ` in it; joined by that, up to 2048 bytes in all.
+        not blank, without ` > ` in it or ` >` at its end; joined by ` > `, up to 2048 bytes in all.
         """
 
     @property

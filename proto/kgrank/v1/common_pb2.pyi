@@ -159,7 +159,7 @@ class ContextEvent(google.protobuf.message.Message):
     type: global___InteractionType.ValueType
     """What happened; required."""
     value: builtins.float
-    """Rating or quantity, where the type measures one; finite."""
+    """Rating or quantity, where the type measures one; finite. Kept; rankings do not count it."""
     @property
     def at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When; the server's clock where it is not set. From 1970 to 300 seconds ahead of that clock."""

@@ -35,8 +35,9 @@ class Event(google.protobuf.message.Message):
     VALUE_FIELD_NUMBER: builtins.int
     ATTRIBUTION_TOKEN_FIELD_NUMBER: builtins.int
     event_id: builtins.str
-    """Makes a repeated call harmless: an id already written is acknowledged and not applied again. Made by the server
-    where it is empty; such a call must not be repeated blindly.
+    """Makes a repeated call harmless: an id already written is acknowledged and not applied again, also by another server
+    or later than `serve.journal_days`, where the outcome is WRITTEN once more. Made by the server where it is empty;
+    such a call must not be repeated blindly.
     """
     user_id: builtins.str
     """The user; need not be known."""
@@ -45,7 +46,7 @@ class Event(google.protobuf.message.Message):
     type: kgrank.v1.common_pb2.InteractionType.ValueType
     """What happened; required."""
     value: builtins.float
-    """Rating or quantity, where the type measures one; finite."""
+    """Rating or quantity, where the type measures one; finite. Kept; rankings do not count it."""
     attribution_token: builtins.str
     """`attribution_token` of the answer that led to it; empty if none did."""
     @property
@@ -86,9 +87,9 @@ class EventOutcome(google.protobuf.message.Message):
         STATUS_WRITTEN: EventOutcome._Status.ValueType  # 1
         """Stored now."""
         STATUS_DUPLICATE: EventOutcome._Status.ValueType  # 2
-        """An event with this id was stored before; nothing changed."""
+        """An event with this id was stored before, by this server and within `serve.journal_days`; nothing changed."""
         STATUS_UNKNOWN_PRODUCT: EventOutcome._Status.ValueType  # 3
-        """The catalogue does not have its product; not stored."""
+        """No model in service knows its product; not stored."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """What happened to it."""
@@ -98,9 +99,9 @@ class EventOutcome(google.protobuf.message.Message):
     STATUS_WRITTEN: EventOutcome.Status.ValueType  # 1
     """Stored now."""
     STATUS_DUPLICATE: EventOutcome.Status.ValueType  # 2
-    """An event with this id was stored before; nothing changed."""
+    """An event with this id was stored before, by this server and within `serve.journal_days`; nothing changed."""
     STATUS_UNKNOWN_PRODUCT: EventOutcome.Status.ValueType  # 3
-    """The catalogue does not have its product; not stored."""
+    """No model in service knows its product; not stored."""
 
     EVENT_ID_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int

@@ -57,7 +57,7 @@ class EventServiceServicer(object):
     """
 
     def WriteEvent(self, request, context):
-        """Writes one event. NOT_FOUND if the product is unknown.
+        """Writes one event. NOT_FOUND if no model in service knows the product.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ class EventServiceStub:
         kgrank.v1.event_service_pb2.WriteEventRequest,
         kgrank.v1.event_service_pb2.WriteEventResponse,
     ]
-    """Writes one event. NOT_FOUND if the product is unknown."""
+    """Writes one event. NOT_FOUND if no model in service knows the product."""
 
     WriteEvents: grpc.UnaryUnaryMultiCallable[
         kgrank.v1.event_service_pb2.WriteEventsRequest,
@@ -46,7 +46,7 @@ class EventServiceAsyncStub:
         kgrank.v1.event_service_pb2.WriteEventRequest,
         kgrank.v1.event_service_pb2.WriteEventResponse,
     ]
-    """Writes one event. NOT_FOUND if the product is unknown."""
+    """Writes one event. NOT_FOUND if no model in service knows the product."""
 
     WriteEvents: grpc.aio.UnaryUnaryMultiCallable[
         kgrank.v1.event_service_pb2.WriteEventsRequest,
@@ -69,7 +69,7 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         request: kgrank.v1.event_service_pb2.WriteEventRequest,
         context: _ServicerContext,
     ) -> typing.Union[kgrank.v1.event_service_pb2.WriteEventResponse, collections.abc.Awaitable[kgrank.v1.event_service_pb2.WriteEventResponse]]:
-        """Writes one event. NOT_FOUND if the product is unknown."""
+        """Writes one event. NOT_FOUND if no model in service knows the product."""
 
     @abc.abstractmethod
     def WriteEvents(

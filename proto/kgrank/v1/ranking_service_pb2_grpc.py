@@ -111,7 +111,8 @@ class RankingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecommend(self, request_iterator, context):
-        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order.
+        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order. One that
+        finds no place waits for it, and is not refused. A malformed one ends the stream after those before it are answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,9 @@ class RankingServiceStub:
         kgrank.v1.ranking_service_pb2.BatchRecommendRequest,
         kgrank.v1.ranking_service_pb2.BatchRecommendResponse,
     ]
-    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
+    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order. One that
+    finds no place waits for it, and is not refused. A malformed one ends the stream after those before it are answered.
+    """
 
 class RankingServiceAsyncStub:
     """Ranks products for a user.
@@ -100,7 +102,9 @@ class RankingServiceAsyncStub:
         kgrank.v1.ranking_service_pb2.BatchRecommendRequest,
         kgrank.v1.ranking_service_pb2.BatchRecommendResponse,
     ]
-    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
+    """Recommends for many users over one stream; each request has an answer or an error of its own, in any order. One that
+    finds no place waits for it, and is not refused. A malformed one ends the stream after those before it are answered.
+    """
 
 class RankingServiceServicer(metaclass=abc.ABCMeta):
     """Ranks products for a user.
@@ -154,6 +158,8 @@ class RankingServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[kgrank.v1.ranking_service_pb2.BatchRecommendRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[kgrank.v1.ranking_service_pb2.BatchRecommendResponse], collections.abc.AsyncIterator[kgrank.v1.ranking_service_pb2.BatchRecommendResponse]]:
-        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order."""
+        """Recommends for many users over one stream; each request has an answer or an error of its own, in any order. One that
+        finds no place waits for it, and is not refused. A malformed one ends the stream after those before it are answered.
+        """
 
 def add_RankingServiceServicer_to_server(servicer: RankingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -39,9 +39,9 @@ class Rule(google.protobuf.message.Message):
         brand or category the product that suits the user best.
         """
         ACTION_BOOST: Rule._Action.ValueType  # 2
-        """Lifts by `strength`."""
+        """Lifts by `strength` in Recommend, Rank, Search and Explain."""
         ACTION_BURY: Rule._Action.ValueType  # 3
-        """Lowers by `strength`."""
+        """Lowers by `strength`, where BOOST lifts."""
         ACTION_BLOCK: Rule._Action.ValueType  # 4
         """Leaves out of every answer but an explanation."""
 
@@ -55,9 +55,9 @@ class Rule(google.protobuf.message.Message):
     brand or category the product that suits the user best.
     """
     ACTION_BOOST: Rule.Action.ValueType  # 2
-    """Lifts by `strength`."""
+    """Lifts by `strength` in Recommend, Rank, Search and Explain."""
     ACTION_BURY: Rule.Action.ValueType  # 3
-    """Lowers by `strength`."""
+    """Lowers by `strength`, where BOOST lifts."""
     ACTION_BLOCK: Rule.Action.ValueType  # 4
     """Leaves out of every answer but an explanation."""
 

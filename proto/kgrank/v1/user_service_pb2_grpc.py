@@ -57,7 +57,7 @@ class UserServiceServicer(object):
     """
 
     def GetUserProfile(self, request, context):
-        """Summarises what a user did. NOT_FOUND if nothing is known.
+        """Summarises what a user did. NOT_FOUND if there are no interactions of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ class UserServiceStub:
         kgrank.v1.user_service_pb2.GetUserProfileRequest,
         kgrank.v1.user_service_pb2.GetUserProfileResponse,
     ]
-    """Summarises what a user did. NOT_FOUND if nothing is known."""
+    """Summarises what a user did. NOT_FOUND if there are no interactions of it."""
 
     ExportUser: grpc.UnaryStreamMultiCallable[
         kgrank.v1.user_service_pb2.ExportUserRequest,
@@ -50,7 +50,7 @@ class UserServiceAsyncStub:
         kgrank.v1.user_service_pb2.GetUserProfileRequest,
         kgrank.v1.user_service_pb2.GetUserProfileResponse,
     ]
-    """Summarises what a user did. NOT_FOUND if nothing is known."""
+    """Summarises what a user did. NOT_FOUND if there are no interactions of it."""
 
     ExportUser: grpc.aio.UnaryStreamMultiCallable[
         kgrank.v1.user_service_pb2.ExportUserRequest,
@@ -77,7 +77,7 @@ class UserServiceServicer(metaclass=abc.ABCMeta):
         request: kgrank.v1.user_service_pb2.GetUserProfileRequest,
         context: _ServicerContext,
     ) -> typing.Union[kgrank.v1.user_service_pb2.GetUserProfileResponse, collections.abc.Awaitable[kgrank.v1.user_service_pb2.GetUserProfileResponse]]:
-        """Summarises what a user did. NOT_FOUND if nothing is known."""
+        """Summarises what a user did. NOT_FOUND if there are no interactions of it."""
 
     @abc.abstractmethod
     def ExportUser(
