@@ -26,9 +26,9 @@ class GraphSettings(BaseModel):
         """Return the server's password from the setting or the file.
 
         Raises:
-            ConfigError: neither is set, or the file can't be read.
+            ConfigError: neither is set (an empty password is none), or the file can't be read.
         """
-        if self.password is not None:
+        if self.password:
             return self.password.get_secret_value()
         if self.password_file is None:
             raise ConfigError(
@@ -40,4 +40,8 @@ class GraphSettings(BaseModel):
             raise ConfigError(
                 f"graph.password_file {self.password_file} can't be read: {error.strerror}",
                 "Check the path and its permissions.",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"graph.password_file {self.password_file} is not UTF-8 text (byte {error.start})", "Save it as UTF-8."
             ) from error

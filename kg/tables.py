@@ -5,7 +5,7 @@
 | interactions | `user_id`, `product_id` | string | outside ids, 1 to 256 bytes of UTF-8 |
 | | `type` | string | one of `InteractionType` |
 | | `at_ms` | int64 | milliseconds since the epoch, UTC |
-| | `value` | float32, may be null | rating, quantity, dwell time: whatever the type measures |
+| | `value` | float32, may be null | rating, quantity, dwell time: whatever the type measures; no ranker reads it |
 | | `position` | int64 | orders interactions of equal time; the row number unless the source has better |
 | | `event_id` | string | unique; derived from the row's content unless the source has one |
 | products | `product_id`, `title`, `description`, `brand` | string | all but the id may be empty |
@@ -39,7 +39,7 @@ class InteractionType(StrEnum):
 
 
 CODES: dict[InteractionType, int] = {kind: code for code, kind in enumerate(InteractionType)}
-"""The int8 code of each interaction type in a snapshot. Append only: stored snapshots use these."""
+"""The int8 code of each interaction type in a snapshot. Append only: stored snapshots and artifacts use these."""
 
 MAX_ID_BYTES = 256
 MAX_VALUE_BYTES = 1024

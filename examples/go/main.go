@@ -1,7 +1,8 @@
 // A client of kgrank in Go, written from the .proto files alone: it recommends, searches and writes events, over TLS
-// and with a token. See build.sh.
+// and with a token; -plaintext asks a server on this machine that has neither. See build.sh.
 //
 //	kgrank-client -target localhost:50051 -ca ca.crt -user user-007 -query "coffee beans"
+//	kgrank-client -plaintext -user user-007 -query "coffee beans"
 //
 // The token comes from the environment (KGRANK_TOKEN), so that it stands in no command line.
 package main
@@ -10,9 +11,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -46,12 +50,13 @@ func (b bearer) RequireTransportSecurity() bool { return true }
 func main() {
 	target := flag.String("target", "localhost:50051", "server, host:port")
 	ca := flag.String("ca", "", "PEM certificates that vouch for the server; empty: the machine's own")
+	plaintext := flag.Bool("plaintext", false, "no TLS and no token, for a server on this machine")
 	user := flag.String("user", "user-007", "whom to recommend for")
 	query := flag.String("query", "beans", "what to search for")
 	flag.Parse()
 	log.SetFlags(0)
 
-	channel, err := dial(*target, *ca, os.Getenv("KGRANK_TOKEN"))
+	channel, err := dial(*target, *ca, os.Getenv("KGRANK_TOKEN"), *plaintext)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -64,9 +69,16 @@ func main() {
 	}
 }
 
-func dial(target, ca, token string) (*grpc.ClientConn, error) {
+func dial(target, ca, token string, plaintext bool) (*grpc.ClientConn, error) {
 	secure := credentials.NewTLS(nil)
-	if ca != "" {
+	switch {
+	case plaintext && ca != "":
+		return nil, errors.New("-plaintext and -ca exclude each other: give one of them")
+	case plaintext && !onThisMachine(target):
+		return nil, fmt.Errorf("-plaintext is for a server on this machine, as localhost:50051 is, not for %s", target)
+	case plaintext:
+		secure, token = insecure.NewCredentials(), ""
+	case ca != "":
 		var err error
 		if secure, err = credentials.NewClientTLSFromFile(ca, ""); err != nil {
 			return nil, fmt.Errorf("the certificates in %s can't be used: %w", ca, err)
@@ -87,6 +99,12 @@ func dial(target, ca, token string) (*grpc.ClientConn, error) {
 		options = append(options, grpc.WithPerRPCCredentials(bearer{token}))
 	}
 	return grpc.NewClient(target, options...)
+}
+
+// onThisMachine tells whether a target is a port of this machine, so that nobody on the network can listen in.
+func onThisMachine(target string) bool {
+	host, _, err := net.SplitHostPort(target)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }
 
 func run(ctx context.Context, channel *grpc.ClientConn, user, query string) error {

@@ -41,7 +41,7 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
         raise DataError(
             f"a column of {column.type} with {len(column):,} rows holds more than 2 GiB, which can't be read at once",
-            "Load it in parts: write its rows into several files, and load one after another.",
+            "Load it in parts: write its rows into several files, equal ones into one, and load one after another.",
         ) from error
 
 

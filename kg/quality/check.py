@@ -84,7 +84,8 @@ def _require(name: str, required: tuple[str, ...], raw: RawTable) -> None:
     missing = [column for column in required if column not in raw.rows.column_names]
     if missing:
         files = ", ".join(raw.rows[FILE].unique().to_pylist()) or "no rows"
+        found = f"The columns are: {', '.join(raw.file_columns)}. " if raw.file_columns else ""
         raise DataError(
             f"{name} ({files}): column {missing[0]} is missing",
-            f"Give it with --map {name}.{missing[0]}=COLUMN or --constant {name}.{missing[0]}=VALUE.",
+            f"{found}Give it with --map {name}.{missing[0]}=COLUMN or --constant {name}.{missing[0]}=VALUE.",
         )

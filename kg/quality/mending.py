@@ -9,6 +9,8 @@ from kg.quality.rules import Broken
 from kg.tables import CATEGORY_SEPARATOR, MAX_ID_BYTES, MAX_LEVELS, MAX_PATH_BYTES, MAX_VALUE_BYTES
 
 _CONTROL = r"[\x00-\x1f\x7f]+"
+_SEPARATOR = r"( >)+( |$)"
+"""`CATEGORY_SEPARATOR` in a name, also where the next level's would end what the name ends in."""
 _TEXTS = ("title", "description", "brand")
 
 
@@ -60,9 +62,9 @@ def _mend_paths(paths: pa.Array) -> tuple[pa.Array, list[Broken]]:
     if paths.null_count:
         paths = pa.array([path or [] for path in paths.to_pylist()], paths.type)
     names = paths.values
-    wild = np.asarray(pc.match_substring_regex(names, CATEGORY_SEPARATOR + "|" + _CONTROL), dtype=bool)
+    wild = np.asarray(pc.match_substring_regex(names, f"{_SEPARATOR}|{_CONTROL}"), dtype=bool)
     if wild.any():
-        names = pc.replace_substring_regex(pc.replace_substring(names, CATEGORY_SEPARATOR, " / "), _CONTROL, " ")
+        names = pc.replace_substring_regex(pc.replace_substring_regex(names, _CONTROL, " "), _SEPARATOR, r" /\2")
         paths = pa.ListArray.from_arrays(paths.offsets, names).cast(paths.type)
     separated = _any_of(paths.offsets, wild)
     levels = pc.list_value_length(paths).to_numpy(zero_copy_only=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from kg.errors import DataError
 from kg.quality.policy import Policy
+from kg.quality.remedies import remedy_of
 
 
 class Action(StrEnum):
@@ -85,27 +86,33 @@ class Report:
         """Stop if there is more that is bad than the policy allows.
 
         Raises:
-            DataError: names the table, the share, the commonest rule and its first line.
+            DataError: names the table, the share, the commonest rule, its first line and what to do about it.
         """
         for name, count in self.tables.items():
             if policy.strict and count.refused + count.duplicate:
+                worst, remedy = self._worst(name)
                 raise DataError(
                     f"{name}: {count.refused:,} bad and {count.duplicate:,} duplicate rows of {count.read:,}"
-                    f"{self._worst(name)}; strict accepts none",
-                    "Mend the file, or load without --strict; nothing was loaded.",
+                    f"{worst}; strict accepts none",
+                    f"{remedy}Mend the file, or load without --strict; nothing was loaded.",
                 )
             if count.bad_share > policy.max_bad:
+                worst, remedy = self._worst(name)
                 raise DataError(
                     f"{name}: {count.refused:,} of {count.read:,} rows ({count.bad_share:.1%}) are bad, "
-                    f"more than {policy.max_bad:.1%}{self._worst(name)}",
-                    "The report and the quarantine file show them all. Mend the file or the mapping, or allow more "
-                    "with --max-bad; nothing was loaded.",
+                    f"more than {policy.max_bad:.1%}{worst}",
+                    f"{remedy}The report and the quarantine file show them all. Mend the file or the mapping, or allow "
+                    "more with --max-bad; nothing was loaded.",
                 )
 
-    def _worst(self, table: str) -> str:
+    def _worst(self, table: str) -> tuple[str, str]:
+        """Return the commonest rule of a table's bad rows with its first line, and what to do about it."""
         rules = [r for r in self.rules if r.table == table and r.action in (Action.REFUSED, Action.DUPLICATE)]
         if not rules:
-            return ""
+            return "", ""
         worst = max(rules, key=lambda rule: (rule.action is Action.REFUSED, rule.rows))
         field = f" in {worst.field}" if worst.field else ""
-        return f", mostly {worst.rule}{field} (first: {worst.first_file} line {worst.first_line})"
+        return (
+            f", mostly {worst.rule}{field} (first: {worst.first_file} line {worst.first_line})",
+            f"{remedy_of(table, worst.rule, worst.field)} ",
+        )

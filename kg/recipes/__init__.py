@@ -88,11 +88,18 @@ class Recipe:
 
     @property
     def usage(self) -> str:
-        """Its parameters in one line: `user limit=20`."""
+        """Its parameters in one line: `user=VALUE limit=20`."""
         return " ".join(
-            each.name if each.default is None else f"{each.name}={json.dumps(each.default, ensure_ascii=False)}"
+            f"{each.name}=VALUE"
+            if each.default is None
+            else f"{each.name}={json.dumps(each.default, ensure_ascii=False)}"
             for each in self.parameters
         )
+
+    @property
+    def needs_publish(self) -> bool:
+        """Whether it answers from what `kgrank publish` writes."""
+        return "Needs `kgrank publish`." in self.answers
 
     @property
     def cypher(self) -> str:
@@ -110,9 +117,8 @@ class Recipe:
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals or name not in known:
-                raise ConfigError(
-                    f"recipe {self.name} has no parameter {assignment!r}", f"It takes: {self.usage or 'none'}."
-                )
+                wrong = f"has no parameter {name!r}" if equals else f"takes KEY=VALUE, not {assignment!r}"
+                raise ConfigError(f"recipe {self.name} {wrong}", f"It takes: {self.usage or 'none'}.")
             values[name] = known[name].parse(text)
         missing = [name for name, value in values.items() if value is None]
         if missing:

@@ -11,6 +11,7 @@ from kg.errors import DataError
 from kg.tables import SCHEMAS
 
 _KEYS = {"column", "constant", "split", "unit"}
+_KEYS_OF_ATTRIBUTES = {"column", "constant"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class ColumnMapping:
         if column not in names and not extra:
             choice = ", ".join(names) + (", attributes.NAME" if "attributes" in names else "")
             raise DataError(f"mapping: {table} has no column {column!r}", f"Use one of {choice}.")
+        if changes.get("unit") is not None and not extra and column != "at_ms":
+            raise DataError(
+                f"mapping: {table}.{column} has unit {str(changes['unit'])!r}; only interactions.at_ms takes one",
+                "Leave it out.",
+            )
         refused = [key for key in ("split", "unit") if extra and changes.get(key) is not None]
         if refused:
             raise DataError(
@@ -100,10 +106,24 @@ def read_mapping(path: Path) -> ColumnMapping:
 
 def _flat(columns: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     for column, value in columns.items():
-        if column == "attributes" and isinstance(value, dict) and not _KEYS & set(value):
+        if column == "attributes" and isinstance(value, dict) and not _is_rule_of_attributes(value):
             yield from ((f"attributes.{name}", inner) for name, inner in value.items())
         else:
             yield column, value
+
+
+def _is_rule_of_attributes(table: dict[str, Any]) -> bool:
+    """Return whether a table under `attributes` says where the whole column is, not where single attributes are.
+
+    An attribute may be called unit, say. A constant of the whole column is a JSON object.
+    """
+    constant = table.get("constant", "{}")
+    return (
+        bool(table)
+        and not set(table) - _KEYS_OF_ATTRIBUTES
+        and all(isinstance(value, str) for value in table.values())
+        and constant.lstrip().startswith("{")
+    )
 
 
 def _changes(path: Path, place: str, value: Any) -> dict[str, Any]:

@@ -51,11 +51,13 @@ class RawTable:
         time_unit: unit of numeric times; None if nobody said, then milliseconds are assumed and the figures looked at.
         repeats_are_events: equal interactions without an event id are separate events (two of the same in a basket);
             False if they are one event that the file has twice.
+        file_columns: the files' own names of columns, to tell where a required one is missing; empty if nobody said.
     """
 
     rows: pa.Table
     time_unit: TimeUnit | None = None
     repeats_are_events: bool = True
+    file_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_sizes(self.rows)
@@ -155,7 +157,7 @@ def _require_sizes(rows: pa.Table) -> None:
             files = ", ".join(rows[FILE].unique().to_pylist())
             raise DataError(
                 f"{files}: column {name} holds {size / 2**30:.1f} GiB of text; at most 2 GiB can be read at once",
-                "Load it in parts: write its rows into several files, and load one after another.",
+                "Load it in parts: write its rows into several files, equal ones into one, and load one after another.",
             )
 
 

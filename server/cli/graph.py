@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kg.store import Graph, Result
     from server.config import Settings
 
+_PUBLISHED = "MATCH (m:ModelVersion {active: true}) RETURN count(m)"
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -167,4 +169,7 @@ def recipe(
     parameters = chosen.bind(param or [])
     settings = settings_of(context)
     with Graph.connect(settings.graph, settings.graph_folder, console.say) as graph:
-        show_result(graph.query(chosen.cypher, parameters), title=chosen.title, json=json)
+        result = graph.query(chosen.cypher, parameters)
+        show_result(result, title=chosen.title, json=json)
+        if chosen.needs_publish and not result.rows and not graph.read(_PUBLISHED)[0][0]:
+            console.say("no model's results are in the graph: write them with kgrank publish")

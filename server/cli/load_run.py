@@ -154,5 +154,6 @@ def _outside(text: str) -> "tuple[str, Any]":
         return table, Outside(policy)
     except ValueError as error:
         raise ConfigError(
-            f"--outside {text!r} is not TABLE=POLICY", "Write facts=drop, facts=bare or facts=refuse."
+            f"--outside {text!r} is not TABLE=POLICY",
+            "TABLE is interactions or facts, POLICY is drop, bare or refuse: interactions=bare, for example.",
         ) from error

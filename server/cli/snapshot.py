@@ -70,6 +70,11 @@ def make_snapshot(
         # Who was erased meanwhile may be in it; a server that erases from now on finds it. Last: that another snapshot
         # can't be rewritten takes nothing from this one.
         redact_all(settings.snapshots_folder, erasures_since(graph, commit))
+    if not snapshot.counts["interactions"]:
+        before = "" if as_of is None else f" until {as_of}"
+        console.say(
+            f"the graph has no interactions{before}, so that nothing can be trained: load some with kgrank load"
+        )
     if json:
         console.emit_json(
             {

@@ -126,3 +126,82 @@ def test_an_attribute_takes_no_split_and_no_unit(key: str, value: str, tmp_path:
     path.write_text(f'[products.attributes]\ncolour = {{ column = "col", {key} = "{value}" }}\n')
     with pytest.raises(DataError, match=said):
         read_mapping(path)
+
+
+def write_extras_as_parquet(path: Path) -> None:
+    extras = pa.array(
+        [[("colour", "grey"), ("roast", "dark")], None, [("origin", "Peru")]], pa.map_(pa.string(), pa.string())
+    )
+    ids = pa.array(["p1", "p2", "p3"])
+    pq.write_table(pa.table({"product_id": ids, "attributes": extras, "colour": [["red", "blue"], ["red"], []]}), path)
+
+
+def write_extras_as_csv(path: Path) -> None:
+    path.write_text(
+        "product_id,attributes,colour\n"
+        'p1,"{""colour"": ""grey"", ""roast"": ""dark""}","[""red"", ""blue""]"\n'
+        "p2,,red\n"
+        'p3,"{""colour"": ""grey"", ""origin"": ""Peru""}",\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("items.parquet", write_extras_as_parquet), ("items.csv", write_extras_as_csv)]
+)
+def test_mapped_attributes_stand_beside_those_of_the_column_attributes(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    mapping = ColumnMapping().with_assignment("column", "products.attributes.colour=colour")
+    result = clean(read_tables(TableFiles(products=(tmp_path / name,)), mapping), Policy(strict=True))
+    assert result.tables.products["attributes"].to_pylist() == [
+        [("colour", "blue"), ("colour", "red"), ("roast", "dark")],
+        [("colour", "red")],
+        [("origin", "Peru")],
+    ]
+
+
+def test_attributes_that_can_not_be_read_are_refused_beside_mapped_ones(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_bytes(b"product_id,attributes,colour\np1,dark,red\np2,{},ros\xe9\np3,{},red\n")
+    mapping = ColumnMapping().with_assignment("column", "products.attributes.colour=colour")
+    result = check(read_tables(TableFiles(products=(path,)), mapping), Policy())
+    assert result.tables.products["product_id"].to_pylist() == ["p3"]
+    assert [(row["line"], row["field"]) for row in result.refused.to_pylist()] == [
+        (2, "attributes"),
+        (3, "attributes"),
+    ]
+    assert result.refused["value"][0].as_py() == "dark"
+
+
+@pytest.mark.parametrize("name", ["unit", "split", "column", "constant"])
+def test_an_attribute_may_be_called_like_a_key_of_a_rule(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.toml"
+    rule = '{ column = "col" }' if name == "column" else '"col"'
+    path.write_text(f"[products.attributes]\n{name} = {rule}\n")
+    mapping = ColumnMapping().with_assignment("column", f"products.attributes.{name}=col")
+    assert read_mapping(path) == mapping
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "value"),
+    [('{ column = "extras" }', "column", "extras"), ("{ constant = '{\"a\": 1}' }", "constant", '{"a": 1}')],
+)
+def test_a_file_may_say_where_all_attributes_are(rule: str, key: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text(f"[products]\nattributes = {rule}\n")
+    assert read_mapping(path) == ColumnMapping().with_assignment(key, f"products.attributes={value}")
+
+
+def test_a_section_of_no_attributes_maps_none(tmp_path: Path) -> None:
+    (tmp_path / "map.toml").write_text("[products.attributes]\n")
+    assert read_mapping(tmp_path / "map.toml") == ColumnMapping()
+
+
+def test_only_times_have_a_unit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"products\.price has unit 's'"):
+        ColumnMapping().with_assignment("unit", "products.price=s")
+    path = tmp_path / "map.toml"
+    path.write_text('[products]\nprice = { column = "cost", unit = "s" }\n')
+    with pytest.raises(DataError, match=r"products\.price has unit"):
+        read_mapping(path)

@@ -13,7 +13,7 @@ from kg.quality import Checked, Outside, Policy, check, clean
 from kg.quality.identity import occurrences
 from kg.quality.report import Action
 from kg.sources.raw import Raw, RawTable, with_origin
-from kg.tables import SCHEMAS
+from kg.tables import CATEGORY_SEPARATOR, SCHEMAS
 
 NOW_MS = 1_750_000_000_000
 AT_MS = 1_740_000_000_000
@@ -158,6 +158,24 @@ def test_texts_are_mended_and_counted_not_refused() -> None:
         "category_separator",
     }
     assert {rule.action for rule in result.report.rules} == {Action.MENDED}
+
+
+@pytest.mark.parametrize(
+    ("name", "mended"),
+    [
+        ("a > b", "a / b"),
+        ("a >", "a /"),
+        ("a > > b", "a / b"),
+        ("a >\n", "a /"),
+        ("a\t>\tb", "a / b"),
+        ("a >b", "a >b"),
+    ],
+)
+def test_a_mended_category_is_the_same_once_its_path_is_joined_and_split(name: str, mended: str) -> None:
+    result = checked(products=[PRODUCT | {"category": [name, "> c"]}])
+    (category,) = result.tables.products["category"].to_pylist()
+    assert category == [mended, "> c"]
+    assert CATEGORY_SEPARATOR.join(category).split(CATEGORY_SEPARATOR) == category
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_seasons_add_up_to_all_purchases(shop_graph: Graph, shop: Tables) -> Non
     [
         ([], "needs user"),
         (["user=u", "colour=red"], "no parameter"),
-        (["user"], "no parameter"),
+        (["user"], "takes KEY=VALUE, not 'user'\nIt takes: user=VALUE limit=15"),
         (["user=u", "limit=many"], "can't be"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The client in Go, made from the .proto files alone: built by Go's own tools, and run over TLS with a token."""
+"""The client in Go, made from the .proto files alone: built by Go's own tools, run with TLS and a token and without."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(ROOT / "examples" / "go", tmp_path_factory.mktemp("go") / "client"))
     told = {
         "PROTOS": str(ROOT / "proto"),
-        "PROTOC": f"{sys.executable} -m grpc_tools.protoc",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # its grpcio-tools has a protoc
         "GOTOOLCHAIN": "local",
         "GOFLAGS": "-mod=readonly",
     }
@@ -84,3 +84,26 @@ def test_a_go_client_recommends_searches_and_writes_over_tls_with_a_token(
         assert "PermissionDenied" in run(reader, authority.certificate).stderr
         assert "Unauthenticated" in run("kgr_x_y", authority.certificate).stderr
         assert "certificate" in run(token, Authority(tmp_path, "other").certificate).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_go_client_asks_a_server_of_its_own_machine_in_the_clear_and_no_other(go_client: Path, home: Path) -> None:
+    def run(target: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [str(go_client), "-plaintext", "-target", target, "-user", "user-01", "-query", "thing"],
+            env=os.environ | {"KGRANK_TOKEN": "kgr_x_y"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    with running(home) as server:
+        done = run(server.target)
+        assert done.returncode == 0, done.stderr
+        assert "recommended for user-01 (USER_STATE_WARM" in done.stdout
+        assert "event STATUS_WRITTEN" in done.stdout
+        elsewhere = run(server.target.replace("127.0.0.1", "192.0.2.1"))
+        assert (elsewhere.returncode, elsewhere.stdout) == (1, "")
+        assert "is for a server on this machine" in elsewhere.stderr

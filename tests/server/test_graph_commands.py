@@ -85,6 +85,25 @@ def test_a_damaged_snapshot_is_put_aside_and_written_anew(graph: Graph, graph_ho
     assert Snapshot.open(folder).content_hash.startswith(name)
 
 
+def test_a_snapshot_without_interactions_is_told_of(graph: Graph, graph_home: Path) -> None:
+    done = kgrank(graph_home, "snapshot", "--json")
+    assert json.loads(done.stdout)["counts"]["interactions"] == 0
+    assert "load some with kgrank load" in done.stderr
+    graph.load(SMALL)
+    assert "kgrank load" not in kgrank(graph_home, "snapshot").stderr
+    assert "no interactions until 1969-01-01" in kgrank(graph_home, "snapshot", "--as-of", "1969-01-01").stderr
+
+
+def test_a_recipe_that_needs_a_published_model_says_so(graph: Graph, graph_home: Path) -> None:
+    graph.load(SMALL)
+    asked = ("graph", "recipe", "recommended", "--param", "user=ann", "--json")
+    done = kgrank(graph_home, *asked)
+    assert json.loads(done.stdout)["rows"] == []
+    assert "kgrank publish" in done.stderr
+    graph.write("CREATE (:ModelVersion {id: 'm1', active: true, created_at: 0})")
+    assert "kgrank publish" not in kgrank(graph_home, *asked).stderr
+
+
 def test_the_status_counts_what_the_graph_holds(graph: Graph, graph_home: Path) -> None:
     graph.load(SMALL)
     facts = json.loads(kgrank(graph_home, "graph", "status", "--json").stdout)
