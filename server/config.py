@@ -207,7 +207,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, environment, file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _File(settings_cls)
+
+
+class _File(TomlConfigSettingsSource):
+    """The configuration file, without a password that a variable for the password's file is to replace."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        given, graph = self.current_state.get("graph"), found.get("graph")
+        if isinstance(given, dict) and isinstance(graph, dict) and given.get("password_file"):
+            return found | {"graph": {name: value for name, value in graph.items() if name != "password"}}
+        return found
 
 
 def load_settings(config_file: Path | None = None) -> Settings:
@@ -227,7 +238,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
     class FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
-    neo4j: dict[str, Any] = {field: os.environ[name] for field, name in NEO4J.items() if name in os.environ}
+    neo4j: dict[str, Any] = {field: os.environ[name] for field, name in NEO4J.items() if os.environ.get(name)}
     given: dict[str, Any] = {"graph": neo4j} if neo4j else {}
     if os.environ.get(_MLFLOW_VARIABLE):
         given["tracking"] = {"mlflow_uri": os.environ[_MLFLOW_VARIABLE]}
@@ -250,7 +261,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
             f"{_variable(error)} can't be read: its value is not JSON", """Lists are JSON: '["ALSO_BOUGHT"]'"""
         ) from error
     except ValidationError as error:
-        raise ConfigError(_explain(error), "`kgrank config` lists every setting, its range and its default.") from error
+        raise ConfigError(_explain(error), "docs/configuration.md has every setting, its range and default.") from error
 
 
 def _variable(error: SettingsError) -> str:

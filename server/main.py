@@ -1,10 +1,13 @@
 """The `kgrank` command: starts the command line, or says which extra it lacks."""
 
+import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
     """Run the command line; without its packages, say in one sentence how to get them."""
+    _open_closed_streams()
     try:
         from server.cli.app import run
     except ModuleNotFoundError as error:
@@ -16,6 +19,13 @@ def main() -> None:
         )
         sys.exit(3)
     run()
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed before the start (`>&-`): Python has nothing there, and a file could take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # for good
 
 
 if __name__ == "__main__":

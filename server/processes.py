@@ -1,7 +1,8 @@
 """Several server processes on one port: started, watched, replaced when they die, restarted one after the other.
 
 Each has a journal of its own, and hears of the others' events through the graph. The kernel spreads connections over
-them (SO_REUSEPORT). SIGTERM ends all, each in order; SIGHUP restarts one after the other, so that some always serve.
+them (SO_REUSEPORT). SIGTERM ends all, each in order; SIGHUP restarts one after the other, each once all others serve,
+so that some always do. A SIGHUP to the whole process group reaches the one that watches alone.
 """
 
 import json
@@ -46,18 +47,28 @@ class Worker:
         self.told: dict[str, Any] = {}
         self._command = command
         self._process: subprocess.Popen[str] | None = None
-        self._started = 0.0
+        self._started = self._asked = 0.0
 
     def start(self) -> None:
         """Start a process here."""
         self.ready.clear()
         self._started = time.monotonic()
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # The process inherits it: a SIGHUP to the whole process group is for us alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def ended(self) -> int | None:
         """Return how the process ended; None while it runs, or where there is none."""
         return None if self._process is None else self._process.poll()
+
+    @property
+    def serves(self) -> bool:
+        """Whether the process has said so, and has not ended."""
+        return self.ready.is_set() and self.ended() is None
 
     @property
     def lived_s(self) -> float:
@@ -67,6 +78,7 @@ class Worker:
     def leave(self) -> None:
         """Ask the process to end in order."""
         if self._process is not None and self._process.poll() is None:
+            self._asked = time.monotonic()
             self._process.terminate()
 
     def wait(self, patience_s: float | None = None) -> None:
@@ -79,7 +91,7 @@ class Worker:
             try:
                 self._process.wait(patience_s)
             except subprocess.TimeoutExpired:
-                _log.error("process_killed", process=self.number, waited_s=patience_s)
+                _log.error("process_killed", process=self.number, waited_s=round(time.monotonic() - self._asked, 1))
                 self._process.kill()
                 self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
@@ -189,52 +201,78 @@ def _all_ready(workers: Sequence[Worker], wish: _Wish) -> bool:
     return True
 
 
-def _watch(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
-    """Replace processes that end, until we are to leave."""
-    waits = dict.fromkeys(range(len(workers)), 0.0)
-    due: dict[int, float] = {}
-    while not wish.leave:
-        if wish.restart:
-            wish.restart = False
-            _restart(workers, wish, patience_s)
-        for worker in workers:
+class _Keeper:
+    """Replaces processes that end: at once, and those that soon end again after ever longer waits."""
+
+    def __init__(self, workers: Sequence[Worker], wish: _Wish) -> None:
+        self._workers, self._wish = workers, wish
+        self._waits_s = dict.fromkeys(workers, 0.0)
+        self._due: dict[Worker, float] = {}
+
+    def look(self, but: Worker | None = None) -> None:
+        """Replace those that have ended and are due, except one that somebody else sees to."""
+        for worker in self._workers:
             ended = worker.ended()
-            if ended is None:
+            if ended is None or worker is but:
+                self._due.pop(worker, None)
                 continue
-            if worker.number not in due:
-                wait_s = 0.0 if worker.lived_s > _SOUND_AFTER_S else waits[worker.number]
-                waits[worker.number] = min(max(1.0, wait_s * 2), _LONGEST_WAIT_S)
-                due[worker.number] = time.monotonic() + wait_s
+            if worker not in self._due:
+                wait_s = 0.0 if worker.lived_s > _SOUND_AFTER_S else self._waits_s[worker]
+                self._waits_s[worker] = min(max(1.0, wait_s * 2), _LONGEST_WAIT_S)
+                self._due[worker] = time.monotonic() + wait_s
                 _log.error("process_ended", process=worker.number, status=ended, replaced_in_s=wait_s)
-            if time.monotonic() >= due[worker.number]:
-                del due[worker.number]
+            if time.monotonic() >= self._due[worker]:
+                del self._due[worker]
                 worker.wait()
                 worker.start()
-        time.sleep(_LOOK_EVERY_S)
+
+    def until(self, reached: Callable[[], bool], but: Worker | None = None) -> bool:
+        """Go on looking until something is reached; return False where we are to leave before."""
+        while not self._wish.leave:
+            if reached():
+                return True
+            self.look(but)
+            time.sleep(_LOOK_EVERY_S)
+        return False
 
 
-def _restart(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
-    """End one process after the other in order, each replaced before the next; those left serve on if one does not."""
-    for worker in workers:
-        served = worker.told.get("model_version")
-        worker.leave()
-        worker.wait(patience_s)
-        worker.start()
-        while not worker.ready.wait(_LOOK_EVERY_S):
-            if wish.leave:
-                return
-            if worker.ended() is not None:  # the watch replaces it
-                _stopped(worker, "it ended before it was ready")
-                return
-        if served is not None and worker.told.get("model_version") is None:
-            _stopped(worker, "it serves no model")
-            return
-        _log.info("process_restarted", process=worker.number)
+def _watch(workers: Sequence[Worker], wish: _Wish, patience_s: float) -> None:
+    """Replace processes that end, and restart all when it is asked for, until we are to leave."""
+    keeper = _Keeper(workers, wish)
+    while keeper.until(lambda: wish.restart):
+        wish.restart = False
+        for worker in workers:
+            if not _restart(worker, [other for other in workers if other is not worker], keeper, patience_s):
+                break
 
 
-def _stopped(worker: Worker, reason: str) -> None:
+def _restart(worker: Worker, others: Sequence[Worker], keeper: _Keeper, patience_s: float) -> bool:
+    """End a process in order once all others serve, and start another; return False where none further may follow."""
+    if down := [other.number for other in others if not other.serves]:
+        _log.warning("restart_waits", process=worker.number, for_processes=down)
+    if not keeper.until(lambda: all(other.serves for other in others)):
+        return False
+    served = worker.told.get("model_version")
+    worker.leave()
+    killed_at = time.monotonic() + patience_s
+    if not keeper.until(lambda: worker.ended() is not None or time.monotonic() > killed_at, but=worker):
+        return False
+    worker.wait(0)
+    worker.start()
+    if not keeper.until(lambda: worker.ready.is_set() or worker.ended() is not None, but=worker):
+        return False
+    if not worker.ready.is_set():  # the watch replaces it
+        return _stopped(worker, "it ended before it was ready")
+    if served is not None and worker.told.get("model_version") is None:
+        return _stopped(worker, "it serves no model")
+    _log.info("process_restarted", process=worker.number)
+    return True
+
+
+def _stopped(worker: Worker, reason: str) -> bool:
     remedy = "Its own lines say why. Mend that, and send SIGHUP again; the others were left as they are."
     _log.error("restart_stopped", process=worker.number, reason=reason, remedy=remedy)
+    return False
 
 
 def own_command(arguments: Sequence[str]) -> list[str]:

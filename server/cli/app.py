@@ -81,8 +81,9 @@ def root(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).", show_default="kgrank.toml")] = None,
 ) -> None:
-    """Read the settings once, for every command."""
-    context.obj = load_settings(config)
+    """Read the settings once, for every command but the demo, which has its own."""
+    if context.invoked_subcommand != "demo":
+        context.obj = load_settings(config)
 
 
 def run() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -61,6 +62,15 @@ def say(line: str) -> None:
 def emit_json(value: object) -> None:
     """Print one JSON document on stdout."""
     sys.stdout.write(json_text(value) + "\n")
+
+
+def tell_json(value: object) -> None:
+    """Print one JSON document at once, for who waits for it; what can't be written is lost, as what `say` says is."""
+    try:
+        emit_json(value)
+        sys.stdout.flush()
+    except OSError:  # Python would try again at the end, and end in failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def json_text(value: object, indent: int | None = None) -> str:

@@ -10,6 +10,7 @@ from server.cli.app import Json, settings_of
 from server.cli.asking import MAX_RESULTS, Target, as_json, asking
 
 _ACTIONS = ("pin", "boost", "bury", "block")
+_ISO = "An ISO date (its beginning) or time; UTC unless it says."
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +22,17 @@ def register(app: typer.Typer) -> None:
     )
     rules.command("remove", epilog="Example: kgrank rules remove sale")(remove)
     app.add_typer(rules, name="rules")
+
+
+def _moment(text: str) -> datetime:
+    """Return the moment that an option names: of a date, its beginning; UTC unless it says."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a date or time: write it as 2030-01-31 or 2030-01-31T18:00:00+01:00"
+        ) from error
 
 
 def list_rules(context: typer.Context, target: Target = None, json: Json = False) -> None:
@@ -60,8 +72,14 @@ def set_rule(
     category: Annotated[str | None, typer.Option(help="Category that it is about, names joined by ' > '.")] = None,
     strength: Annotated[float | None, typer.Option(help="Of boost and bury: 0 to 10.")] = None,
     position: Annotated[int | None, typer.Option(min=1, max=MAX_RESULTS, help="Of pin: the place.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="From when (UTC); from now on if not given.")] = None,
-    end: Annotated[datetime | None, typer.Option("--until", help="Until when (UTC); for good if not given.")] = None,
+    start: Annotated[
+        datetime | None,
+        typer.Option("--from", parser=_moment, metavar="DATE", help=f"From when; from now on if not given. {_ISO}"),
+    ] = None,
+    end: Annotated[
+        datetime | None,
+        typer.Option("--until", parser=_moment, metavar="DATE", help=f"Until when; for good if not given. {_ISO}"),
+    ] = None,
     target: Target = None,
     json: Json = False,
 ) -> None:
@@ -81,7 +99,7 @@ def set_rule(
             setattr(rule, field, name)
     for moment, given in ((rule.start_time, start), (rule.end_time, end)):
         if given is not None:
-            moment.FromDatetime(given.replace(tzinfo=UTC))
+            moment.FromDatetime(given)
     with asking(target, settings_of(context)) as client:
         stored = client.upsert_rule(rule)
     if json:

@@ -135,8 +135,7 @@ def _teller(settings: "Settings", json: bool) -> Callable[[int, str | None], Non
     def ready(port: int, model_version: str | None) -> None:
         target = address_of(settings.serve.host, port)
         if json:
-            console.emit_json({"target": target, "model_version": model_version})
-            sys.stdout.flush()
+            console.tell_json({"target": target, "model_version": model_version})
         elif model_version is None:
             console.say(f"listening on {target}, but no model is in service: train one, or see the lines above")
         else:

@@ -85,9 +85,14 @@ def stability_index(reference: Floats, live: Floats) -> float:
 
 
 class Coverage:
-    """Which products were in answers lately: in the present window of answers, or in the one before."""
+    """Which products were in answers lately: in the present window of answers, or in the one before.
 
-    def __init__(self) -> None:
+    Args:
+        window: answers of a window.
+    """
+
+    def __init__(self, window: int = _ROTATED_AFTER) -> None:
+        self._window = window
         self._now: Bools = np.zeros(0, np.bool_)
         self._before: Bools = np.zeros(0, np.bool_)
         self._answers = 0
@@ -98,14 +103,14 @@ class Coverage:
             self._now = np.concatenate([self._now, np.zeros(products - len(self._now), np.bool_)])
         self._now[ranking.product_index] = True
         self._answers += 1
-        if self._answers >= _ROTATED_AFTER:
+        if self._answers >= self._window:
             self._before, self._now, self._answers = self._now, np.zeros(products, np.bool_), 0
 
     @property
     def share(self) -> float | None:
-        """The share of the catalogue that was in answers; None before there are any."""
+        """The share of the catalogue that was in answers; None before a window is full: it has yet to grow."""
         now, before = self._now, self._before
-        if not len(now):
+        if not len(before):
             return None
         shown = now.copy()
         common = min(len(now), len(before))
@@ -141,7 +146,7 @@ class AnswerWatch:
 
     @property
     def coverage(self) -> float | None:
-        """The share of the catalogue that was in answers lately."""
+        """The share of the catalogue that was in answers lately; None before there were enough to tell."""
         return self._coverage.share
 
     def drift(self, in_service: Collection[str]) -> dict[str, float]:

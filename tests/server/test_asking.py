@@ -72,11 +72,13 @@ def test_rules_need_a_graph_and_say_so(kgrank: CommandLine, shop: Shop) -> None:
         ("--k", ("recommend", "user-01", "--k", "99999999999")),
         ("--k", ("search", "thing", "--k", "99999999999")),
         ("--position", ("rules", "set", "hero", "pin", "--product", "product-04", "--position", "99999999999")),
+        ("--until", ("rules", "set", "hero", "pin", "--product", "product-04", "--until", "2030")),
+        ("--from", ("rules", "set", "hero", "pin", "--product", "product-04", "--from", "0001-01-01T00:00+09:00")),
         ("--days", ("user", "profile", "user-01", "--days", "1e300")),
         ("--days", ("user", "profile", "user-01", "--days", "nan")),
     ],
 )
-def test_a_number_that_no_server_takes_is_a_mistake(
+def test_a_number_or_moment_that_no_server_takes_is_a_mistake(
     kgrank: CommandLine, shop: Shop, option: str, arguments: tuple[str, ...]
 ) -> None:
     done = kgrank(shop.home, *arguments)

@@ -51,6 +51,36 @@ def test_the_password_can_stand_in_a_file(tmp_path: Path) -> None:
     assert GraphSettings(password_file=tmp_path / "password").read_password() == "from-file"
 
 
+@pytest.mark.parametrize("variable", ["KGRANK_NEO4J_PASSWORD_FILE", "KGRANK_GRAPH__PASSWORD_FILE"])
+def test_a_variable_that_names_the_password_s_file_wins_over_a_password_in_the_settings(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (empty_place / "kgrank.toml").write_text('[graph]\npassword = "old"\nuser = "shop"\n')
+    (empty_place / "password").write_text("new\n")
+    monkeypatch.setenv(variable, str(empty_place / "password"))
+    graph = load_settings().graph
+    assert (graph.read_password(), graph.user) == ("new", "shop")
+    monkeypatch.setenv("KGRANK_NEO4J_PASSWORD", "newest")
+    assert load_settings().graph.read_password() == "newest"
+
+
+@pytest.mark.parametrize("variable", ["KGRANK_NEO4J_PASSWORD", "KGRANK_GRAPH__PASSWORD"])
+def test_an_empty_password_is_none(empty_place: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    (empty_place / "password").write_text("from-file")
+    monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("KGRANK_NEO4J_PASSWORD_FILE", str(empty_place / "password"))
+    assert load_settings().graph.read_password() == "from-file"
+    monkeypatch.setenv("KGRANK_NEO4J_PASSWORD_FILE", "")
+    with pytest.raises(ConfigError, match="no password is"):
+        load_settings().graph.read_password()
+
+
+def test_a_password_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match=r"password_file .*password is not UTF-8 text \(byte 3\)"):
+        GraphSettings(password_file=tmp_path / "password").read_password()
+
+
 def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"password_file .*nothing-here can't be read"):
         GraphSettings(password_file=tmp_path / "nothing-here").read_password()
@@ -62,12 +92,17 @@ def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
         ("[serve]\nport = 70000\n", r"setting serve\.port: .*65535 \(got 70000\)"),
         ("[serve]\nprot = 1\n", r"setting serve\.prot: Extra inputs"),
         ("[serve\n", "not valid TOML"),
+        *(
+            (f"[model]\nrepeat_half_lives_days = [14, {days}]\n", r"setting model\.repeat_half_lives_days\.1: .*than")
+            for days in ("0", "-3.5", "nan", "36500.1", "inf")
+        ),
     ],
 )
 def test_a_bad_file_names_field_and_value(empty_place: Path, text: str, message: str) -> None:
     (empty_place / "kgrank.toml").write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         load_settings()
+    assert "`kgrank config`" not in caught.value.remedy  # it is refused as well
 
 
 @pytest.mark.parametrize("text", ["[graph]\npassword = [123456]\n", '[graph]\npasswrd = "123456"\n'])
@@ -202,6 +237,27 @@ def test_a_file_that_is_not_utf8_or_has_too_long_a_name_is_named(empty_place: Pa
         load_settings()
     with pytest.raises(ConfigError, match=r"configuration file x+ can't be read: File name too long"):
         load_settings(Path("x" * 300))
+
+
+def test_the_demo_reads_none_of_the_settings(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGRANK_SERVE__PORT", "70000")
+    monkeypatch.setenv("KGRANK_CONFIG", str(empty_place / "gone.toml"))
+    done = run_kgrank("demo", "--home", "/sys/kgrank", check=False)
+    assert done.stderr.startswith("error: /sys/kgrank can't be used: ")
+
+
+def test_a_command_goes_on_where_its_streams_are_closed() -> None:
+    command = [sys.executable, "-m", "server.main", "config"]
+    for closed in (">&-", "<&- >&- 2>&-"):
+        done = subprocess.run(["/bin/sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_a_full_disk_can_not_be_told_ends_nothing() -> None:
+    told = "from server.cli.console import say, tell_json; tell_json({'target': 'here:1'}); say('goes on')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", told], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "goes on\n")
 
 
 def test_a_folder_that_can_not_be_written_ends_in_one_sentence() -> None:

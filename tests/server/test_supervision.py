@@ -12,9 +12,9 @@ import psutil
 
 from tests.waiting import until
 
-# Writes down who it is, says that it serves, and leaves when it is asked to, unless it is stubborn.
+# Writes down who it is, says that it serves once nothing holds it up, and leaves when it is asked to, unless stubborn.
 CHILD = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
 starts = folder / f"starts-{number}"
 with starts.open("a") as file:
@@ -24,6 +24,8 @@ if (folder / "fails").exists():
     sys.exit(3)
 if (folder / "stubborn").exists():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while (folder / f"holds-{number}").exists():
+    time.sleep(0.01)
 model = None if count > 1 and (folder / "loses-its-model").exists() else "a-model"
 print(json.dumps({"model_version": model}), flush=True)
 while True:
@@ -34,7 +36,7 @@ PARENT = """
 import sys
 from server.processes import supervise
 supervise(
-    2, "127.0.0.1", 0,
+    int(sys.argv[3]), "127.0.0.1", 0,
     lambda number, port: [sys.executable, sys.argv[1] + "/child.py", sys.argv[1], str(number)],
     lambda port, model: print("ready", model, flush=True),
     patience_s=float(sys.argv[2]),
@@ -46,7 +48,7 @@ ENDS_S = 120
 
 
 class Supervised:
-    """A supervisor of two processes."""
+    """A supervisor of a few processes."""
 
     def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
         self.folder = folder
@@ -61,16 +63,21 @@ class Supervised:
         """Return what it has said."""
         return (self.folder / "log").read_text().splitlines()
 
+    def said(self, event: str) -> int:
+        """Return how often it has said something."""
+        return sum(event in line for line in self.log())
+
 
 @contextmanager
-def supervised(folder: Path, patience_s: float = 5.0) -> Iterator[Supervised]:
+def supervised(folder: Path, patience_s: float = 5.0, count: int = 2) -> Iterator[Supervised]:
     (folder / "child.py").write_text(CHILD)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(folder), str(patience_s)],
+            [sys.executable, "-c", PARENT, str(folder), str(patience_s), str(count)],
             stdout=log,
             stderr=log,
             text=True,
+            start_new_session=True,  # a process group of its own
         )
         try:
             yield Supervised(folder, process)
@@ -92,17 +99,55 @@ def test_a_process_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
         running.process.terminate()
         assert running.process.wait(ENDS_S) == 0
     assert not any(psutil.pid_exists(child) for child in children)
-    assert sum("process_killed" in line for line in running.log()) == 2
+    assert running.said("process_killed") == 2
 
 
 def test_sighup_restarts_one_after_the_other(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         is_ready(running)
         running.process.send_signal(signal.SIGHUP)
-        until(lambda: sum("process_restarted" in line for line in running.log()) == 2)
+        until(lambda: running.said("process_restarted") == 2)
         assert [len(running.starts(number)) for number in (0, 1)] == [2, 2]
         began = [psutil.Process(running.starts(number)[-1]).create_time() for number in (0, 1)]
         assert began[0] < began[1]
+
+
+def test_a_hangup_of_the_whole_process_group_is_no_more_than_a_restart(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        is_ready(running)
+        os.killpg(running.process.pid, signal.SIGHUP)
+        until(lambda: running.said("process_restarted") == 2)
+        assert running.said("process_ended") == 0
+        assert [len(running.starts(number)) for number in (0, 1)] == [2, 2]
+
+
+def test_a_restart_replaces_those_that_die_meanwhile_and_ends_none_before_all_others_serve(tmp_path: Path) -> None:
+    with supervised(tmp_path, count=3) as running:
+        is_ready(running)
+        for number in (0, 2):
+            (tmp_path / f"holds-{number}").touch()
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: len(running.starts(0)) == 2)
+        os.kill(running.starts(2)[0], signal.SIGKILL)
+        until(lambda: len(running.starts(2)) == 2)
+        (tmp_path / "holds-0").unlink()
+        until(lambda: running.said("restart_waits") == 1)
+        assert len(running.starts(1)) == 1
+        assert psutil.pid_exists(running.starts(1)[0])
+        (tmp_path / "holds-2").unlink()
+        until(lambda: running.said("process_restarted") == 3)
+        assert [len(running.starts(number)) for number in (0, 1, 2)] == [2, 2, 3]
+
+
+def test_a_process_that_does_not_leave_for_its_restart_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "stubborn").touch()
+    with supervised(tmp_path, patience_s=1.0) as running:
+        is_ready(running)
+        (tmp_path / "stubborn").unlink()
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: running.said("process_restarted") == 2)
+        assert running.said("process_killed") == 2
+        assert running.said("process_ended") == 0
 
 
 def test_a_restart_stops_at_a_process_that_serves_no_model(tmp_path: Path) -> None:
@@ -110,7 +155,7 @@ def test_a_restart_stops_at_a_process_that_serves_no_model(tmp_path: Path) -> No
         is_ready(running)
         (tmp_path / "loses-its-model").touch()
         running.process.send_signal(signal.SIGHUP)
-        until(lambda: any("restart_stopped" in line for line in running.log()))
+        until(lambda: running.said("restart_stopped") == 1)
         assert len(running.starts(0)) == 2
         assert len(running.starts(1)) == 1
         assert psutil.pid_exists(running.starts(1)[0])

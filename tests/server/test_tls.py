@@ -229,6 +229,16 @@ def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
     Client("shop.example:50051", credentials=Credentials(token="kgr_x_y", tls=True)).close()
 
 
+@pytest.mark.parametrize(("word", "encrypted"), [("on", True), ("TRUE", True), ("off", False), ("", False)])
+def test_a_caller_asks_for_tls_in_the_words_of_every_setting(word: str, encrypted: bool) -> None:
+    assert Credentials.of({"KGRANK_TLS": word}).encrypted is encrypted
+
+
+def test_a_word_that_is_neither_yes_nor_no_leaves_no_caller_without_tls() -> None:
+    with pytest.raises(ValueError, match="KGRANK_TLS is 'maybe': set it to true or false"):
+        Credentials.of({"KGRANK_TLS": "maybe"})
+
+
 def test_what_goes_to_this_machine_passes_no_proxy(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(0)

@@ -76,14 +76,24 @@ def test_the_stability_index_is_nought_for_the_same_and_known_for_a_shift() -> N
 
 
 def test_coverage_counts_a_product_once_and_grows_with_the_catalogue() -> None:
-    coverage = Coverage()
-
-    def shown(*products: int) -> Ranking:
-        return Ranking(np.array(products), np.zeros(len(products), np.float32), {}, UserState.WARM)
-
-    assert coverage.share is None
+    coverage = Coverage(window=2)
     coverage.see(shown(0, 1), 10)
     coverage.see(shown(1, 2), 10)
     assert coverage.share == pytest.approx(0.3)
     coverage.see(shown(11), 20)
     assert coverage.share == pytest.approx(0.2)
+    coverage.see(shown(11), 20)
+    assert coverage.share == pytest.approx(0.05)
+
+
+def test_coverage_is_not_told_while_it_grows_after_a_start() -> None:
+    coverage = Coverage(window=3)
+    for product in range(2):
+        coverage.see(shown(product), 4)
+        assert coverage.share is None
+    coverage.see(shown(2), 4)
+    assert coverage.share == 0.75
+
+
+def shown(*products: int) -> Ranking:
+    return Ranking(np.array(products), np.zeros(len(products), np.float32), {}, UserState.WARM)
