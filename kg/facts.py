@@ -42,6 +42,8 @@ class Fact:
 def state(graph: "Graph", facts: Sequence[Fact], refuse: Callable[[set[str]], None]) -> int:
     """State facts, all in one transaction; return how many were not there before.
 
+    Servers are told of these alone, not of those that were there, from files maybe.
+
     Args:
         graph: an open graph.
         facts: their relations are checked (`schema.relation_name`).

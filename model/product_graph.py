@@ -5,7 +5,6 @@ A node that only one edge touches links nothing and is left out with its edge: c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,6 @@ from model.graph import TRANSITION, Relation, fact_relations, symmetric_relation
 
 WELL_KNOWN_RELATIONS = frozenset({*(each.type for each in CATALOGUE), *WELL_KNOWN_FACTS})
 """What snapshots of other shops have, if this one does not."""
-
-_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -57,17 +54,16 @@ class ProductGraph:
 def check_relations(snapshot: Snapshot, names: Sequence[str]) -> None:
     """Refuse `model.exclude_relations` that are misspelt: the model would see what it must not.
 
-    A name that is like no other may be of another snapshot, or of another day's; `relations_not_there` has it.
+    A name that is no other one misspelt may be of another snapshot, or of another day's; `relations_not_there` has it.
 
     Raises:
-        ModelError: the snapshot has no such relation, but one that is called nearly so.
+        ModelError: the snapshot has no such relation, but one of the same letters, or of one more or less.
     """
     for name in relations_not_there(snapshot, names):
-        of_letters = {_letters(each): each for each in (*WELL_KNOWN_RELATIONS, *snapshot.facts)}
-        for near in get_close_matches(_letters(name), of_letters, n=1, cutoff=_ALIKE):
+        for seen in (each for each in snapshot.facts if each not in names and _same_but_for_a_slip(name, each)):
             raise ModelError(
-                f"model.exclude_relations names {name}, which the snapshot does not have: is {of_letters[near]} meant?",
-                f"Say {of_letters[near]}, or leave the name out: the model can't see what is not there.",
+                f"model.exclude_relations names {name}, which the snapshot does not have: is {seen} meant?",
+                f"Say {seen}, or leave the name out: the model can't see what is not there.",
             )
 
 
@@ -76,8 +72,12 @@ def relations_not_there(snapshot: Snapshot, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in snapshot.facts and name not in WELL_KNOWN_RELATIONS]
 
 
-def _letters(name: str) -> str:
-    return name.upper().replace("_", "")
+def _same_but_for_a_slip(one: str, other: str) -> bool:
+    """Return whether two names have the same letters, in any order, or differ by one that is missing."""
+    shorter, longer = sorted((one.upper().replace("_", ""), other.upper().replace("_", "")), key=len)
+    if len(shorter) == len(longer):
+        return sorted(shorter) == sorted(longer)
+    return shorter in (longer[:place] + longer[place + 1 :] for place in range(len(longer)))
 
 
 def product_graph(snapshot: Snapshot, histories: Histories, config: ModelConfig) -> ProductGraph:

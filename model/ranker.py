@@ -75,7 +75,7 @@ def top_k(
         tied = np.flatnonzero((values[:, k - 1] == values[:, k]) & (values[:, k] > -np.inf))
         values, products = values[:, :k], products[:, :k]
         for row in tied:  # of those that are alike at the list's end, topk takes any
-            products[row] = _first_best(scores[row], values[row].min(), k)
+            products[row] = _first_best(scores[row], values[row, -1], k)
             values[row] = scores[row, products[row]]
     order = np.lexsort((products, -values), axis=1)
     values, products = np.take_along_axis(values, order, 1), np.take_along_axis(products, order, 1)
@@ -87,7 +87,7 @@ def top_k(
 
 def _first_best(scores: Float32s, last: np.float32, k: int) -> Int64s:
     """Return the k best products `[k]` of scores `[P]`; of those as good as the k-th, `last`, the first ones."""
-    above, alike = np.flatnonzero(scores > last), np.flatnonzero(scores == last)
+    above, alike = np.flatnonzero(~(scores <= last)), np.flatnonzero(scores == last)  # NaN, too, as topk has it
     return np.concatenate([above, alike[: k - len(above)]])
 
 

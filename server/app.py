@@ -315,8 +315,7 @@ class Server:
 
     def _graph_opening(self, graph: "Graph") -> None:
         """Hear from the link's thread that the graph is about to be there."""
-        self._follower.reopened(graph)
-        last, told = graph.last_commit, last_model_change(graph)
+        last, told = self._follower.reopened(graph), last_model_change(graph)
         self._loop.call_soon_threadsafe(self._switch.graph_reached, last, told)
         self._eraser.reconcile(graph)
 

@@ -26,7 +26,8 @@ KINDS = (ChangeKind.PRODUCT, ChangeKind.PRODUCT_DELETED, ChangeKind.FACTS)
 _AT_ONCE = 1_000
 """Products that one step takes in, and the rest of the last one's commit; a model that is to be loaded waits for it."""
 
-_RETRIED_AFTER_S = 1.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 10.0
+"""Before what failed is tried again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +59,8 @@ class CatalogueFollowing:
         for change in changes:
             self._ids.setdefault(change.key, change.commit)
         gone = [change.key for change in changes if change.kind is ChangeKind.PRODUCT_DELETED]
-        self._ids = {each: self._ids[each] for each in gone} | self._ids
+        if gone:
+            self._ids = {each: self._ids[each] for each in gone} | self._ids
         if self._taking is None or self._taking.done():
             self._taking = asyncio.create_task(self._take(), name="catalogue-taking")
 
@@ -83,19 +85,23 @@ class CatalogueFollowing:
 
     async def _take(self) -> None:
         """Take all that waits into service, one step after the other."""
+        wait_s = _FIRST_WAIT_S
         while self._ids:
             if not self._serving.loaded.is_set():
                 _log.info("catalogue_waits", reason="a model is being loaded")
                 await self._serving.loaded.wait()
             ids = self._in_hand = self._next()
-            self._ids = {each: commit for each, commit in self._ids.items() if each not in ids}
+            for each in ids:
+                del self._ids[each]
             taken = False
             try:
                 taken = await self._taken(ids)
+                wait_s = _FIRST_WAIT_S
             except KgrankError as error:
-                if self._link.is_open:  # else the link tells that the graph is away
+                if wait_s == _FIRST_WAIT_S and self._link.is_open:  # else the link tells that the graph is away
                     _log.warning("catalogue_waits", reason=error.problem, remedy=error.remedy)
-                await asyncio.sleep(_RETRIED_AFTER_S)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
             except Exception:  # a defect in one change must not keep this server from all that come after it
                 _log.exception("changes_not_applied", kinds=[str(kind) for kind in KINDS], products=len(ids))
                 taken = True

@@ -149,12 +149,22 @@ class Drain:
             self._wake.clear()
             # A batch of each in turn: either may come faster than it is taken, and the other waits for one batch of it.
             taken = self._take(graph, offset)
-            if self._take_searches(graph) or taken > offset:
+            try:
+                searched = self._take_searches(graph)
+            except KgrankError:  # searches wait for another attempt, and no event with them
+                self._take_all(graph, taken)
+                raise
+            if searched or taken > offset:
                 offset = taken
                 continue
             if self._leaving.is_set() or self._retry.is_set():
                 return
             self._wake.wait()
+
+    def _take_all(self, graph: EventStore, offset: int) -> None:
+        """Take all events after an offset."""
+        while (taken := self._take(graph, offset)) > offset:
+            offset = taken
 
     def _take_searches(self, graph: EventStore) -> bool:
         """Take a batch of searches, which leave the journal; return whether there were any."""

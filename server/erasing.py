@@ -277,8 +277,9 @@ class Eraser:
         if done is None or intended_ms is None or done.at_ms < intended_ms:
             self._erase(graph, user_id, by_itself=True)
         else:
-            self._applied.append(self._apply(graph, {key: done}))
+            applied = self._apply(graph, {key: done})
             self._record(user_id)
+            self._applied.append(applied)
             self._journal.finish_erasure(done)
 
     def _record(self, user_id: str) -> None:

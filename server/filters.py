@@ -35,15 +35,14 @@ class CatalogueFilters:
         snapshot: its catalogue, and its `HAS_BRAND`, `IN_CATEGORY` and `HAS_ATTRIBUTE` facts.
 
     Shapes: `brand [P]` and `category [P]` number each product's brand and the deepest category that it is in, -1
-    where it has none.
+    where it has none. Categories are numbered so that those below one follow each other.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         catalogue = snapshot.catalogue
         self._count = len(snapshot.products)
         self.brand, self._brands = _numbered(catalogue["brand"])
-        self.category, paths = _numbered(_joined(catalogue["category"]))
-        self._subtrees = _subtrees(paths)
+        self.category, self._subtrees = _as_tree(*_numbered(_joined(catalogue["category"])))
         self._price = pc.fill_null(catalogue["price"], float("nan")).to_numpy()
         names = catalogue.column_names
         self._available = catalogue["available"].to_numpy() if "available" in names else np.ones(self._count, np.bool_)
@@ -87,19 +86,19 @@ class CatalogueFilters:
     def in_categories(self, paths: Iterable[str]) -> Bools:
         """Return which products are in one of some categories or below it `[P]`."""
         wanted = list(paths)
-        below = [self._subtrees[path] for path in wanted if path in self._subtrees]
+        below = [np.arange(*self._subtrees[path]) for path in wanted if path in self._subtrees]
         mask = np.isin(self.category, np.concatenate(below)) if below else np.zeros(self._count, np.bool_)
         return self._with_facts(mask, CATEGORY, wanted)
 
     def products_of_brand(self, brand: str) -> Int64s:
         """Return the products of a brand, some of them twice, at the price of those alone."""
         number = self._brands.get(brand)
-        found = [] if number is None else [self._by_brand.of(number)]
+        found = [] if number is None else [self._by_brand.of(number, number + 1)]
         return self._and_of_facts(found, BRAND, brand)
 
     def products_in_category(self, path: str) -> Int64s:
         """Return the products in a category or below it, some of them twice, at the price of those alone."""
-        found = [self._by_category.of(number) for number in self._subtrees.get(path, ())]
+        found = [self._by_category.of(*self._subtrees[path])] if path in self._subtrees else []
         return self._and_of_facts(found, CATEGORY, path)
 
     @cached_property
@@ -114,7 +113,7 @@ class CatalogueFilters:
         """Return products as one array, with those that facts join to a node."""
         facts, node = self._facts.get(kind), self._nodes.get((kind, name))
         if facts is not None and node is not None:
-            found = [*found, facts.of(node)]
+            found = [*found, facts.of(node, node + 1)]
         return np.concatenate(found or [np.empty(0, np.int32)]).astype(np.int64)
 
     def _mask(self, wanted: Filter) -> Bools:
@@ -148,7 +147,7 @@ class CatalogueFilters:
             for name in names:
                 node = self._nodes.get((kind, name))
                 if node is not None:
-                    mask[facts.of(node)] = True
+                    mask[facts.of(node, node + 1)] = True
         return mask
 
 
@@ -165,9 +164,9 @@ class _ByNumber:
         order = np.argsort(number, kind="stable")
         self._number, self._product_index = number[order], product_index[order]
 
-    def of(self, number: int) -> Int32s:
-        """Return the products of one number."""
-        ends = np.array([number, number + 1], self._number.dtype)  # of another type, all numbers would be cast
+    def of(self, first: int, after: int) -> Int32s:
+        """Return the products of the numbers from `first` to the one before `after`."""
+        ends = np.array([first, after], self._number.dtype)  # of another type, all numbers would be cast
         start, end = np.searchsorted(self._number, ends)
         return self._product_index[start:end]
 
@@ -184,7 +183,7 @@ def _joined(column: pa.ChunkedArray) -> pa.Array:
     return pc.binary_join(column.combine_chunks(), CATEGORY_SEPARATOR)
 
 
-def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[npt.NDArray[np.int32], dict[str, int]]:
+def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int32s, dict[str, int]]:
     """Return the number of each row's name `[P]`, -1 where it has none, and the numbers."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     coded = pc.if_else(pc.equal(array, ""), None, array).dictionary_encode()
@@ -192,11 +191,18 @@ def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[npt.NDArray[np.int32]
     return pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False), numbers
 
 
-def _subtrees(paths: dict[str, int]) -> dict[str, Int64s]:
-    """Return the numbers of the paths in each category or below it."""
-    found: dict[str, list[int]] = {}
-    for path, number in paths.items():
-        names = path.split(CATEGORY_SEPARATOR)
+def _as_tree(category: Int32s, paths: dict[str, int]) -> tuple[Int32s, dict[str, tuple[int, int]]]:
+    """Return categories `[P]` numbered in the order of their names, and what numbers each one and those below it have.
+
+    These are the first of them and the one after the last.
+    """
+    in_order = sorted((tuple(path.split(CATEGORY_SEPARATOR)), number) for path, number in paths.items())
+    subtrees: dict[str, tuple[int, int]] = {}
+    renumbered = np.full(len(paths) + 1, -1, np.int32)  # the last one is that of no category
+    for place, (names, number) in enumerate(in_order):
+        renumbered[number] = place
         for depth in range(1, len(names) + 1):
-            found.setdefault(CATEGORY_SEPARATOR.join(names[:depth]), []).append(number)
-    return {path: np.array(numbers) for path, numbers in found.items()}
+            path = CATEGORY_SEPARATOR.join(names[:depth])
+            first, _ = subtrees.get(path, (place, place))
+            subtrees[path] = first, place + 1
+    return renumbered[category], subtrees

@@ -91,7 +91,7 @@ class Follower:
         """Tells the first commit of which a handler keeps changes, to apply them later; None where none does."""
         self._nudged = asyncio.Event()
         self._back_to: int | None = None
-        self._put_back = False
+        self._put_back: int | None = None  # the last commit of a graph that has lost some which were applied here
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
         self._noted = time.monotonic()
@@ -130,18 +130,21 @@ class Follower:
         """Look for commits now: this server has just made one, or the graph is back."""
         self._nudged.set()
 
-    def reopened(self, graph: "Graph") -> None:
+    def reopened(self, graph: "Graph") -> int:
         """Let a graph that was put back from a backup go on above every commit that was heard of, here or elsewhere.
 
-        It would else give numbers again that servers, snapshots and erasures have had. Belongs to the link's thread,
-        before others have the graph.
+        It would else give numbers again that servers, snapshots and erasures have had. Returns the number of the last
+        commit; what is read of the graph after this sees all up to it. Belongs to the link's thread, before others
+        have the graph.
         """
         known = max([self.applied, self._journal.noted(COMMIT), *(each.commit for each in self._journal.erasures())])
         last = graph.last_commit_from(known)
-        if last < known:
-            self._put_back = self._put_back or last < self.applied
-            _log.warning("commits_advanced", commit=last, known=known)
-            graph.advance_commits(known, MARGIN)
+        if last >= known:
+            return last
+        if last < self.applied and self._put_back is None:
+            self._put_back = last
+        _log.warning("commits_advanced", commit=last, known=known)
+        return graph.advance_commits(known, MARGIN)
 
     async def stop(self) -> None:
         """Stop following."""
@@ -178,8 +181,8 @@ class Follower:
             self.applied, self._back_to = min(self.applied, self._back_to), None
         after, behind = self.applied, min(self.applied, self._histories.followed)
         page = await self._link.follow(lambda graph: self._read(graph, after, behind))
-        if page.last < after or self._put_back:
-            await self._begin_anew(page.last)
+        if page.last < after or self._put_back is not None:
+            await self._begin_anew(page.last if self._put_back is None else self._put_back)
             return True
         called: list[Handler] = []
         for kind in (*_FIRST, *(kind for kind in ChangeKind if kind not in (*_FIRST, ChangeKind.EVENTS))):
@@ -208,7 +211,7 @@ class Follower:
             remedy="Was it restored from a backup? Restart the servers, so that they forget what it lacks.",
         )
         await self._link.follow(lambda graph: graph.advance_commits(applied, MARGIN))
-        self.applied, self._put_back = 0, False
+        self.applied, self._put_back = 0, None
         self._histories.restart()
         await self._tell(0)
 

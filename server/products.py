@@ -138,7 +138,8 @@ def _product(check: Checker, field: str, given: catalog_service_pb2.Product) -> 
     for level, name in enumerate(category):
         _name(check, f"{field}.category[{level}]", name)
         if CATEGORY_SEPARATOR in f"{name} ":  # at its end, too, it would begin the next level
-            check.refuse(f"{field}.category[{level}]", f"has {CATEGORY_SEPARATOR!r} in it, which joins the levels")
+            joint = f"{CATEGORY_SEPARATOR!r} in it, or {CATEGORY_SEPARATOR.rstrip()!r} at its end"
+            check.refuse(f"{field}.category[{level}]", f"has {joint}, which joins the levels")
     if len(CATEGORY_SEPARATOR.join(category).encode()) > MAX_PATH_BYTES:
         check.refuse(f"{field}.category", f"has over {MAX_PATH_BYTES} bytes in all")
     if given.brand:

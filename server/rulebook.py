@@ -110,6 +110,9 @@ class RuleBook:
         """Tell of somebody who goes by the rules, for as long as it is there. May be called from any thread."""
         with self._reading:
             self._readers.add(reader)
+        prepared = self._prepared
+        if prepared.all_rules is not self.rules:  # they were prepared before it came, and are about to be in force
+            reader.prepare(prepared.rules)
 
     def prepare(self, rules: tuple[Rule, ...], now_ms: int) -> None:
         """Let all who go by the rules work out what others come to, before these replace them. Runs in a thread."""
@@ -140,10 +143,10 @@ def effect_of(rules: Sequence[Rule], snapshot: Snapshot, filters: CatalogueFilte
     strengths: _ByTarget = {target: {} for target in Target}
     blocks: _ByTarget = {target: {} for target in Target}
     for rule in rules:
-        of_target = strengths[rule.target]
         if rule.action is Action.BLOCK:
             blocks[rule.target][rule.name] = 1.0
         elif rule.action is not Action.PIN:
+            of_target = strengths[rule.target]
             strength = rule.strength if rule.action is Action.BOOST else -rule.strength
             of_target[rule.name] = of_target.get(rule.name, 0.0) + strength
     # Rounded: 0.1 and 0.2 are 0.3, in whatever order rules are added up.

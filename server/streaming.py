@@ -2,25 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
+
+from server.errors import InvalidRequestError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """The stream of items is over; by an error, where there is one."""
-
-    error: Exception | None = None
-
-
-class _Answered(Generic[R]):
-    """An answer in the queue; a class of its own, so that an answer may be anything."""
-
-    def __init__(self, task: "asyncio.Task[R]") -> None:
-        self.task = task
 
 
 async def in_any_order(
@@ -29,11 +16,12 @@ async def in_any_order(
     """Yield the answer to every item as soon as it is there.
 
     Args:
-        items: read no faster than they are answered; their error ends the stream after the answers to those before it.
+        items: read no faster than they are answered; their error ends the stream at once, whatever is worked on, but
+            for an `InvalidRequestError`: those before a malformed one are answered first.
         answer: makes an answer; its error ends the stream.
         at_once: items that are worked on or wait to be yielded, at most.
     """
-    arrived: asyncio.Queue[_Ended | _Answered[R]] = asyncio.Queue()
+    done: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()  # None: reading is
     room = asyncio.Semaphore(at_once)
     running: set[asyncio.Task[R]] = set()
 
@@ -41,30 +29,25 @@ async def in_any_order(
         return await answer(item)
 
     async def read() -> None:
-        try:
-            async for item in items:
-                await room.acquire()
-                task = asyncio.create_task(answered(item))
-                running.add(task)
-                task.add_done_callback(lambda done: arrived.put_nowait(_Answered(done)))
-            arrived.put_nowait(_Ended())
-        except Exception as error:
-            arrived.put_nowait(_Ended(error))
+        async for item in items:
+            await room.acquire()
+            task = asyncio.create_task(answered(item))
+            running.add(task)
+            task.add_done_callback(done.put_nowait)
 
     reading = asyncio.create_task(read())
-    ended: _Ended | None = None
+    reading.add_done_callback(lambda _: done.put_nowait(None))
     try:
-        while running or ended is None:
-            event = await arrived.get()
-            if isinstance(event, _Ended):
-                ended = event
-            else:
-                running.discard(event.task)
-                yield event.task.result()
+        while running or not reading.done():
+            task = await done.get()
+            if reading.done() and not isinstance(reading.exception(), InvalidRequestError):
+                reading.result()
+            if task is not None:
+                running.discard(task)
+                yield task.result()
                 room.release()
-        if ended.error is not None:
-            raise ended.error
+        reading.result()
     finally:
-        for task in (reading, *running):
-            task.cancel()
+        for each in (reading, *running):
+            each.cancel()
         await asyncio.gather(reading, *running, return_exceptions=True)

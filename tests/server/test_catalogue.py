@@ -297,6 +297,8 @@ def test_every_violated_field_is_named_and_nothing_is_written(client: Client, gr
         "products[2].product_id",
         "update_mask.paths[1]",
     }
+    joint = next(each for each in refused.value.violations if each.field == "products[1].category[2]")
+    assert joint.description == "has ' > ' in it, or ' >' at its end, which joins the levels"
     with pytest.raises(InvalidRequestError) as refused:
         client.upsert_facts(
             [

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from kg.config import GraphSettings
-from kg.errors import MissingExtraError
+from kg.errors import GraphError, MissingExtraError
 from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import OverloadedError, ServerUnavailableError
@@ -258,6 +258,33 @@ def test_events_and_searches_wait_for_one_batch_of_the_others(
     drain.close(60)
     assert store.taken[:3] == [many, few, many]
     assert (journal.behind, journal.searches_behind) == (0, 0)
+    journal.close()
+
+
+class NoSearches:
+    """A graph that takes events, and refuses searches."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.journal_offset, self.append_events = graph.journal_offset, graph.append_events
+
+    def append_searches(self, searches: Sequence[tuple[str, str, str, int]]) -> None:
+        raise GraphError("these searches can't be stored", "There is no remedy.")
+
+
+@pytest.mark.neo4j
+def test_searches_that_the_graph_refuses_keep_no_event_from_it(
+    tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.drain.BATCH", 2)
+    graph.load(tables())
+    journal = Journal(tmp_path / "journal.db")
+    given = [event("patient", "product-01", event_id=f"e-{number}") for number in range(9)]
+    journal.append(written_events(given, "events[{}]", 2_000_000_000_000)).result(30)
+    journal.append_search(WrittenSearch("s-0", "patient", "tea", 2_000_000_000_000)).result(30)
+    drain = Drain(journal, lambda: nullcontext(NoSearches(graph)))
+    drain.start()
+    drain.close(60)
+    assert (journal.behind, journal.searches_behind) == (0, 1)
     journal.close()
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 
+from kg.freeze import freeze
 from kgrank.client import Client
 from kgrank.v1.common_pb2 import AttributeFilter, Filter, PriceRange
 from server import question
 from server.filters import CatalogueFilters
+from tests.kg.small_tables import tables
 from tests.server.shop import BRANDS, PRODUCT_COUNT, Shop
 
 
@@ -112,3 +114,16 @@ def test_the_mask_of_a_large_filter_is_not_kept(shop: Shop) -> None:
     assert filters.mask(small) is filters.mask(small)
     assert filters.mask(large) is not filters.mask(large)
     np.testing.assert_array_equal(filters.mask(large), filters.mask(small))
+
+
+def test_what_is_below_a_category_is_found_however_names_sort() -> None:
+    paths = [["A"], ["A (new)"], ["A", "B"], ["A!"], ["A", "B", "C"], [], ["A", "B2"], ["a"], ["D", "E"], ["A", "B"]]
+    products = [{"product_id": f"p{number}", "category": path} for number, path in enumerate(paths)]
+    filters = CatalogueFilters(freeze(tables(products=products)))
+    for wanted in (["A"], ["A", "B"], ["A", "B", "C"], ["A (new)"], ["D"], ["D", "E"], ["B"]):
+        below = [number for number, path in enumerate(paths) if path[: len(wanted)] == wanted]
+        name = " > ".join(wanted)
+        assert sorted(set(filters.products_in_category(name))) == below
+        assert np.flatnonzero(filters.in_categories([name])).tolist() == below
+    assert np.flatnonzero(filters.in_categories(["D", "A > B", "never"])).tolist() == [2, 4, 8, 9]
+    assert (filters.category[5], filters.category[2] == filters.category[9]) == (-1, True)

@@ -87,6 +87,28 @@ def test_which_rules_hold_is_looked_at_again_when_one_begins_or_ends() -> None:
     assert book.in_force(150) == (sale,)
 
 
+class Reader:
+    """Keeps the rules that it was told to prepare."""
+
+    def __init__(self) -> None:
+        self.prepared: list[tuple[Rule, ...]] = []
+
+    def prepare(self, rules: tuple[Rule, ...]) -> None:
+        """Keep rules."""
+        self.prepared.append(rules)
+
+
+def test_who_comes_while_rules_are_prepared_prepares_them_too() -> None:
+    book, rules = RuleBook(), (rule(Action.BLOCK, Target.BRAND, "Acme"),)
+    before, between, after = Reader(), Reader(), Reader()
+    book.read_by(before)
+    book.prepare(rules, 0)
+    book.read_by(between)
+    book.replace(rules)
+    book.read_by(after)
+    assert (before.prepared, between.prepared, after.prepared) == ([rules], [rules], [])
+
+
 def test_what_facts_join_to_a_brand_or_category_is_of_it(shop: Shop) -> None:
     facts = [
         {"head": "product-01", "relation": "HAS_BRAND", "tail": "Acme", "head_kind": "product", "tail_kind": "brand"},

@@ -283,7 +283,9 @@ class GetProductResponse(google.protobuf.message.Message):
 
     @property
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it was written last; not set for products loaded from files."""
+        """When it was written online last; not set for products loaded from files. A later file that changes the product
+        clears it, and the next upsert sets it again, also one that finds the product unchanged.
+        """
 
     def __init__(
         self,

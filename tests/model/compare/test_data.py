@@ -48,5 +48,7 @@ def test_a_fetch_that_does_not_end_is_missing_data(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "_FETCH_S", 0.01)
+    cache = tmp_path / "cache"
     with pytest.raises(MissingDataError, match=r"some-sets==1\.0 can't be fetched: it did not come in 0\.01 s"):
-        users(FOLDERS[0], tmp_path / "cache")
+        users(FOLDERS[0], cache)
+    assert not list(cache.glob("wheels/*/*"))  # it would pass for a folder that was fetched
