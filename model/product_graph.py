@@ -52,9 +52,9 @@ class ProductGraph:
 
 
 def check_relations(snapshot: Snapshot, names: Sequence[str]) -> None:
-    """Refuse `model.exclude_relations` that are misspelt: the model would see what it must not.
+    """Refuse `model.exclude_relations` that look misspelt: the model would see what it must not.
 
-    A name that is no other one misspelt may be of another snapshot, or of another day's; `relations_not_there` has it.
+    Any other name may be of another snapshot, or of another day's; `relations_not_there` has it.
 
     Raises:
         ModelError: the snapshot has no such relation, but one of the same letters, or of one more or less.

@@ -85,7 +85,7 @@ class CatalogueFollowing:
 
     async def _take(self) -> None:
         """Take all that waits into service, one step after the other."""
-        wait_s = _FIRST_WAIT_S
+        wait_s, told = _FIRST_WAIT_S, False
         while self._ids:
             if not self._serving.loaded.is_set():
                 _log.info("catalogue_waits", reason="a model is being loaded")
@@ -96,10 +96,11 @@ class CatalogueFollowing:
             taken = False
             try:
                 taken = await self._taken(ids)
-                wait_s = _FIRST_WAIT_S
+                wait_s, told = _FIRST_WAIT_S, False
             except KgrankError as error:
-                if wait_s == _FIRST_WAIT_S and self._link.is_open:  # else the link tells that the graph is away
+                if not told and self._link.is_open:  # else the link tells that the graph is away
                     _log.warning("catalogue_waits", reason=error.problem, remedy=error.remedy)
+                    told = True
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
             except Exception:  # a defect in one change must not keep this server from all that come after it

@@ -152,7 +152,7 @@ class Drain:
             try:
                 searched = self._take_searches(graph)
             except KgrankError:  # searches wait for another attempt, and no event with them
-                self._take_all(graph, taken)
+                self._take_present(graph, taken)
                 raise
             if searched or taken > offset:
                 offset = taken
@@ -161,9 +161,10 @@ class Drain:
                 return
             self._wake.wait()
 
-    def _take_all(self, graph: EventStore, offset: int) -> None:
-        """Take all events after an offset."""
-        while (taken := self._take(graph, offset)) > offset:
+    def _take_present(self, graph: EventStore, offset: int) -> None:
+        """Take the events after an offset that are there now; more may come as fast as they are taken."""
+        last = self._journal.last_offset
+        while offset < last and (taken := self._take(graph, offset)) > offset:
             offset = taken
 
     def _take_searches(self, graph: EventStore) -> bool:

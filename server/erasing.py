@@ -159,11 +159,12 @@ class Eraser:
                     if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
                         return
                     await self._link.run(lambda graph: self._finish(graph, user_id))
-                    self._look_soon()
                 except ErasureUnfinishedError:
                     return  # the log has it
                 except Exception as error:
                     _log.warning("erasure_waits", reason=_why(error), next_attempt_s=wait_s)
+                finally:
+                    self._look_soon()  # what was applied counts, also where it could not be recorded
         finally:
             del self._later[user_id]
 
@@ -277,9 +278,8 @@ class Eraser:
         if done is None or intended_ms is None or done.at_ms < intended_ms:
             self._erase(graph, user_id, by_itself=True)
         else:
-            applied = self._apply(graph, {key: done})
+            self._applied.append(self._apply(graph, {key: done}))
             self._record(user_id)
-            self._applied.append(applied)
             self._journal.finish_erasure(done)
 
     def _record(self, user_id: str) -> None:

@@ -144,7 +144,8 @@ class Follower:
         if last < self.applied and self._put_back is None:
             self._put_back = last
         _log.warning("commits_advanced", commit=last, known=known)
-        return graph.advance_commits(known, MARGIN)
+        graph.advance_commits(known, MARGIN)
+        return graph.last_commit_from(known)
 
     async def stop(self) -> None:
         """Stop following."""
@@ -154,18 +155,19 @@ class Follower:
                 await self._task
 
     async def _run(self) -> None:
-        wait_s, away = POLL_S, False
+        wait_s, told = POLL_S, False
         while True:
             try:
                 more = await self._step()
-                wait_s, away = POLL_S, False
+                wait_s, told = POLL_S, False
                 if more:
                     continue
             except KgrankError as error:
-                # The link tells that the graph is away, once; here only what else may be.
-                if not away and self._link.is_open:
+                # The link tells that the graph is away; here only what else may be, once.
+                if not told and self._link.is_open:
                     _log.warning("follower_waits", reason=error.problem, remedy=error.remedy)
-                away, wait_s = True, min(wait_s * 2, _LONGEST_WAIT_S)
+                    told = True
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
             except Exception:
                 # A defect must not end the following for good: this server would fall behind unseen.
                 _log.exception("follower_failed", commit=self.applied)

@@ -54,17 +54,18 @@ class ColumnMapping:
         if column not in names and not extra:
             choice = ", ".join(names) + (", attributes.NAME" if "attributes" in names else "")
             raise DataError(f"mapping: {table} has no column {column!r}", f"Use one of {choice}.")
-        if changes.get("unit") is not None and not extra and column != "at_ms":
+        of_attributes = extra or column == "attributes"
+        if changes.get("unit") is not None and not of_attributes and column != "at_ms":
             raise DataError(
                 f"mapping: {table}.{column} has unit {str(changes['unit'])!r}; only interactions.at_ms takes one",
                 "Leave it out.",
             )
-        of_attributes = extra or column == "attributes"
         refused = [key for key in ("split", "unit") if of_attributes and changes.get(key) is not None]
         if refused:
             raise DataError(
                 f"mapping: {table}.{column} has {refused[0]} {str(changes[refused[0]])!r}; attributes take none",
-                "Leave it out. Several values of one attribute are a list in the file, or a text with a JSON list.",
+                "Leave it out. Several values of one attribute are a list in the file, or a text with a JSON list; an "
+                "attribute called column, beside one of this name, is column = { column = ... }.",
             )
         rules = {name: dict(columns) for name, columns in self.rules.items()}
         of_table = rules.setdefault(table, {})
@@ -137,7 +138,9 @@ def _changes(path: Path, place: str, value: Any) -> dict[str, Any]:
             f"Write a column's name, or {{ {', '.join(sorted(_KEYS))} }} with some of these keys.",
         )
     changes = {key: str(item) for key, item in value.items()}
-    return changes | ({"unit": time_unit(changes["unit"], place)} if "unit" in changes else {})
+    if "unit" not in changes or place.endswith(".attributes"):  # these take none, whatever it is called
+        return changes
+    return changes | {"unit": time_unit(changes["unit"], place)}
 
 
 def time_unit(text: str, place: str) -> TimeUnit:

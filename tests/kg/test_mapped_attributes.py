@@ -216,3 +216,11 @@ def test_the_column_of_all_attributes_is_not_split(rule: str, tmp_path: Path) ->
     path.write_text(f"[products]\nattributes = {rule}\n")
     with pytest.raises(DataError, match=said):
         read_mapping(path)
+
+
+def test_a_unit_beside_an_attribute_called_column_leads_to_how_that_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text('[products.attributes]\ncolumn = "a"\nunit = "b"\n')
+    with pytest.raises(DataError, match=r"products\.attributes has unit 'b'") as refused:
+        read_mapping(path)
+    assert "column = { column = ... }" in refused.value.remedy
