@@ -59,7 +59,8 @@ bench: $(READY) ## the benchmarks that need to be given nothing: JSON lines of o
 # A comparison that misses some of its data says so in the report; one that misses all of them leaves its tables as they
 # are and fails, and the others go on. Finished cells are kept under KGRANK_HOME.
 WORKERS ?= $(shell nproc)
-REPORTS := beauty beauty-cold completejourney completejourney-cold ml-100k gift-cards ablation ablation-beauty finetune stability
+REPORTS := beauty beauty-cold completejourney completejourney-cold ml-100k gift-cards ablation ablation-beauty finetune \
+	finetune-small stability
 
 report: $(READY) ## every comparison on test data; rewrites the tables of docs/quality.md (many hours)
 	@trap 'exit 130' INT; failed=; for name in $(REPORTS); do \
