@@ -273,7 +273,11 @@ def _variable(error: SettingsError) -> str:
 
 def _explain(error: ValidationError) -> str:
     lines = []
-    for problem in error.errors(include_url=False, include_context=False):
+    problems = error.errors(include_url=False, include_context=False)
+    around = {problem["loc"][:depth] for problem in problems for depth in range(1, len(problem["loc"]))}
+    for problem in problems:
+        if problem["loc"] in around:  # a list is told to be too short where what is in it is wrong
+            continue
         place = ".".join(str(part) for part in problem["loc"])
         # A misspelt key, or a whole section, may hold a password.
         unshown = problem["type"] in ("missing", "extra_forbidden") or isinstance(problem["input"], dict)

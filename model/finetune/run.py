@@ -216,7 +216,7 @@ def _run_key(snapshot: Snapshot, split: Split, model: ModelConfig, train: TrainC
         split.config.model_dump(mode="json"),
         encoder_digest(model.text),
         config.model_dump(mode="json"),
-        [train.validation_users, train.seed],  # the seed draws them
+        hashlib.blake2b(validation_sample(split.validation, train).user_index.tobytes()).hexdigest(),
         hashlib.blake2b(split.train.offsets.tobytes() + split.train.product_index.tobytes()).hexdigest(),
         [*model.exclude_relations],
         [model.text_decay, model.history_length],

@@ -278,6 +278,20 @@ def test_the_same_seed_gives_the_same_encoder_and_it_is_made_once(
     assert third.content != one.content
 
 
+def test_trainings_of_other_seeds_share_an_encoder_unless_they_ask_other_users(
+    shop: tuple[Snapshot, Split], model: ModelConfig, tmp_path: Path
+) -> None:
+    config, epochs = CONFIG.model_copy(update={"epochs": 1}), list[int]()
+    hears = TuningListener(on_epoch=lambda record, _: epochs.append(record.epoch))
+    for few, again in ((False, []), (True, [0, 1])):
+        users = {"validation_users": len(shop[1].validation) // 2} if few else {}
+        for seed in (1, 2):
+            epochs.clear()
+            train = TRAIN.model_copy(update={"seed": seed, **users})
+            finetune(*shop, model, train, config, tmp_path, listener=hears)
+        assert epochs == again
+
+
 def test_lora_without_its_package_says_what_to_install(
     shop: tuple[Snapshot, Split], model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

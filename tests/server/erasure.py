@@ -1,11 +1,16 @@
 """A shop's server with a graph, what is stored about a user, and where an id is found."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kg.erasure import erase_user
+from kg.errors import GraphBusyError
 from kg.store import Graph
 from kgrank.client import Client
 from tests.server.running import Running, running
@@ -17,6 +22,21 @@ def shop_server(home: Path, graph: Graph, **settings: Any) -> Iterator[tuple[Run
     with running(home, lambda: nullcontext(graph), **settings) as server, Client(server.target) as client:
         until(lambda: server.server.graph_open)
         yield server, client
+
+
+def refused_while_set(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return a set event: while it is, the graph refuses erasures, which are tried again after .2 s."""
+    busy = threading.Event()
+    busy.set()
+
+    def refusing(*asked: Any) -> Any:
+        if busy.is_set():
+            raise GraphBusyError("others are in the way", "Try again.")
+        return erase_user(*asked)
+
+    monkeypatch.setattr("server.erasing.erase_user", refusing)
+    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.2)
+    return busy
 
 
 def publish_for(graph: Graph, user_id: str) -> None:

@@ -105,6 +105,13 @@ def test_a_bad_file_names_field_and_value(empty_place: Path, text: str, message:
     assert "`kgrank config`" not in caught.value.remedy  # it is refused as well
 
 
+def test_a_list_whose_only_value_is_wrong_is_not_told_to_be_too_short(empty_place: Path) -> None:
+    (empty_place / "kgrank.toml").write_text("[model]\nrepeat_half_lives_days = [0]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert caught.value.problem == "setting model.repeat_half_lives_days.0: Input should be greater than 0 (got 0)"
+
+
 @pytest.mark.parametrize("text", ["[graph]\npassword = [123456]\n", '[graph]\npasswrd = "123456"\n'])
 def test_a_bad_password_is_not_shown(empty_place: Path, text: str) -> None:
     (empty_place / "kgrank.toml").write_text(text)

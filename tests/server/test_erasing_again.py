@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from kg.erasure import erase_user, user_key
-from kg.errors import GraphBusyError
 from kg.store import Graph
 from kgrank.client import event
 from kgrank.errors import ServerUnavailableError
@@ -17,7 +16,7 @@ from server.erasing import Eraser
 from server.errors import JournalFullError
 from server.journal import Journal
 from server.journal_file import JournalFile, not_written
-from tests.server.erasure import files_with, lines_of, properties, publish_for, shop_server
+from tests.server.erasure import files_with, lines_of, properties, publish_for, refused_while_set, shop_server
 from tests.server.shop import tables
 from tests.waiting import until
 
@@ -28,16 +27,7 @@ def test_an_erasure_that_the_graph_refused_is_tried_again_until_it_takes_it(
     home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph.load(tables())
-    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.2)
-    busy = threading.Event()
-    busy.set()
-
-    def refusing(*asked: Any) -> Any:
-        if busy.is_set():
-            raise GraphBusyError("others are in the way", "Try again.")
-        return erase_user(*asked)
-
-    monkeypatch.setattr("server.erasing.erase_user", refusing)
+    busy = refused_while_set(monkeypatch)
     with shop_server(home, graph) as (server, client):
         with pytest.raises(ServerUnavailableError):
             client.erase_user("user-04")

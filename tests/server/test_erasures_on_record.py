@@ -1,20 +1,17 @@
 """Erasures that their calls could not finish: told while they wait, and on record once the server has done them."""
 
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kg.erasure import erase_user, erasures_since
-from kg.errors import GraphBusyError
 from kg.store import Graph
 from kgrank.errors import ServerUnavailableError
 from server.access.audit import Audit, erasures
 from tests.kg.small_tables import event, tables
 from tests.server.command import CommandLine
-from tests.server.erasure import shop_server
+from tests.server.erasure import refused_while_set, shop_server
 from tests.server.shop import tables as shop_tables
 from tests.server.test_erasures_of_others import erasing, there, write
 from tests.server.test_watch import values
@@ -27,16 +24,7 @@ def test_an_erasure_is_told_as_waiting_and_then_as_done_though_nobody_asks_again
     home: Path, graph: Graph, kgrank: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph.load(shop_tables())
-    monkeypatch.setattr("server.erasing._FIRST_RETRY_S", 0.2)
-    busy = threading.Event()
-    busy.set()
-
-    def refusing(*asked: Any) -> Any:
-        if busy.is_set():
-            raise GraphBusyError("others are in the way", "Try again.")
-        return erase_user(*asked)
-
-    monkeypatch.setattr("server.erasing.erase_user", refusing)
+    busy = refused_while_set(monkeypatch)
     recorded = {"audit_file": home / "audit.jsonl"}
     with shop_server(home, graph, access=recorded, watch={"metrics_port": 0}) as (server, client):
         port = server.server.metrics_port
