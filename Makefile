@@ -21,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## real groceries, a real Neo4j, a trained model, ten explained products over gRPC
 	@$(BIN)/kgrank demo
 
-test: $(READY) ## all tests, on two workers
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(READY) ## all tests, on two workers; says which took longest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
 
 chaos: $(READY) ## the long forms of what kills, floods and attacks (an hour)
 	@$(BIN)/python -m pytest -m chaos -n 1 --dist loadgroup

@@ -21,11 +21,11 @@ from benchmarks.server_load import (
     load_options,
     load_sizes,
     parsed,
+    recommend_requests,
     rss_mib,
     run_load,
     server,
     shop,
-    write_requests,
 )
 from kgrank.client import Client, event
 
@@ -49,10 +49,7 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     models = _two_models(home)
-    drawn = np.random.default_rng(5).integers(options.users, size=REQUESTS)
-    requests = write_requests(
-        home / "requests.json", [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
-    )
+    requests = recommend_requests(home, options, REQUESTS)
     how: dict[str, Any] = {"callers": CALLERS, "may_fail": True}
     minutes: list[dict[str, Any]] = []
     with (

@@ -21,10 +21,10 @@ from benchmarks.server_load import (
     load_sizes,
     parsed,
     read_load,
+    recommend_requests,
     run_load,
     server,
     shop,
-    write_requests,
 )
 
 CALL = f"{RANKING}/Recommend"
@@ -46,10 +46,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
-    drawn = np.random.default_rng(5).integers(options.users, size=REQUESTS)
-    requests = write_requests(
-        home / "requests.json", [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
-    )
+    requests = recommend_requests(home, options, REQUESTS)
     limit = {"KGRANK_SERVE__MAX_WAITING": str(options.max_waiting)} if options.max_waiting else {}
     with server(home, KGRANK_SERVE__SEARCH="false", **limit) as (target, _):
         how = {"seconds": options.seconds, "callers": CALLERS, "connections": 8, "timeout_s": TIMEOUT_S}

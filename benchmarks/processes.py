@@ -15,7 +15,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from benchmarks.server_load import (
@@ -24,10 +23,10 @@ from benchmarks.server_load import (
     load_options,
     load_sizes,
     parsed,
+    recommend_requests,
     run_load,
     server,
     shop,
-    write_requests,
 )
 
 CALL = f"{RANKING}/Recommend"
@@ -47,10 +46,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
-    drawn = np.random.default_rng(5).integers(options.users, size=REQUESTS)
-    requests = write_requests(
-        home / "requests.json", [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
-    )
+    requests = recommend_requests(home, options, REQUESTS)
     rounds: dict[int, list[tuple[Load, float]]] = {1: [], 2: []}
     for _ in range(options.rounds):
         for count, measured in rounds.items():

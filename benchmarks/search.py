@@ -9,33 +9,25 @@ filter by category; none is sent twice in a load, so that no answer is found rea
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import numpy as np
 import psutil
-import uvloop
 
+from benchmarks.server_load import RANKING, ROOT, echo, server
 from benchmarks.synthetic_shop import CATEGORIES, make_home, product_titles
 from kgrank.client import Client
-from kgrank.v1.ranking_service_pb2 import SearchRequest
 
-ROOT = Path(__file__).parent.parent
-CALL = "kgrank.v1.RankingService/Search"
+CALL = f"{RANKING}/Search"
 CALLERS, CONNECTIONS = 16, 4
 GOAL_MS = 40
 
@@ -52,19 +44,19 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     titles = product_titles(options.products)
-    with _ours(home) as (target, process):
+    with server(home, keeping=True) as (target, process):
         with Client(target, timeout_s=60) as client:
             reply = client.search(" ".join(titles[0].split()[:3]), "user-0000001", k=options.results)
         payload = home / "reply.bin"
         payload.write_bytes(reply.SerializeToString())
-        with _echo(payload) as echo:
+        with echo(payload, "Search") as (echo_target, _):
             warming = _requests(home, options, titles, seed=0)
-            for address in (echo, target):
+            for address in (echo_target, target):
                 _load(options, address, warming, seconds=3)  # warm, as a server in service
             measured: dict[str, list[dict[str, float]]] = {"ours": [], "echo": []}
             for seed in range(1, options.rounds + 1):
                 requests = _requests(home, options, titles, seed)
-                for name, address in (("echo", echo), ("ours", target)):
+                for name, address in (("echo", echo_target), ("ours", target)):
                     measured[name].append(_load(options, address, requests, options.seconds))
             before = psutil.Process(process.pid).cpu_times()
             last = _load(options, target, _requests(home, options, titles, options.rounds + 1), options.seconds)
@@ -148,55 +140,8 @@ def _one_by_one(target: str, titles: list[str], options: argparse.Namespace) -> 
     return {name: round(statistics.median(each), 2) for name, each in took.items()}
 
 
-@contextmanager
-def _ours(home: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--no-graph", "--json"]
-    with _process(command, os.environ | {"KGRANK_HOME": str(home)}) as process:
-        yield json.loads(_line(process))["target"], process
-
-
-@contextmanager
-def _echo(payload: Path) -> Iterator[str]:
-    with _process([sys.executable, "-m", "benchmarks.search", "--echo", str(payload)], os.environ) as process:
-        yield _line(process).strip()
-
-
-@contextmanager
-def _process(command: list[str], environment: Any) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"{process.args} ended with {process.wait()}")
-    return line
-
-
-async def _serve_echo(reply: bytes) -> None:
-    async def search(request: SearchRequest, context: Any) -> bytes:
-        return reply
-
-    handler = grpc.unary_unary_rpc_method_handler(search, request_deserializer=SearchRequest.FromString)
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service, method = CALL.split("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--echo", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ghz", default=shutil.which("ghz"), help="path of ghz")
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--products", type=int, default=100_000)
@@ -208,10 +153,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=30, help="length of a load")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    if options.echo is not None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve_echo(options.echo.read_bytes()))
-        sys.exit()
     if options.ghz is None:
         raise SystemExit("ghz is not on PATH: go install github.com/bojand/ghz/cmd/ghz@v0.120.0")
     return options

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import numpy as np
 import psutil
 import uvloop
 
 from benchmarks.synthetic_shop import make_home
-from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1 import ranking_service_pb2
 
 ROOT = Path(__file__).parent.parent
 RANKING = "kgrank.v1.RankingService"
@@ -134,6 +135,13 @@ def write_requests(path: Path, requests: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
+def recommend_requests(home: Path, options: argparse.Namespace, count: int) -> Path:
+    """Write Recommend requests of users drawn by chance, the same ones each time."""
+    drawn = np.random.default_rng(5).integers(options.users, size=count)
+    requests = [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()]
+    return write_requests(home / "requests.json", requests)
+
+
 def ghz_command(
     options: argparse.Namespace,
     target: str,
@@ -195,24 +203,24 @@ def rss_mib(process: "subprocess.Popen[str]") -> float:
 
 @contextmanager
 def server(
-    home: Path, *arguments: str, core: int | None = None, **settings: str
+    home: Path, *arguments: str, core: int | None = None, keeping: bool = False, **settings: str
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run `kgrank serve` over a home, on one core where it is given; yield its address and process once it serves.
 
-    It keeps no answers: the generator sends the same requests again and again, and what they take is what is measured.
+    It keeps no answers unless it is to go on `keeping` them: where the generator sends the same requests again and
+    again, what they take is what is measured.
     """
+    kept = {} if keeping else {"KGRANK_SERVE__KEPT_ANSWERS_MIB": "0"}
     command = [*_on_core(core), sys.executable, "-m", "server.main", "serve"]
     command += ["--port", "0", "--no-graph", "--json", *arguments]
-    with process(
-        command, os.environ | {"KGRANK_HOME": str(home), "KGRANK_SERVE__KEPT_ANSWERS_MIB": "0"} | settings
-    ) as running:
+    with process(command, os.environ | {"KGRANK_HOME": str(home)} | kept | settings) as running:
         yield json.loads(_line(running))["target"], running
 
 
 @contextmanager
-def echo(payload: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run a server that answers every Recommend with the same bytes."""
-    with process([sys.executable, "-m", "benchmarks.server_load", str(payload)], os.environ) as running:
+def echo(payload: Path, method: str = "Recommend") -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run a server that answers every call of a method with the same bytes."""
+    with process([sys.executable, "-m", "benchmarks.server_load", method, str(payload)], os.environ) as running:
         yield _line(running).strip(), running
 
 
@@ -236,13 +244,14 @@ def _line(running: "subprocess.Popen[str]") -> str:
     return line
 
 
-async def _serve_echo(reply: bytes) -> None:
-    async def recommend(request: RecommendRequest, context: Any) -> bytes:
+async def _serve_echo(method: str, reply: bytes) -> None:
+    async def answer(request: object, context: Any) -> bytes:
         return reply
 
-    handler = grpc.unary_unary_rpc_method_handler(recommend, request_deserializer=RecommendRequest.FromString)
+    read = getattr(ranking_service_pb2, f"{method}Request").FromString
+    handler = grpc.unary_unary_rpc_method_handler(answer, request_deserializer=read)
     answering = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    answering.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(RANKING, {"Recommend": handler}),))
+    answering.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(RANKING, {method: handler}),))
     port = answering.add_insecure_port("127.0.0.1:0")
     await answering.start()
     print(f"127.0.0.1:{port}", flush=True)
@@ -251,4 +260,4 @@ async def _serve_echo(reply: bytes) -> None:
 
 if __name__ == "__main__" and len(sys.argv) > 1:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve_echo(Path(sys.argv[1]).read_bytes()))
+        runner.run(_serve_echo(sys.argv[1], Path(sys.argv[2]).read_bytes()))

@@ -26,13 +26,12 @@ from model.train import Trained
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
 BRANDS, CATEGORIES = 2000, 400
+_SEED = 1
 TEXT_WIDTH = 384
 """That of the built-in encoder, which reads queries and new products."""
 
 
-def make_home(
-    home: Path, *, users: int, products: int, interactions: int, graph: int, text: int, seed: int = 1
-) -> None:
+def make_home(home: Path, *, users: int, products: int, interactions: int, graph: int, text: int) -> None:
     """Write a snapshot and an artifact below `home`, as `kgrank snapshot` and `kgrank train` would.
 
     Args:
@@ -42,9 +41,8 @@ def make_home(
         interactions: number of interactions; users have them by a log-normal law, products by a power law.
         graph: width of the graph component.
         text: width of the text component.
-        seed: of all that is random.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     category = generator.integers(CATEGORIES, size=products)
     brand = (generator.pareto(1.0, products) * 20).astype(np.int64) % BRANDS
     snapshot = Snapshot(
@@ -58,16 +56,16 @@ def make_home(
             "IN_CATEGORY": _edges(np.arange(products), products + BRANDS + category),
         },
         as_of_ms=START_MS + 400 * 24 * HOUR_MS,
-        content_hash=f"synthetic-{users}-{products}-{interactions}-{seed}",
+        content_hash=f"synthetic-{users}-{products}-{interactions}",
     )
     snapshot.save(home / "snapshots" / "synthetic")
     (home / "snapshots" / "LATEST").write_text("synthetic")
     _artifact(home / "artifacts", snapshot, generator, category, brand, graph, text)
 
 
-def fill_text_cache(home: Path, seed: int = 1) -> None:
+def fill_text_cache(home: Path) -> None:
     """Keep drawn features for every text of the shop: reading 100,000 of them takes minutes, and says nothing here."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     snapshot = Snapshot.open(home / "snapshots" / "synthetic")
     texts = {*snapshot.catalogue["text"].to_pylist(), *snapshot.nodes["name"].to_pylist()}
     keys = np.sort(np.array([text_key(text).encode() for text in texts]))

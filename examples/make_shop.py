@@ -38,7 +38,6 @@ TASTES = (
     ("Lungo Capsules 40", "Ristretto Capsules 40", "Capsule Machine"),
     ("Green Tea 100 g", "Earl Grey 100 g", "Electric Kettle"),
 )
-AGAIN = ("Beans", "Capsules", "Tea", "Earl", "Paper Filters")
 
 
 def products() -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kg.errors import GraphError, MissingExtraError
+from kg.errors import GraphError, JarFetchError, MissingExtraError
 
 if TYPE_CHECKING:
     from jgo.maven import Artifact, MavenContext
@@ -31,7 +31,8 @@ def locked_jars(told: Callable[[str], None] = lambda line: None) -> list[Path]:
 
     Raises:
         MissingExtraError: jgo is not installed.
-        GraphError: a jar can't be fetched (no network, say), or is not the one that the lock names.
+        JarFetchError: a jar can't be fetched (no network, say).
+        GraphError: a jar is not the one that the lock names.
     """
     try:
         from jgo.env import LockFile
@@ -110,7 +111,7 @@ def _fetch(artifact: "Artifact", sha256: str) -> Path:
         artifact.resolve()
     except Exception as error:  # requests' tree, RuntimeError for "not found", OSError for the disk
         path.unlink(missing_ok=True)
-        raise GraphError(
+        raise JarFetchError(
             f"the embedded Neo4j's jar {path.name} can't be fetched into {path.parent}: {_short(error)}",
             "Its first start needs the network and 150 MB of disk; later ones do not. "
             "Or set KGRANK_NEO4J_URI to use a Neo4j server.",

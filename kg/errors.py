@@ -50,6 +50,10 @@ class GraphUnavailableError(GraphError):
     """The graph store can't be reached, or is still starting."""
 
 
+class JarFetchError(GraphError):
+    """A jar of the embedded Neo4j is not on this machine, and can't be fetched."""
+
+
 class GraphAuthError(GraphError):
     """The graph store refused the user or password."""
 
@@ -68,6 +72,10 @@ class GraphFullError(GraphDiskError):
 
 class GraphBusyError(GraphError):
     """Others were in the way for too long; nothing of the request was done, and trying again helps."""
+
+
+class GraphMemoryError(GraphBusyError):
+    """The graph store's memory is too small for a request, at least beside others; nothing of it was done."""
 
 
 class GraphKeyError(GraphError):

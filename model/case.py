@@ -117,10 +117,6 @@ class Case:
             return None
         return self.histories if self.had is None else self.had
 
-    def truth(self, row: int) -> npt.NDArray[np.int32]:
-        """Return the right products of one of the B users."""
-        return self.truth_product_index[self.truth_offsets[row] : self.truth_offsets[row + 1]]
-
     def rows_of_truth(self) -> npt.NDArray[np.int64]:
         """Return the row, 0 to B - 1, that each right product belongs to `[T]`."""
         return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))

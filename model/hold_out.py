@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kg.snapshot import Edges, Histories, Snapshot
+from kg.taking import taken
 from kg.vocabulary import Vocabulary
 from model.case import Case, Split
 
@@ -31,8 +32,8 @@ def without_products(snapshot: Snapshot, split: Split, gone: Bools) -> tuple[Sna
         The snapshot, and the split with the part of the validation case that asks for products that remain. What is
         asked at the end is left out.
     """
-    kept = pa.array(np.flatnonzero(~gone))
-    products = Vocabulary(snapshot.products.array.take(kept))
+    kept = np.flatnonzero(~gone)
+    products = Vocabulary(snapshot.products.array.take(pa.array(kept)))
     index = np.where(gone, -1, np.cumsum(~gone) - 1).astype(np.int32)
     shift = len(snapshot.products) - len(products)
     nodes = np.concatenate([index, np.arange(len(snapshot.nodes)) + len(products)]).astype(np.int32)
@@ -40,7 +41,7 @@ def without_products(snapshot: Snapshot, split: Split, gone: Bools) -> tuple[Sna
     smaller = replace(
         snapshot,
         products=products,
-        catalogue=snapshot.catalogue.take(kept),
+        catalogue=taken(snapshot.catalogue, kept),
         histories=_histories(snapshot.histories, index),
         facts={name: _edges(edges, nodes) for name, edges in snapshot.facts.items()},
         content_hash=f"{snapshot.content_hash}-without-{shift}-{identity}",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kg.extending import Extension
 from kg.snapshot import Snapshot
+from kg.taking import taken
 from kg.vocabulary import MISSING, Vocabulary
 from model.graph import TRANSITION, Relation
 from model.network import RankingNetwork
@@ -273,7 +274,7 @@ def _with(states: HiddenStates, nodes: Int64s, made: Tensor) -> HiddenStates:
 def _features(snapshot: Snapshot, nodes: Int64s, encode: Encode) -> Tensor:
     """Return the text features of nodes `[S, W]`, rounded as those of the cache are."""
     count = len(snapshot.products)
-    texts = snapshot.catalogue["text"].take(nodes[nodes < count]).to_pylist()
+    texts = taken(snapshot.catalogue.select(["text"]), nodes[nodes < count])["text"].to_pylist()
     texts += snapshot.nodes["name"].take(nodes[nodes >= count] - count).to_pylist()
     return torch.from_numpy(encode(texts).astype(np.float16).astype(np.float32))
 

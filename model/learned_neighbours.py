@@ -38,20 +38,19 @@ _TOGETHER = 256
 
 
 class PairScore(nn.Module):
-    """A small network from the features of a pair to how likely the user is to come to the product.
+    """A small network from the F features of a pair to how likely the user is to come to the product.
 
-    Args:
-        features: F; their means and deviations, `[F]`, are kept with the weights.
+    The features' means and deviations, `[F]`, are kept with the weights.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int = FEATURES) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
-        self.first = nn.Linear(features, _HIDDEN)
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("deviation", torch.ones(FEATURES))
+        self.first = nn.Linear(FEATURES, _HIDDEN)
         self.second = nn.Linear(_HIDDEN, _HIDDEN)
         self.out = nn.Linear(_HIDDEN, 1)
 

@@ -180,24 +180,20 @@ class Estimate:
     high: float
 
 
-def bootstrap(
-    values: Floats, generator: np.random.Generator, *, resamples: int = 1000, confidence: float = 0.95
-) -> list[Estimate]:
-    """Return mean and percentile interval of each column, users resampled with replacement (Efron 1979).
+def bootstrap(values: Floats, generator: np.random.Generator, *, resamples: int = 1000) -> list[Estimate]:
+    """Return mean and 95 % percentile interval of each column, users resampled with replacement (Efron 1979).
 
     Args:
         values: `[B, M]`, one row a user, one column a metric; a draw of users is the same for all columns.
         generator: where the draws come from.
         resamples: number of draws.
-        confidence: mass of the interval.
     """
     size = len(values)
     means = np.empty((resamples, values.shape[1]))
     for draw in range(resamples):
         weight = np.bincount(generator.integers(0, size, size), minlength=size)
         means[draw] = weight @ values / size
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return [Estimate(float(m), float(a), float(b)) for m, a, b in zip(values.mean(axis=0), low, high, strict=True)]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kg.whole_files import write_whole
 from model.errors import ModelError
 
 JOB = "job.json"
@@ -175,10 +176,7 @@ def _claim(folder: Path, job: Job) -> None:
 
 
 def _write_job(folder: Path, job: Job, *, finished: bool) -> None:
-    partial = folder / f".{JOB}.{os.getpid()}"
-    partial.write_text(json.dumps(asdict(job) | {_FINISHED: finished}, indent=2), encoding="utf-8")
-    _flush(partial)
-    partial.replace(folder / JOB)
+    write_whole(folder / JOB, json.dumps(asdict(job) | {_FINISHED: finished}, indent=2).encode())
 
 
 def _write_part(folder: Path, part: int, table: pa.Table) -> None:

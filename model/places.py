@@ -57,7 +57,7 @@ class Places:
     def place(
         self, product_index: int, vector: Float32s, added_index: Int32s, added_score: Float32s, gone: Int64s
     ) -> int:
-        """Return a product's place among all for a user, from 1.
+        """Return a product's place among all for a user, from 1; equal scores stand in the order of the products.
 
         Args:
             product_index: the product.
@@ -67,22 +67,23 @@ class Places:
             gone: products that don't count.
         """
         added = added_score[added_index == product_index].sum()
-        own = self._matrix[product_index]
-        # A product of the same vector is not ahead: one product alone is summed up in another order than many.
-        alike = _ROUNDING * float(np.linalg.norm(own)) * float(np.linalg.norm(vector))
-        score = float(own @ vector + added) + alike
+        (inner_product,) = self._scores(np.array([product_index]), vector)
+        score = float(inner_product + added)
         apart = np.append(gone, product_index)
-        scores = self._matrix[added_index] @ vector + added_score
-        ahead = np.count_nonzero(scores[~np.isin(added_index, apart)] > score)
-        return int(ahead) + self.above(vector, score, np.append(apart, added_index)) + 1
+        counted = ~np.isin(added_index, apart)
+        with_added = added_index[counted]
+        scores = self._scores(with_added, vector) + added_score[counted]
+        before = ahead(with_added, scores, score, product_index)
+        return before + self.above(vector, score, np.append(apart, added_index), product_index) + 1
 
-    def above(self, vector: Float32s, score: float, apart: Int64s) -> int:
+    def above(self, vector: Float32s, score: float, apart: Int64s, before: int = 0) -> int:
         """Return how many products have an inner product above a score.
 
         Args:
             vector: `[D]` of the user.
             score: the one.
             apart: products that don't count.
+            before: the products below this index count with an equal score, too.
         """
         scaled = (vector * self._scale).astype(np.float64)
         unit = max(float(np.abs(scaled).max(initial=0)) / _INT8, _LEAST)
@@ -99,7 +100,12 @@ class Places:
         maybe = np.flatnonzero(scanned >= hardly)
         maybe = maybe[scanned[maybe] <= surely]
         close = np.concatenate([maybe, np.setdiff1d(self._beside, apart)])
-        return int(np.count_nonzero(scanned > surely)) + int(np.count_nonzero(self._matrix[close] @ vector > score))
+        return int(np.count_nonzero(scanned > surely)) + ahead(close, self._scores(close, vector), score, before)
+
+    def _scores(self, product_index: npt.NDArray[np.integer], vector: Float32s) -> Float32s:
+        """Return inner products, each summed up in the same order: equal vectors have equal ones, however many."""
+        scores: Float32s = np.einsum("nd,d->n", self._matrix[product_index], vector)
+        return scores
 
     def _coded(self, matrix: Float32s) -> tuple[npt.NDArray[np.int8], float, npt.NDArray[np.bool_]]:
         """Return the codes `[P, D]` of products, the length of the longest, and which are beyond the scales `[P]`."""
@@ -107,3 +113,8 @@ class Places:
         beyond = (np.abs(scaled) > _INT8 + 0.5).any(1)
         codes = np.clip(np.round(scaled), -_INT8, _INT8)
         return codes.astype(np.int8), float(np.linalg.norm(codes, axis=1).max(initial=0)), beyond
+
+
+def ahead(product_index: npt.NDArray[np.integer], scores: Float32s, score: float, before: int) -> int:
+    """Return how many products stand ahead of a score; of those that equal it, the ones below an index."""
+    return int(np.count_nonzero((scores > score) | ((scores == score) & (product_index < before))))

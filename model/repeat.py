@@ -28,6 +28,8 @@ from model.popularity import DAY_MS, ProductStatistics
 
 _MOST_GAPS = 4.0
 _OTHER_COLUMNS = 11
+_HIDDEN = 32
+"""Width of the first hidden layer; the second has half of it."""
 
 ScoreRepeats = Callable[[Tensor], Tensor]
 """Features of pairs of a user and an earlier product `[R, F]` to what their scores gain `[R]`."""
@@ -92,15 +94,14 @@ class RepeatScore(nn.Module):
 
     Args:
         features: F.
-        hidden: width of the first hidden layer; the second has half of it.
     """
 
-    def __init__(self, features: int, hidden: int = 32) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
-        self.first = nn.Linear(features, hidden)
-        self.second = nn.Linear(hidden, hidden // 2)
-        self.out = nn.Linear(hidden // 2, 1, bias=False)
+        self.first = nn.Linear(features, _HIDDEN)
+        self.second = nn.Linear(_HIDDEN, _HIDDEN // 2)
+        self.out = nn.Linear(_HIDDEN // 2, 1, bias=False)
         self.scale = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(()))
 

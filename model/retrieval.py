@@ -30,6 +30,10 @@ MOST_FRESH = 0.01
 """The share of the products that may stand beside the scan, each scored exactly, before it is made anew."""
 
 _LEAST_FRESH = 256
+_LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
+_DEEPEST_FOR_TIES = 1_000
+"""Of large catalogues: of more products that score the same as the last of a list, any may be in it."""
+
 _DIMENSIONS = (64, 96, 128, 192, 256)
 _OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4)
 
@@ -70,7 +74,10 @@ class Jury:
 
 @dataclass(frozen=True)
 class Found:
-    """The best products of a batch: `product_index [B, K]` and `score [B, K]`, best first, -inf where there is none."""
+    """The best products of a batch: `product_index [B, K]` and `score [B, K]`, best first, -inf where there is none.
+
+    Equal scores stand in the order of the products.
+    """
 
     product_index: Int64s
     score: Float32s
@@ -149,12 +156,14 @@ class ProductIndex:
             if count <= EXACT_BELOW:
                 return self._of_few(users, excluded, k, np.flatnonzero(allowed))
             depth = min(depth * len(self) // count, len(self))
-        found, deep = self._among_nearest(users, excluded, k, depth, allowed)
+        vectors, sparse = users.vectors.numpy(), _sparse_part(users, excluded, len(self))
+        if allowed is not None:
+            sparse.score[~allowed[sparse.product_index]] = -np.inf
+        found, deep = self._among_nearest(vectors, sparse, k, depth, allowed)
         rest = np.flatnonzero(~deep)
         while len(rest) and depth < len(self):
             depth = min(4 * depth, len(self))
-            left_out = [excluded[row] for row in rest.tolist()] if excluded else []
-            deeper, deep = self._among_nearest(users.take(rest), left_out, k, depth, allowed)
+            deeper, deep = self._among_nearest(vectors[rest], sparse.of(rest), k, depth, allowed)
             found.product_index[rest], found.score[rest] = deeper.product_index, deeper.score
             rest = rest[~deep]
         return found
@@ -188,6 +197,10 @@ class ProductIndex:
         reached = min(depth, scanned)
         candidates = min(self.plan.candidates(k, reached), scanned)
         product_index, inner_product = self._scan.nearest(vectors, reached, candidates)
+        lacking = product_index < 0  # what faiss fills up with, where a vector says nothing
+        if lacking.any():
+            inner_product = np.where(lacking, np.float32(-np.inf), inner_product)
+            product_index = np.where(lacking, 0, product_index)
         bound = inner_product[:, -1]
         if not len(self._fresh):
             return product_index, inner_product, bound
@@ -210,18 +223,15 @@ class ProductIndex:
         return Found(np.pad(best, lacking), np.pad(score, lacking, constant_values=-np.inf))
 
     def _among_nearest(
-        self, users: UserVectors, excluded: Sequence[Int64s], k: int, depth: int, allowed: Bools | None
+        self, vectors: Float32s, sparse: "_SparsePart", k: int, depth: int, allowed: Bools | None
     ) -> tuple[Found, Bools]:
-        """Rank the `depth` nearest of each user, and the products of the sparse part.
+        """Rank the `depth` nearest of each user `[B, D]`, and the products of the sparse part.
 
         Also returns for which users `[B]` that is deep enough: where many of the nearest are left out, or sink for
-        having been had, one further away could be among the best (the threshold algorithm of Fagin et al. 2003).
+        having been had, one further away could be among the best (the threshold algorithm of Fagin et al. 2003). So
+        could one that scores the same as the last of the best, and stands before it.
         """
-        vectors = users.vectors.numpy()
         product_index, inner_product, bound = self.nearest(vectors, k, depth)
-        sparse = _sparse_part(users, excluded, len(self))
-        if allowed is not None:
-            sparse.score[~allowed[sparse.product_index]] = -np.inf
         place, added = sparse.look_up(product_index)
         if allowed is not None:
             added[~allowed[product_index]] = -np.inf
@@ -232,12 +242,13 @@ class ProductIndex:
         if enters.any():
             row, index = sparse.row[enters], sparse.product_index[enters]
             column = np.arange(len(row)) - np.searchsorted(row, row)
-            more = np.full((len(users), int(column.max()) + 1), -np.inf, np.float32)
+            more = np.full((len(vectors), int(column.max()) + 1), -np.inf, np.float32)
             more[row, column] = np.einsum("nd,nd->n", self.matrix[index], vectors[row]) + sparse.score[enters]
             more_index = np.zeros(more.shape, np.int64)
             more_index[row, column] = index
             best, score = _best(np.hstack([best, more_index]), np.hstack([score, more]), k)
-        return Found(best, score), score[:, -1] >= bound
+        enough = len(self) >= EXACT_BELOW and depth >= k + _DEEPEST_FOR_TIES
+        return Found(best, score), score[:, -1] >= bound if enough else score[:, -1] > bound
 
 
 @dataclass(frozen=True)
@@ -252,6 +263,27 @@ class _SparsePart:
     key: Int64s
     score: Float32s
     product_count: int
+
+    @classmethod
+    def ended(
+        cls, row: Int64s, product_index: npt.NDArray[np.integer], key: Int64s, score: Float32s, product_count: int
+    ) -> "_SparsePart":
+        """Return some pairs, with the last one behind them."""
+        return cls(
+            np.append(row, 0),
+            np.append(product_index, 0),
+            np.append(key, np.iinfo(np.int64).max),
+            np.append(score, np.float32(-np.inf)),
+            product_count,
+        )
+
+    def of(self, rows: Int64s) -> "_SparsePart":
+        """Return the pairs of some rows, ascending, which are numbered anew."""
+        kept = np.flatnonzero(np.isin(self.row[:-1], rows))
+        row, product_index = np.searchsorted(rows, self.row[kept]), self.product_index[kept]
+        return self.ended(
+            row, product_index, row * self.product_count + product_index, self.score[kept], self.product_count
+        )
 
     def look_up(self, product_index: Int64s) -> tuple[Int64s, Float32s]:
         """Return where the pairs of `product_index [B, K]` stand, and what is added to their scores: `[B, K]` both."""
@@ -275,13 +307,7 @@ def _sparse_part(users: UserVectors, excluded: Sequence[Int64s], product_count: 
         order = np.argsort(key, kind="stable")  # excluded before repeats
         row, product_index, key, score = row[order], product_index[order], key[order], score[order]
         score[1:][key[1:] == key[:-1]] = -np.inf
-    return _SparsePart(
-        np.append(row, 0),
-        np.append(product_index, 0),
-        np.append(key, np.iinfo(np.int64).max),
-        np.append(score, np.float32(-np.inf)),
-        product_count,
-    )
+    return _SparsePart.ended(row, product_index, key, score, product_count)
 
 
 def added(users: UserVectors, product_index: Int64s, product_count: int) -> tuple[Float32s, Float32s]:
@@ -293,10 +319,28 @@ def added(users: UserVectors, product_index: Int64s, product_count: int) -> tupl
     return score, np.append(users.added_history, np.float32(0))[place]
 
 
+def searched_length(k: int) -> int:
+    """Return the length that a list of k is searched with.
+
+    What a coarse scan misses depends on it: lists that are searched together have it in common, and have it alone, too.
+    """
+    return next((each for each in _LENGTHS if each >= k), k)
+
+
 def _best(product_index: Int64s, score: Float32s, k: int) -> tuple[Int64s, Float32s]:
-    order = np.argsort(-score, axis=1)[:, :k]
-    row = np.arange(len(order))[:, None]
-    return product_index[row, order], score[row, order]
+    """Return the k best of each row, best first; equal scores in the order of the products."""
+    # Whole numbers sort faster than an order is found: above, the bits of the score, the best the smallest; below, the
+    # product. Those of a negative float32 ascend the other way round, and 0 is added for -0.0.
+    key = (~_ascending((score + np.float32(0)).view(np.int32))).astype(np.int64) << 32
+    key |= product_index
+    key.sort(axis=1)
+    key = key[:, :k]
+    return key & 0xFFFFFFFF, _ascending((~(key >> 32)).astype(np.int32)).view(np.float32)
+
+
+def _ascending(bits: Int32s) -> Int32s:
+    """Return the bits of float32 as whole numbers of the same order; or these as the bits again."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _true_best(matrix: Float32s, users: UserVectors, k: int) -> Int64s:

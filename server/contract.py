@@ -126,11 +126,11 @@ class Checker:
             self.refuse(field, f"is {(at_ms - now_ms) // 1000} s ahead of the server's clock; 300 s are allowed")
         return at_ms
 
-    def language(self, field: str, value: str) -> str:
+    def language(self, value: str) -> str:
         """Check a BCP 47 tag; return the language of `kg.wording.WORDINGS` that it asks for, whatever its region."""
         language = (value or DEFAULT_LANGUAGE).partition("-")[0].lower()
         if language not in WORDINGS:
-            self.refuse(field, f"is {value[:_MOST_SHOWN]!r}; there are {', '.join(WORDINGS)}")
+            self.refuse("language_code", f"is {value[:_MOST_SHOWN]!r}; there are {', '.join(WORDINGS)}")
         return language
 
     def value(self, field: str, value: float) -> float:
@@ -184,7 +184,7 @@ def recommend_question(request: ranking_service_pb2.RecommendRequest, limits: Li
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
         pinned=True,
-        language=check.language("language_code", request.language_code),
+        language=check.language(request.language_code),
     )
     check.finish()
     return question
@@ -209,7 +209,7 @@ def rank_question(request: ranking_service_pb2.RankRequest, limits: Limits, now_
         seeds=told.seeds,
         query=told.query,
         categories=told.categories,
-        language=check.language("language_code", request.language_code),
+        language=check.language(request.language_code),
     )
     check.finish()
     return question
@@ -238,7 +238,7 @@ def explain_question(request: ranking_service_pb2.ExplainRequest, now_ms: int) -
         query=told.query,
         categories=told.categories,
         by_rules=False,
-        language=check.language("language_code", request.language_code),
+        language=check.language(request.language_code),
     )
     check.finish()
     return question, reasons
@@ -264,7 +264,7 @@ def search_question(request: ranking_service_pb2.SearchRequest, limits: Limits, 
         categories=told.categories,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
-        language=check.language("language_code", request.language_code),
+        language=check.language(request.language_code),
         only_found=True,
         pinned=True,
     )
@@ -287,7 +287,7 @@ def similar_question(request: ranking_service_pb2.SimilarProductsRequest, limits
         candidates=check.ids("allowed_product_ids", request.allowed_product_ids, limits.candidates) or None,
         filter=filter_of(check, request.filter),
         mix=mix_of(check, request.mix),
-        language=check.language("language_code", request.language_code),
+        language=check.language(request.language_code),
     )
     check.finish()
     return product_id, question

@@ -8,7 +8,6 @@ shown. How long it waits at most is a setting; when it goes on without, it says 
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ import structlog
 from kg.commits import Change
 from kg.errors import GraphUnavailableError, KgrankError
 from kg.rules import Action, Rule, Target, rules_page
+from kg.whole_files import write_whole
 from server.graph_link import GraphLink
 from server.rulebook import RuleBook
 
@@ -172,9 +172,7 @@ class RuleKeeper:
             self._told()
 
     def _keep(self, rules: Sequence[Rule]) -> None:
-        partial = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         try:
-            partial.write_text(json.dumps([asdict(rule) for rule in rules]), encoding="utf-8")
-            partial.replace(self._file)
+            write_whole(self._file, json.dumps([asdict(rule) for rule in rules]).encode())
         except OSError as error:
             _log.warning("rules_not_kept", file=str(self._file), reason=error.strerror or str(error))

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,6 +109,18 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
+def anchors(page: Path) -> set[str]:
+    """Return what the headings of a page are called in links, as GitHub calls them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", text, re.MULTILINE):
+        name = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+        names.add(f"{name}-{found[name]}" if found[name] else name)
+        found[name] += 1
+    return names
+
+
 def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:
     if block.language == "python":
         command = [sys.executable, "-W", "error", "-c", block.text]
@@ -129,10 +142,18 @@ def test_every_page_is_linked_from_the_readme() -> None:
 def test_every_link_between_pages_leads_somewhere() -> None:
     broken = []
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+        for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{page.name}: {link}")
     assert not broken
+
+
+def test_an_anchor_is_made_of_a_heading_as_github_makes_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A `kgrank load` of users' files, at 10 %\n\n## Seen\n\n```sh\n# no heading\n```\n\n### Seen\n")
+    assert anchors(page) == {"a-kgrank-load-of-users-files-at-10-", "seen", "seen-1"}
 
 
 @pytest.mark.slow

@@ -91,7 +91,6 @@ class Baseline:
         grid: configurations to choose from; the first is the default, or the published recipe.
         space: the range of each field that is worth tuning: what a wider search draws from.
         needs: packages it needs beside those of `kgrank[train]`.
-        deterministic: the same seed gives the same scores, bit for bit, on one machine.
         by_epochs: it is trained by steps, and has `epochs` in its configuration: the most of which validation chooses.
     """
 
@@ -99,7 +98,6 @@ class Baseline:
     grid: tuple[Any, ...]
     space: Mapping[str, Axis] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    deterministic: bool = True
     by_epochs: bool = False
 
     def fit_stopped(self, data: FitData, config: Any) -> tuple[Ranker, Any]:

@@ -5,13 +5,13 @@ of a documentation page that holds the tables.
 import base64
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kg.errors import ConfigError
+from kg.whole_files import write_whole
 from model.compare.plots import Plot, few_events, label_of, plots_of
 from model.compare.tables import Document, Sheet, goal_sheet, place, sheets, tuning_sheet
 from model.errors import ModelError
@@ -45,7 +45,7 @@ def write_report(document: Document, folder: Path, docs: Path | None = None) -> 
         if f"plots/{old.name}" not in files:
             old.unlink()
     for name, text in files.items():
-        _write(folder / name, text)
+        write_whole(folder / name, text.encode())
     written = {
         kind: str(folder / f"report.{end}") for kind, end in (("json", "json"), ("html", "html"), ("markdown", "md"))
     }
@@ -129,7 +129,8 @@ def rewrite_block(docs: Path, document: Document) -> None:
     tried = [f"{part['model']} {part['tried'] + part['tried_before']}" for part in document["tuning"]]
     parts.append(f"Configurations tried on validation: {', '.join(dict.fromkeys(tried))}.")
     after = inside[0].split(end)[1]
-    _write(docs, f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
+    rewritten = f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}"
+    write_whole(docs, rewritten.encode())
 
 
 def _plots(document: Document, table: dict[str, Any]) -> list[Plot]:
@@ -212,9 +213,3 @@ def _figure(plot: Plot) -> str:
 
 def _file(table: int, number: int, plot: Plot) -> str:
     return f"{table:02}-{number:02}-{re.sub(r'[^a-z0-9]+', '-', plot.name.lower())}.svg"
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)

@@ -180,8 +180,8 @@ def slices(table: Table, metric: str, reference: str) -> str:
             axes,
             table,
             [model["name"] for model in _beside(table) if model["name"] in names and model["name"] in told["models"]],
-            lambda name, parts=parts: [part["means"][told["models"].index(name)] for part in parts],  # type: ignore[misc]
-            lambda name, parts=parts: [part["margins"][told["models"].index(name)] for part in parts],  # type: ignore[misc]
+            lambda name, parts=parts: [part["means"][told["models"].index(name)] for part in parts],  # type: ignore[misc]  # mypy can't infer a lambda's default
+            lambda name, parts=parts: [part["margins"][told["models"].index(name)] for part in parts],  # type: ignore[misc]  # mypy can't infer a lambda's default
             reference,
         )
         named(axes, [part["label"] for part in parts])

@@ -7,7 +7,6 @@ trials.json       every trial
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from kg.whole_files import write_whole
 from model.tuning.search import Found
 
 BEST, PLOT, TRIALS = "best.toml", "importance.png", "trials.json"
@@ -33,10 +33,10 @@ def write_outcome(folder: Path, found: Found, settings: Mapping[str, Any], told:
     """
     written = [best_file, folder / TRIALS]
     best = f"# {told}\n\n{tomli_w.dumps(_without_none(settings))}"
-    _write(best_file, best.encode())
-    _write(folder / TRIALS, json.dumps([asdict(tried) for tried in found.trials], indent=2).encode())
+    write_whole(best_file, best.encode())
+    write_whole(folder / TRIALS, json.dumps([asdict(tried) for tried in found.trials], indent=2).encode())
     if found.importance:
-        _write(folder / PLOT, importance_plot(found.importance))
+        write_whole(folder / PLOT, importance_plot(found.importance))
         written.append(folder / PLOT)
     return written
 
@@ -62,13 +62,3 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in table.items()
         if value is not None
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -46,7 +46,6 @@ class _Stderr(Console):
 err = _Stderr(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_MISSING_EXTRA = 3
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from kg.errors import KgrankError
+from kg.latest import latest_in
 from server.cli import console
 from server.cli.app import Json
 from server.cli.demo_processes import Runner, Step, command, demo_environment, leave, run, served
@@ -154,5 +155,6 @@ def _last_moment_ms(home: Path) -> int:
 def _snapshot(home: Path) -> "Snapshot":
     from kg.snapshot import Snapshot
 
-    folder = home / "snapshots"
-    return Snapshot.open(folder / (folder / "LATEST").read_text(encoding="utf-8").strip(), verify=False)
+    latest = latest_in(home / "snapshots")
+    assert latest is not None  # the demo has just made one
+    return Snapshot.open(latest, verify=False)

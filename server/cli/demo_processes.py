@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from kg.errors import KgrankError
+from kg.whole_files import write_whole
 from server.cli import console
 from server.variables import CONFIG_FILE, PREFIX
 
@@ -66,9 +67,7 @@ class Runner:
         console.say(f"({time.monotonic() - began:.0f} s)")
         if step.keep:
             self._done[step.title] = self._digest
-            partial = self._file.with_suffix(".partial")
-            partial.write_text(json.dumps(self._done))
-            partial.replace(self._file)
+            write_whole(self._file, json.dumps(self._done).encode())
 
 
 @contextlib.contextmanager

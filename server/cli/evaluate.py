@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg.errors import MissingExtraError
+from kg.whole_files import write_whole
 from server.cli import console
 from server.cli.app import Json, settings_of
-from server.cli.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from model.evaluate import CaseReport
@@ -131,7 +131,7 @@ def evaluate_model(
     asked = [sorted(names), {name: found.model_dump(mode="json") for name, found in searched.items()}]
     asked += [] if manifest else [model_config.model_dump(mode="json")]  # of a model, its version says it
     path = _report_path(settings.home, config.protocol, document, asked)
-    write_atomically(path, console.json_text(document, indent=2))
+    write_whole(path, console.json_text(document, indent=2).encode())
     if json:
         console.emit_json(document)
         return

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kg.errors import SnapshotError
+from kg.latest import latest_in
 from kg.snapshot import Snapshot
 from model.artifact import Artifact
 from model.errors import ArtifactError
@@ -12,7 +13,7 @@ from model.refresh import refresh
 from model.scoring import ScoringModel
 from server.cli import console
 from server.config import Settings
-from server.models import LATEST, ModelFolder, snapshot_with_hash
+from server.models import ModelFolder, snapshot_with_hash
 
 
 def newest_artifact(settings: Settings, version: str | None) -> Path:
@@ -65,9 +66,10 @@ def open_snapshot(settings: Settings, name: str | None, content_hash: str | None
                 "Name one with --snapshot, or train on one that is there.",
             )
         return Snapshot.open(found)
-    if not (folder / LATEST).is_file():
+    latest = latest_in(folder)
+    if latest is None:
         raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
-    return Snapshot.open(folder / (folder / LATEST).read_text(encoding="utf-8").strip())
+    return Snapshot.open(latest)
 
 
 def tell_if_tuned_elsewhere(settings: Settings, snapshot: Snapshot) -> None:

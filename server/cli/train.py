@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg.errors import ConfigError, MissingExtraError, SnapshotError
+from kg.latest import latest_in, note_latest
 from server.cli import console
 from server.cli.app import Json, settings_of
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from server.config import Settings
 
 _READING = "reading product texts"
-
-LATEST = "LATEST"
-"""The file, in the folders of snapshots and artifacts, that names the newest."""
 
 
 def register(app: typer.Typer) -> None:
@@ -58,11 +56,10 @@ def train_model(
     from model.splits import make_split
 
     folder = settings.snapshots_folder
-    if snapshot is None:
-        if not (folder / LATEST).is_file():
-            raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
-        snapshot = (folder / LATEST).read_text(encoding="utf-8").strip()
-    data = Snapshot.open(folder / snapshot)
+    chosen = latest_in(folder) if snapshot is None else folder / snapshot
+    if chosen is None:
+        raise SnapshotError(f"there is no snapshot in {folder}", "Make one: kgrank snapshot")
+    data = Snapshot.open(chosen)
     tell_if_tuned_elsewhere(settings, data)
     tell_if_relations_are_not_there(settings, data)
     split = make_split(data, settings.split)
@@ -81,14 +78,12 @@ def train_model(
             checkpoint_folder=checkpoints,
             resume=resume,
             tracking=Tracking(settings.runs_folder, settings.tracking),
-            listener=_listener(snapshot, data, shown) if workers.first else Listener(),
+            listener=_listener(chosen.name, data, shown) if workers.first else Listener(),
         )
     if not workers.first:
         return
     artifact = save_artifact(settings.artifacts_folder, data, split, trained, settings.train)
-    pointer = settings.artifacts_folder / f".{LATEST}"
-    pointer.write_text(artifact.name, encoding="utf-8")
-    pointer.replace(settings.artifacts_folder / LATEST)
+    note_latest(settings.artifacts_folder, artifact.name)
     _compile(trained.model, settings)
     manifest = read_manifest(artifact)
     if json:

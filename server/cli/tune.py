@@ -48,7 +48,7 @@ def tune(
         from model.settings import RunSettings, read_toml
         from model.splits import make_split
         from model.tuning import measures
-        from model.tuning.outcome import write_outcome
+        from model.tuning.outcome import BEST, write_outcome
         from model.tuning.search import Budget, search
         from model.tuning.space import (
             NETWORK,
@@ -101,7 +101,7 @@ def tune(
         f"Found by kgrank tune --model {model} on snapshot {data.content_hash[:12]}: "
         f"validation NDCG@10 {found.best.value:.4f}, trial {found.best.number} of {len(found.trials)}"
     )
-    files = write_outcome(folder, found, best if network else {model: best}, told, out or folder / "best.toml")
+    files = write_outcome(folder, found, best if network else {model: best}, told, out or folder / BEST)
     if json:
         console.emit_json(
             {

@@ -64,3 +64,8 @@ def case_of(known: Histories, product_count: int) -> Case:
         exclude_seen=False,
         candidates=np.ones(product_count, np.bool_),
     )
+
+
+def truth_of(case: Case, row: int) -> npt.NDArray[np.int32]:
+    """Return the right products of one of a case's users."""
+    return case.truth_product_index[case.truth_offsets[row] : case.truth_offsets[row + 1]]

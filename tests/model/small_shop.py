@@ -1,9 +1,12 @@
 """A small shop whose answers are known: two tastes that never mix, each with its own products and words."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 
 from kg.freeze import freeze
+from kg.latest import note_latest
 from kg.snapshot import Snapshot
 from kg.tables import FACTS, INTERACTIONS, PRODUCTS, Tables
 from model.config import ModelConfig, TrainConfig
@@ -45,3 +48,9 @@ def small_shop(extra_products: int = 0) -> Snapshot:
             facts=pa.Table.from_pylist([dict(zip(FACTS.names, fact, strict=True)) for fact in facts], FACTS),
         )
     )
+
+
+def saved_shop(home: Path) -> None:
+    """Save the shop as the newest snapshot of a home, `small`, as `kgrank snapshot --name small` would."""
+    small_shop().save(home / "snapshots" / "small")
+    note_latest(home / "snapshots", "small")

@@ -125,9 +125,7 @@ def test_a_newcomer_with_a_past_of_its_own_keeps_what_is_more(model: TrainedMode
     assert column[NEW[1]] > 0.001
 
 
-def test_only_the_most_popular_lend_where_there_are_many(
-    model: TrainedModel, split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_most_popular_lend_where_there_are_many(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(borrowing, "_MOST_LENDING", 4)
     few = unlent(model).with_loans()
     own = model.statistics.popularity
@@ -187,7 +185,7 @@ def test_an_artifact_lends_as_the_model_did(trained: Trained, split: Split, load
         np.testing.assert_array_equal(part, expected[name], err_msg=name)
 
 
-def test_a_newcomer_that_becomes_like_others_borrows_of_those(split: Split, loaded: Path) -> None:
+def test_a_newcomer_that_becomes_like_others_borrows_of_those(loaded: Path) -> None:
     scorer = load_artifact(loaded).scorer
     matrix = scorer.matrix.clone()
     for block in (GRAPH, TEXT):

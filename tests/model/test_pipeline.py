@@ -19,6 +19,7 @@ from model.ranker import ModelRanker, rank
 from model.refresh import refresh
 from model.splits import SplitConfig, make_split
 from model.train import Trained
+from tests.model.plain_data import truth_of
 from tests.model.small_shop import DAY_MS, MODEL, TRAIN, small_shop
 
 SPLIT = SplitConfig(protocol="cold-products", cold_share=0.15, cold_seed=3)
@@ -67,7 +68,7 @@ def test_products_that_training_never_saw_are_ranked_by_text_and_facts(cache: Pa
     names = np.array(snapshot.products.array.to_pylist())
     assert case.seen is not None
     for row in range(len(case)):
-        taste = names[case.truth(row)[0]].split("-")[0]
+        taste = names[truth_of(case, row)[0]].split("-")[0]
         new = split.held_out.copy()
         new[case.seen.product_index[case.seen.rows(row)]] = False
         cold = [name for name in names[new] if name.startswith(taste)]

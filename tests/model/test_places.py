@@ -71,3 +71,26 @@ def test_a_place_counts_what_is_added_and_passes_over_what_is_gone(count: int, s
     least, most = (1 + int((others > scores[product] + each).sum()) for each in (close, -close))
     place = Places(matrix).place(product, vector, added_index, added_score, np.array(gone, np.int64))
     assert least <= place <= most
+
+
+def test_who_is_ahead_by_little_is_ahead_and_equal_products_stand_in_their_order() -> None:
+    # At lengths that multiply to 60, 4e-5 is less than a generous bound on rounding, and far more than rounding.
+    matrix = np.zeros((6, 16), np.float32)
+    matrix[:, 0], matrix[:, 1] = 5.0, np.linspace(3, 4, 6)
+    matrix[1:4, 1] = [3.50002, 3.5, 3.5]
+    vector, nobody = np.zeros(16, np.float32), np.empty(0, np.int64)
+    vector[:2] = 10, 2
+    scores = matrix @ vector
+    assert 2e-5 < scores[1] - scores[2] < 5e-5
+    order = np.argsort(-scores, kind="stable").tolist()
+    for added in ([], [2, 3], [1, 2, 3], range(6)):
+        added_index = np.array(added, np.int32)
+        places = [
+            Places(matrix).place(product, vector, added_index, np.zeros(len(added_index), np.float32), nobody)
+            for product in order
+        ]
+        assert places == [1, 2, 3, 4, 5, 6]
+    ones = Places(np.ones((200, 40), np.float32))
+    someone = np.linspace(0.1, 0.7, 40, dtype=np.float32)
+    nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+    assert [ones.place(each, someone, *nothing, nobody) for each in (0, 7, 199)] == [1, 8, 200]

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kg.snapshot import Histories
+from model import retrieval
 from model.retrieval import EXACT_BELOW, FEWEST_USERS, ProductIndex
 from model.scoring import UserVectors
 
@@ -122,6 +124,36 @@ def test_a_batch_gives_each_user_what_a_search_alone_gives() -> None:
         assert alone.product_index[0].tolist() == together.product_index[row].tolist()
 
 
+def test_what_is_left_out_is_put_in_order_once_however_deep_a_search_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, asked = products(EXACT_BELOW + 500, 8), users(3, 8, EXACT_BELOW + 500, seed=4)
+    index = index_of(matrix, asked)
+    calls = dict.fromkeys(("nearest", "_sparse_part"), 0)
+
+    def counted(of: object, name: str) -> None:
+        plain = getattr(of, name)
+
+        def call(*given: Any) -> Any:
+            calls[name] += 1
+            return plain(*given)
+
+        monkeypatch.setattr(of, name, call)
+
+    counted(index, "nearest")
+    counted(retrieval, "_sparse_part")
+    # The first has had nearly all that is near, each many times over; the second nothing; the third some of it.
+    near = np.argsort(-(asked.vectors.numpy() @ matrix.T), axis=1)
+    excluded = [np.tile(near[0, :5000], 20), np.empty(0, np.int64), near[2, :200]]
+    found = index.search(asked, excluded, 10)
+    assert calls["nearest"] > 2
+    assert calls["_sparse_part"] == 1
+    truth = np.argsort(-oracle(matrix, asked, excluded), axis=1)[:, :10]
+    assert found.product_index.tolist() == truth.tolist()
+    assert (
+        index.search(asked, [np.unique(each) for each in excluded], 10).product_index.tolist()
+        == found.product_index.tolist()
+    )
+
+
 def test_a_strong_repeat_brings_a_product_to_the_top() -> None:
     matrix = products(5000, 16)
     index = index_of(matrix, users(64, 16, 5000, 1))
@@ -176,3 +208,52 @@ def test_a_scan_is_made_anew_once_much_has_changed() -> None:
     much = np.arange(len(matrix) // 10)
     assert index.with_products(matrix, much[:5])._scan is index._scan
     assert index.with_products(matrix, much)._scan is not index._scan
+
+
+@pytest.mark.parametrize(
+    ("count", "copies"), [(500, 60), (EXACT_BELOW - 1, 4_000), (EXACT_BELOW, 60), (EXACT_BELOW, 600)]
+)
+@pytest.mark.parametrize("batch", [1, 8, 40])
+def test_of_equal_scores_the_first_products_are_found_in_their_order(count: int, copies: int, batch: int) -> None:
+    matrix = products(count, 24)
+    alike = np.sort(np.random.default_rng(5).choice(count, copies, replace=False))
+    matrix[alike] = 3 * matrix[alike[0]]
+    matrix[:, -1] = 1  # as a popularity that all have
+    asked = users(batch, 24, count, 2, repeated=0)
+    near, far, none = matrix[alike[0]], -matrix[alike[0]], np.eye(24, dtype=np.float32)[-1]
+    asked.vectors[0] = torch.from_numpy(near)
+    index = index_of(matrix, users(256, 24, count, 1, repeated=0))
+    nobody = [np.empty(0, np.int64)] * batch
+    for k in (1, 10, 55):
+        found = index.search(asked, nobody, k)
+        assert found.product_index[0].tolist() == alike[:k].tolist()
+        assert np.ptp(found.score[0]) == 0
+    left_out = [alike[:7], *nobody[1:]]
+    assert index.search(asked, left_out, 10).product_index[0].tolist() == alike[7:17].tolist()
+    asked.vectors[0] = torch.from_numpy(far)
+    assert np.isin(alike, index.search(asked, nobody, 10).product_index[0]).sum() == 0
+    if count < EXACT_BELOW:
+        asked.vectors[0] = torch.from_numpy(none)
+        assert index.search(asked, nobody, 10).product_index[0].tolist() == list(range(10))
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-40, -1e-40, 3e38, -3e38, np.inf, -np.inf]), max_size=12))
+def test_the_best_are_those_of_a_stable_sort(drawn: list[float]) -> None:
+    score = np.array([drawn], np.float32)
+    product_index = np.random.default_rng(len(drawn)).permutation(len(drawn))[None] + (1 << 31)
+    order = np.lexsort((product_index[0], -score[0]))
+    for k in (1, len(drawn)):
+        best, scores = retrieval._best(product_index, score, k)
+        assert best[0].tolist() == product_index[0, order][:k].tolist()
+        assert scores[0].tolist() == score[0, order][:k].tolist()
+
+
+def test_a_user_of_whom_nothing_is_known_gets_products_that_are_there_or_none() -> None:
+    index, _ = scanned()
+    nobody = users(3, index.matrix.shape[1], len(index), 5, repeated=0)
+    nobody.vectors[1] = 0
+    found = index.search(nobody, [], 10)
+    listed = np.isfinite(found.score)
+    assert listed[[0, 2]].all()
+    assert ((found.product_index >= 0) & (found.product_index < len(index))).all()
+    assert not found.score[1][listed[1]].any()

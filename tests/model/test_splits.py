@@ -22,7 +22,7 @@ from model.cold_splits import (
 from model.errors import ModelError
 from model.ranker import rank
 from model.splits import DAY_MS, Split, SplitConfig, leave_one_out, make_split, temporal
-from tests.model.plain_data import plain_snapshot
+from tests.model.plain_data import plain_snapshot, truth_of
 
 PRODUCTS = 6
 
@@ -81,7 +81,7 @@ def test_temporal_asks_everybody_at_the_same_moment() -> None:
     # The last interaction is on day 4, so the test window starts one millisecond after day 2.
     assert sequences(split.test.known) == [[0, 1, 2], [5, 5, 5], [1, 2]]
     assert split.test.user_index.tolist() == [0]
-    assert split.test.truth(0).tolist() == [3, 4]
+    assert truth_of(split.test, 0).tolist() == [3, 4]
     assert sequences(split.train) == [[0, 1], [5, 5], [1, 2]]
     assert split.validation.user_index.tolist() == [0, 1]
     assert split.validation.truth_product_index.tolist() == [2, 5]
@@ -126,7 +126,7 @@ def test_truth_comes_after_what_is_known(users: list[list[int]], protocol: str, 
         for row, user in enumerate(case.user_index):
             known, everything = sequences(case.known)[user], users[user]
             assert everything[: len(known)] == known
-            truth = case.truth(row).tolist()
+            truth = truth_of(case, row).tolist()
             assert truth
             assert truth == sorted(set(truth))
             assert set(truth) <= set(everything[len(known) :])
@@ -238,7 +238,7 @@ def test_what_a_user_has_had_is_not_ranked_though_a_part_alone_is_told(base: str
         told, had = sequences(case.histories), sequences(seen)
         for row, user in enumerate(case.user_index.tolist()):
             assert set(told[row]) <= set(had[row])
-            assert not set(had[row]) & set(case.truth(row).tolist())
+            assert not set(had[row]) & set(truth_of(case, row).tolist())
             before = histories.at_ms[histories.rows(user)] < case.now_ms[row]
             assert set(had[row]) == set(histories.product_index[histories.rows(user)][before].tolist())
         ranked = rank(Flat(len(case.candidates)), case, 5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.small_shop import small_shop
+from tests.model.small_shop import saved_shop
 from tests.server.command import CommandLine, kgrank
 
 __all__ = ["kgrank"]  # the fixture
@@ -16,8 +16,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     return tmp_path
 
 
