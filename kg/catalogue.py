@@ -18,7 +18,7 @@ from kg.exporting import fact_relations, facts_of
 from kg.extending import CatalogueChange
 from kg.loading import Loader, promote_entities, write_products
 from kg.progress import SILENT
-from kg.tables import PRODUCTS
+from kg.tables import FACTS, PRODUCTS
 from kg.whole_rows import whole_rows
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _ALWAYS = range(7)
 """Which of the columns every product has."""
 _PAIRED = (5, 6)
 """The keys and the values of its attributes."""
+_AT_ONCE = 1_000
+"""Products whose state is read together."""
 _PRESENT = "p.attribute_keys IS NOT NULL"
 """What is there of a product that the catalogue has, and of no other (see `take_out`)."""
 
@@ -166,9 +168,19 @@ def page(graph: "Graph", after: str, size: int) -> list[StoredProduct]:
 def as_they_are(graph: "Graph", product_ids: Iterable[str]) -> CatalogueChange:
     """Return some products as the graph has them now, for `kg.extending.extended`.
 
-    One that is not in the catalogue may still be an end of facts, as files told them.
+    One that is not in the catalogue may still be an end of facts, as files told them. Of many, some are read before
+    others: what is committed meanwhile may be in it, and comes once more with the commits that follow.
     """
     asked = list(dict.fromkeys(product_ids))
+    pages = [_page_as_it_is(graph, asked[start : start + _AT_ONCE]) for start in range(0, len(asked), _AT_ONCE)]
+    return CatalogueChange(
+        pa.concat_tables([PRODUCTS.empty_table(), *(page.products for page in pages)]),
+        pa.concat_tables([FACTS.empty_table(), *(page.facts for page in pages)]),
+        tuple(each for page in pages for each in page.deleted),
+    )
+
+
+def _page_as_it_is(graph: "Graph", asked: Sequence[str]) -> CatalogueChange:
     found = [each.product for each in find(graph, asked)]
     there = {each.product_id for each in found}
     products = pa.Table.from_pylist([each.row() for each in found], PRODUCTS)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from kg.schema import USER
 from kg.tables import CATEGORY_SEPARATOR
+from kg.taking import in_slices
 
 PRODUCT = "product"
 BRAND = "brand"
@@ -20,11 +21,23 @@ _SEPARATOR = "\x1f"  # below every letter of a kind, so that keys sort as (kind,
 
 @dataclass(frozen=True)
 class EdgeList:
-    """Edges in any order, with repeats: `relation [E]`, and the node keys `head [E]` and `tail [E]`, string arrays."""
+    """Edges in any order, with repeats: `relation [E]`, and the node keys `head [E]` and `tail [E]`, strings.
 
-    relation: pa.Array
-    head: pa.Array
-    tail: pa.Array
+    In chunks, as the keys of many edges may have more text than one array holds.
+    """
+
+    relation: pa.ChunkedArray
+    head: pa.ChunkedArray
+    tail: pa.ChunkedArray
+
+    @property
+    def ends(self) -> pa.ChunkedArray:
+        """All heads, then all tails."""
+        return _chunked([*self.head.chunks, *self.tail.chunks])
+
+
+_Edges = tuple[pa.Array, pa.Array, pa.Array]
+"""Relation, head and tail of some edges."""
 
 
 def edges_of(products: pa.Table, facts: pa.Table) -> EdgeList:
@@ -35,17 +48,14 @@ def edges_of(products: pa.Table, facts: pa.Table) -> EdgeList:
     """
     of_users = pc.or_(pc.equal(facts["head_kind"], USER.kind), pc.equal(facts["tail_kind"], USER.kind))
     facts = facts.filter(pc.invert(of_users))
-    lists = [
-        EdgeList(flat(facts["relation"]), _keys_of(facts, "head"), _keys_of(facts, "tail")),
-        _brand_edges(products),
-        *_category_edges(products),
-        _attribute_edges(products),
-    ]
-    return EdgeList(
-        pa.concat_arrays([edges.relation for edges in lists]),
-        pa.concat_arrays([edges.head for edges in lists]),
-        pa.concat_arrays([edges.tail for edges in lists]),
-    )
+    lists = [(flat(each["relation"]), _keys_of(each, "head"), _keys_of(each, "tail")) for each in in_slices(facts)]
+    for each in in_slices(products):
+        lists += [_brand_edges(each), *_category_edges(each), _attribute_edges(each)]
+    return EdgeList(*(_chunked(list(arrays)) for arrays in zip(*lists, strict=True)))
+
+
+def _chunked(arrays: list[pa.Array]) -> pa.ChunkedArray:
+    return pa.chunked_array(arrays, pa.string())
 
 
 def node_keys(kind: str | pa.Array, ids: pa.Array) -> pa.Array:
@@ -75,17 +85,17 @@ def _keys_of(facts: pa.Table, end: str) -> pa.Array:
     return pc.binary_join_element_wise(flat(facts[f"{end}_kind"]), flat(facts[end]), _SEPARATOR)
 
 
-def _edges(relation: str, head: pa.Array, tail: pa.Array) -> EdgeList:
-    return EdgeList(pa.repeat(pa.scalar(relation), len(head)), head, tail)
+def _edges(relation: str, head: pa.Array, tail: pa.Array) -> _Edges:
+    return pa.repeat(pa.scalar(relation), len(head)), head, tail
 
 
-def _brand_edges(products: pa.Table) -> EdgeList:
+def _brand_edges(products: pa.Table) -> _Edges:
     branded = products.filter(pc.not_equal(products["brand"], ""))
     head, tail = flat(branded["product_id"]), flat(branded["brand"])
     return _edges("HAS_BRAND", node_keys(PRODUCT, head), node_keys(BRAND, tail))
 
 
-def _category_edges(products: pa.Table) -> list[EdgeList]:
+def _category_edges(products: pa.Table) -> list[_Edges]:
     """Return the edge of each product to the leaf of its path, and of each category to the one above it."""
     placed = products.filter(pc.greater(pc.list_value_length(products["category"]), 0))
     leaves = pc.binary_join(flat(placed["category"]), CATEGORY_SEPARATOR)
@@ -105,7 +115,7 @@ def _first_of_each(values: pa.Array) -> npt.NDArray[np.int64]:
     return np.unique(codes, return_index=True)[1].astype(np.int64)
 
 
-def _attribute_edges(products: pa.Table) -> EdgeList:
+def _attribute_edges(products: pa.Table) -> _Edges:
     attributes = flat(products["attributes"])
     counts = np.diff(attributes.offsets.to_numpy())
     start = attributes.offsets[0].as_py() if len(attributes) else 0

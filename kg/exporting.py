@@ -1,22 +1,20 @@
 """The graph as canonical tables again: `export(load(tables))` has the rows of `tables`.
 
-Read in blocks of nodes, each block's columns gathered by `collect()` into one record: several times faster than a
-record per row.
+Read in blocks of nodes, each block's rows gathered by `collect()` into one record: several times faster than a record
+per row. Relationships are read as `kg.outgoing` says.
 
 What a person added to the graph beside the schema is no part of it: relationships to nodes of other labels, of types
 that are no fact's name, or without what every event or fact has.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg import schema
-from kg.errors import GraphBusyError
+from kg.outgoing import Columns, Outgoing, by_key
 from kg.progress import SILENT, Progress
 from kg.tables import FACTS, INTERACTIONS, PRODUCTS, USERS, Tables
 from kg.whole_rows import whole_rows
@@ -24,10 +22,7 @@ from kg.whole_rows import whole_rows
 if TYPE_CHECKING:
     from kg.store import Graph
 
-_ROWS_AT_ONCE = 50_000
 _NODES_AT_ONCE = 5_000
-_BLOCKS_AT_ONCE = 2
-_TIMES = 5
 _KIND_OF_TYPE = {each.type: str(each.interaction) for each in schema.INTERACTIONS}
 
 
@@ -64,15 +59,6 @@ def _keys(graph: "Graph", node: schema.Node) -> list[list[str]]:
     return sorted(whole_rows(lambda: graph.read(cypher), range(len(node.key))))
 
 
-def _by_key(name: str, node: schema.Node) -> tuple[str, str]:
-    """Return the Cypher pattern of a node whose key is the list `key`, and the hint to seek it in its index.
-
-    The hint matters: a plan made while the graph was small would scan all nodes for each key.
-    """
-    properties = ", ".join(f"{part}: key[{place}]" for place, part in enumerate(node.key))
-    return f"({name}:{node.label} {{{properties}}})", f"USING INDEX SEEK {name}:{node.label}({', '.join(node.key)})"
-
-
 def _blocks(keys: list[list[str]], size: int) -> Iterator[list[list[str]]]:
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
@@ -92,7 +78,7 @@ def _nodes(
 ) -> pa.Table:
     """Read the nodes that a table declared; a node that only events or facts named has no attribute lists."""
     values = ", ".join(f"n.{name}" for name in columns)
-    pattern, hint = _by_key("n", node)
+    pattern, hint = by_key("n", node)
     cypher = f"UNWIND $keys AS key MATCH {pattern} {hint} WHERE n.attribute_keys IS NOT NULL RETURN collect([{values}])"
     optional = {field.name for field in table_schema if field.nullable}
     always = [place for place, name in enumerate(columns) if name not in optional]
@@ -126,66 +112,37 @@ def export_interactions(graph: "Graph", as_of_ms: int | None = None, progress: P
         for each in schema.INTERACTIONS
     }
     types = [name for name, count in counts.items() if count]
-    if not types:
-        return INTERACTIONS.empty_table()
-    pattern, hint = _by_key("u", schema.USER)
     until = "true" if as_of_ms is None else "r.at <= $as_of"
-
-    def cypher(which: str) -> str:
-        return (
-            f"UNWIND $keys AS key MATCH {pattern}-[r:{'|'.join(types)}]->(p) {hint} "
-            f"WHERE {_may_be('p', schema.PRODUCT.label)} AND {until} AND {which} "
-            # collect() leaves nulls out: NaN stands for an absent value on the way
-            "RETURN collect(key[0]), collect(p.id), collect(type(r)), collect(r.at), collect(coalesce(r.value, $nan)), "
-            "collect(r.position), collect(r.event_id)"
-        )
-
-    users = _keys(graph, schema.USER)
-    size = max(1, min(_NODES_AT_ONCE, _ROWS_AT_ONCE * len(users) // sum(counts.values())))
+    events = Outgoing(
+        schema.USER,
+        types,
+        condition=f"{_may_be('t', schema.PRODUCT.label)} AND {until}",
+        # collect() leaves nulls out: NaN stands for an absent value on the way
+        values=("key[0]", "t.id", "type(r)", "r.at", "coalesce(r.value, $nan)", "r.position", "r.event_id"),
+        whole=_WHOLE_EVENT,
+        table=_events_table,
+        parameters={"as_of": as_of_ms, "nan": float("nan")},
+    )
     pieces = [INTERACTIONS.empty_table()]
-    # Neo4j gathers one block while the one before becomes Arrow columns.
-    with ThreadPoolExecutor(_BLOCKS_AT_ONCE) as pool:
-        for piece in pool.map(partial(_read_events, graph, cypher, as_of_ms), _blocks(users, size)):
-            pieces.append(piece)
-            progress.advance(len(piece), "interactions")
+    for piece in events.read(graph):
+        pieces.append(piece)
+        progress.advance(len(piece), "interactions")
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _columns(graph: "Graph", cypher: Callable[[str], str], whole: str, **parameters: Any) -> list[list[Any]]:
-    """Return the one row of a query, columns of one length: read again where something was removed meanwhile.
-
-    `collect` leaves out what a relationship that is just removed does not have any more (see `kg.whole_rows`). One that
-    never had it is left out in the end.
-
-    Args:
-        graph: an open graph.
-        cypher: makes the query, for relationships that meet a condition.
-        whole: the condition that all of a relationship is there.
-        parameters: of the query.
-
-    Raises:
-        GraphBusyError: something was removed each time.
-    """
-    for condition in [*["true"] * _TIMES, *[whole] * _TIMES]:
-        columns: list[list[Any]] = graph.read(cypher(condition), **parameters)[0]
-        if len({len(column) for column in columns}) == 1:
-            return columns
-    raise GraphBusyError("the graph was changed under its reader again and again", "Try again at a calmer time.")
-
-
 _WHOLE_EVENT = (
-    "p:Product AND p.id IS NOT NULL AND r.at IS NOT NULL AND r.position IS NOT NULL AND r.event_id IS NOT NULL"
+    "t:Product AND t.id IS NOT NULL AND r.at IS NOT NULL AND r.position IS NOT NULL AND r.event_id IS NOT NULL"
 )
 
 
-def _read_events(graph: "Graph", cypher: Callable[[str], str], as_of_ms: int | None, keys: list[list[str]]) -> pa.Table:
-    user, product, type_, at_ms, value, position, event_id = _columns(
-        graph, cypher, _WHOLE_EVENT, keys=keys, as_of=as_of_ms, nan=float("nan")
-    )
+def _events_table(columns: Columns) -> pa.Table:
+    user, product, type_, at_ms, value, position, event_id = columns
     kinds = [_KIND_OF_TYPE[name] for name in type_]
     values = pa.array(value, pa.float32(), from_pandas=True)
-    columns = [user, product, kinds, at_ms, values, position, event_id]
-    return pa.table(dict(zip(INTERACTIONS.names, columns, strict=True)), schema=INTERACTIONS)
+    return pa.table(
+        dict(zip(INTERACTIONS.names, [user, product, kinds, at_ms, values, position, event_id], strict=True)),
+        schema=INTERACTIONS,
+    )
 
 
 _END_LABELS = "|".join(node.label for node in (*schema.NODE_OF_KIND.values(), schema.ENTITY))
@@ -230,7 +187,7 @@ def facts_of(graph: "Graph", product_ids: Sequence[str], *, outside: bool = Fals
     if not relations:
         return FACTS.empty_table()
     types = "|".join(relations)
-    pattern, hint = _by_key("p", schema.ENTITY if outside else schema.PRODUCT)
+    pattern, hint = by_key("p", schema.ENTITY if outside else schema.PRODUCT)
     query = (
         f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]-() {hint} "
         "WHERE coalesce(r.from_catalogue, false) = false "
@@ -247,23 +204,20 @@ def facts_of(graph: "Graph", product_ids: Sequence[str], *, outside: bool = Fals
 def _facts(graph: "Graph", progress: Progress) -> pa.Table:
     relations = fact_relations(graph)
     pieces = [FACTS.empty_table()]
-    if not relations:
-        return pieces[0]
-    whole = f"{_id_of('t')} IS NOT NULL AND {_kind_of('t')} IS NOT NULL"
     for node in (*schema.NODE_OF_KIND.values(), schema.ENTITY):
-        cypher = partial(_cypher_of_facts, node, "|".join(relations))
-        for block in _blocks(_keys(graph, node), _NODES_AT_ONCE):
-            columns = _columns(graph, cypher, whole, keys=block)
-            pieces.append(pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=FACTS))
-            progress.advance(len(columns[0]), "facts")
+        facts = Outgoing(
+            node,
+            relations,
+            condition=f"coalesce(r.from_catalogue, false) = false AND {_may_end_a_fact('t')}",
+            values=("key[0]", "type(r)", _id_of("t"), _kind_of("h"), _kind_of("t")),
+            whole=f"{_id_of('t')} IS NOT NULL AND {_kind_of('t')} IS NOT NULL",
+            table=_facts_table,
+        )
+        for piece in facts.read(graph):
+            pieces.append(piece)
+            progress.advance(len(piece), "facts")
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _cypher_of_facts(node: schema.Node, types: str, which: str) -> str:
-    pattern, hint = _by_key("h", node)
-    return (
-        f"UNWIND $keys AS key MATCH {pattern}-[r:{types}]->(t) {hint} "
-        f"WHERE coalesce(r.from_catalogue, false) = false AND {_may_end_a_fact('t')} AND {which} "
-        f"RETURN collect(key[0]), collect(type(r)), collect({_id_of('t')}), "
-        f"collect({_kind_of('h')}), collect({_kind_of('t')})"
-    )
+def _facts_table(columns: Columns) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=FACTS)

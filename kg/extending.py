@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from kg.edges import PRODUCT, edges_of, flat, kinds_and_ids, names_of, node_keys
 from kg.freeze import catalogue_of
 from kg.snapshot import Edges, Snapshot
-from kg.tables import FACTS, PRODUCTS
+from kg.taking import taken
 
 Int64s = npt.NDArray[np.int64]
 
@@ -38,9 +38,6 @@ class CatalogueChange:
     def product_ids(self) -> tuple[str, ...]:
         """The ids of all of them."""
         return (*self.products["product_id"].to_pylist(), *self.deleted)
-
-
-NO_CHANGE = CatalogueChange(PRODUCTS.empty_table(), FACTS.empty_table())
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     # A product that is an end of facts without being in the catalogue stands among the other nodes.
     outside = pc.is_in(of_nodes, value_set=node_keys(PRODUCT, pa.array(change.product_ids, pa.string())))
     known = pa.concat_arrays([of_products, of_nodes])
-    ends = pa.concat_arrays([edges.head, edges.tail]).unique()
+    ends = edges.ends.unique()
     fresh = ends.filter(pc.invert(pc.is_in(ends, value_set=known)))
     kinds, node_ids = kinds_and_ids(fresh)
     fresh_nodes = pa.table({"kind": kinds, "id": node_ids, "name": names_of(kinds, node_ids)})
@@ -93,14 +90,14 @@ def extended(snapshot: Snapshot, change: CatalogueChange) -> Extension:
     stated[gone[gone >= 0]] = True
     stated[count : count + len(of_nodes)] = np.asarray(outside, bool)
     all_keys = pa.concat_arrays([known, fresh])
-    both = pc.index_in(pa.concat_arrays([edges.head, edges.tail]), value_set=all_keys).to_numpy().astype(np.int64)
+    both = pc.index_in(edges.ends, value_set=all_keys).to_numpy().astype(np.int64)
     head, tail = both[: len(edges.head)], both[len(edges.head) :]
     kept = {name: _shifted(each, old_count, count - old_count) for name, each in snapshot.facts.items()}
     facts, touched = _restated(kept, edges.relation, head, tail, stated, node_count)
 
     touched = touched[touched < count]
     others = place[place < old_count]
-    before, after = (table["text"].take(pa.array(others)) for table in (snapshot.catalogue, catalogue))
+    before, after = (taken(table.select(["text"]), others)["text"] for table in (snapshot.catalogue, catalogue))
     other_text = others[np.asarray(pc.not_equal(before, after), bool)] if len(others) else others
     # While a product was away nobody read it, whatever became of it.
     came_back = place[np.isin(place, snapshot.products.taken_out)]
@@ -117,7 +114,7 @@ def _catalogue(before: pa.Table, rows: pa.Table, place: Int64s) -> pa.Table:
     order = np.arange(count)
     order[place] = len(before) + np.arange(len(place))
     both = pa.concat_tables([before, rows.select(before.column_names).cast(before.schema)])
-    return both.take(pa.array(order)).combine_chunks()
+    return taken(both, order)
 
 
 def _shifted(edges: Edges, product_count: int, by: int) -> tuple[Int64s, Int64s]:
@@ -129,14 +126,14 @@ def _shifted(edges: Edges, product_count: int, by: int) -> tuple[Int64s, Int64s]
 
 def _restated(
     kept: Mapping[str, tuple[Int64s, Int64s]],
-    relation: pa.Array,
+    relation: pa.ChunkedArray,
     head: Int64s,
     tail: Int64s,
     stated: npt.NDArray[np.bool_],
     node_count: int,
 ) -> tuple[dict[str, Edges], Int64s]:
     """Return the facts with those of `stated` ends replaced, by relation, and the ends of every fact that is other."""
-    coded = relation.dictionary_encode()
+    coded = flat(relation.dictionary_encode())
     names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     facts: dict[str, Edges] = {}
     other = [np.empty(0, np.int64)]

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.edges import ATTRIBUTE, PRODUCT, EdgeList, edges_of, kinds_and_ids, names_of, node_keys
+from kg.edges import ATTRIBUTE, PRODUCT, EdgeList, edges_of, flat, kinds_and_ids, names_of, node_keys
 from kg.snapshot import Edges, Histories, Snapshot
 from kg.tables import CATEGORY_SEPARATOR, CODES, Tables
+from kg.taking import in_slices, taken
 from kg.vocabulary import MISSING, Vocabulary
 
 __all__ = ["ATTRIBUTE", "CATEGORY_SEPARATOR", "PRODUCT", "freeze", "product_text"]
@@ -40,14 +41,14 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None, commit: int = 0) -> S
     # The last interaction's time, so that the moment follows from the content, as the hash does.
     as_of_ms = pc.max(interactions["at_ms"]).as_py() or 0
 
-    products_table = tables.products.sort_by("product_id").combine_chunks()
+    products_table = _by_id(tables.products)
     products = Vocabulary(_column(products_table, "product_id"))
     users = Vocabulary(_sorted_union(interactions["user_id"], tables.users["user_id"]))
     histories = _histories(interactions, users, products)
 
     edges = edges_of(products_table, tables.facts)
     of_products = node_keys(PRODUCT, products.array)
-    ends = pa.concat_arrays([edges.head, edges.tail]).unique()
+    ends = edges.ends.unique()
     outside = ends.filter(pc.invert(pc.is_in(ends, value_set=of_products)))
     outside = outside.take(pc.sort_indices(outside))
     facts = _facts(edges, pa.concat_arrays([of_products, outside]))
@@ -67,8 +68,20 @@ def freeze(tables: Tables, *, as_of_ms: int | None = None, commit: int = 0) -> S
     )
 
 
+def _by_id(products: pa.Table) -> pa.Table:
+    """Return products in the order of their ids, with no more of their descriptions than a snapshot keeps."""
+    place = products.schema.get_field_index("description")
+    start = pc.utf8_slice_codeunits(products["description"], 0, _DESCRIPTION_CHARS)
+    shortened = products.set_column(place, products.schema.field(place), start)
+    return taken(shortened, pc.sort_indices(products["product_id"]).to_numpy())
+
+
 def catalogue_of(products: pa.Table) -> pa.Table:
     """Return what a snapshot keeps of its products, in their order."""
+    return pa.concat_tables([_catalogue_of(piece) for piece in in_slices(products)]).combine_chunks()
+
+
+def _catalogue_of(products: pa.Table) -> pa.Table:
     return pa.table(
         {
             **{name: _column(products, name) for name in ("title", "brand", "category", "price")},
@@ -128,7 +141,7 @@ def _indices(column: pa.ChunkedArray, vocabulary: Vocabulary) -> npt.NDArray[np.
 
 def _facts(edges: EdgeList, nodes: pa.Array) -> dict[str, Edges]:
     """Return the edges by relation as indices into `nodes`, sorted by head then tail, each once."""
-    relations = edges.relation.dictionary_encode()
+    relations = flat(edges.relation.dictionary_encode())
     codes = relations.indices.to_numpy()
     head, tail = (pc.index_in(end, value_set=nodes).to_numpy().astype(np.int64) for end in (edges.head, edges.tail))
     facts: dict[str, Edges] = {}

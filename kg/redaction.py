@@ -25,10 +25,12 @@ from kg.erasure import Erasure, user_key
 from kg.errors import SnapshotError
 from kg.schema import USER
 from kg.snapshot import MANIFEST, Snapshot
+from kg.user_keys import KeysOfFiles, which_file
 from kg.vocabulary import Vocabulary
 
 LOCK = ".erasing.lock"
 """In a folder of snapshots: whoever changes one that is there holds it."""
+_USERS = "users.arrow"
 _MARK = "\x7f"
 """Ends the id of an erased user's row: no id of a shop has a control character."""
 _ERASED = rf"{_MARK}$|^erased-[0-9a-f]{{12}}4[0-9a-f]{{3}}[89ab][0-9a-f]{{15}}$"
@@ -41,7 +43,12 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
+def redact_all(
+    snapshots: Path,
+    erasures: Collection[Erasure],
+    keys: KeysOfFiles | None = None,
+    before_each: Callable[[], None] = lambda: None,
+) -> int:
     """Take erased users out of every snapshot of a folder; return in how many they were.
 
     A snapshot that a killed process left without its place (see `redact`) is put back first, and what one left that was
@@ -51,21 +58,25 @@ def redact_all(snapshots: Path, erasures: Collection[Erasure]) -> int:
     Args:
         snapshots: the folder; one process at a time works on it.
         erasures: a snapshot that was exported after one has nothing of that user, or what came after it.
+        keys: of the users of the snapshots, as the call before left them; None: they are made anew.
+        before_each: called before each snapshot; an error that it raises ends the work, and is raised here.
 
     Raises:
         SnapshotError: some can't be read or written; all others are done.
     """
+    keys = KeysOfFiles() if keys is None else keys
+    keys.look_anew()
     if not snapshots.is_dir() or not (erasures or _abandoned(snapshots) or writing.begun(snapshots)):
         return 0
     with ExitStack() as stack:
         try:
             stack.enter_context(writing.alone(snapshots / LOCK))
         except OSError as error:
-            looks = ((folder, partial(_is_concerned, folder, erasures)) for folder in _folders(snapshots))
+            looks = ((folder, partial(_is_concerned, folder, erasures, keys)) for folder in _folders(snapshots))
             if not _done(looks):
                 return 0  # a folder that can only be read is none to worry about then
             raise _not_rewritten(snapshots, error) from error
-        return _done(_steps(snapshots, erasures))
+        return _done(_steps(snapshots, erasures, keys, before_each))
 
 
 def are_erased(users: Vocabulary) -> npt.NDArray[np.bool_]:
@@ -73,14 +84,17 @@ def are_erased(users: Vocabulary) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.match_substring_regex(users.array, _ERASED), dtype=bool)
 
 
-def _steps(snapshots: Path, erasures: Collection[Erasure]) -> Iterator[tuple[Path, Callable[[], bool]]]:
+def _steps(
+    snapshots: Path, erasures: Collection[Erasure], keys: KeysOfFiles, before_each: Callable[[], None]
+) -> Iterator[tuple[Path, Callable[[], bool]]]:
     """Yield what is to be done in a folder, each with what it is about; the next one once that is done."""
     for left in _abandoned(snapshots):  # by a process that was killed
         yield left, partial(_clear, left)
     for left in writing.begun(snapshots):
         yield left, partial(_clear_partial, left)
     for folder in _folders(snapshots):
-        yield folder, partial(redact, folder, erasures)
+        before_each()
+        yield folder, partial(redact, folder, erasures, keys)
 
 
 def _done(steps: Iterable[tuple[Path, Callable[[], bool]]]) -> int:
@@ -124,7 +138,7 @@ def _folders_in(folder: Path) -> list[Path]:
         raise _not_rewritten(folder, error) from error
 
 
-def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
+def redact(folder: Path, erasures: Collection[Erasure], keys: KeysOfFiles | None = None) -> bool:
     """Take erased users out of one snapshot; return whether they were in it.
 
     Whoever has it open goes on with what it has. Where the file system can swap two folders in one step, whoever opens
@@ -134,7 +148,8 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
     Raises:
         SnapshotError: it can't be read or written.
     """
-    found = _erased_in(folder, erasures)
+    keys = KeysOfFiles() if keys is None else keys
+    found = _erased_in(folder, erasures, keys)
     if not found:
         return False
     snapshot = _opened(folder, verify=True)  # damage must not get a digest that fits it
@@ -147,7 +162,9 @@ def redact(folder: Path, erasures: Collection[Erasure]) -> bool:
         histories=snapshot.histories.where(keep),
         nodes=_renamed(snapshot.nodes, names),
     )
+    known = keys.of(which_file(folder / _USERS), snapshot.users)
     _put(redacted, folder)
+    keys.keep(which_file(folder / _USERS), known)
     return True
 
 
@@ -230,7 +247,7 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _erased_in(folder: Path, erasures: Collection[Erasure]) -> list[str]:
+def _erased_in(folder: Path, erasures: Collection[Erasure], keys: KeysOfFiles) -> list[str]:
     """Return the users of a snapshot who were erased since it was exported.
 
     Raises:
@@ -238,18 +255,19 @@ def _erased_in(folder: Path, erasures: Collection[Erasure]) -> list[str]:
     """
     if not erasures:
         return []
+    which = which_file(folder / _USERS)
     try:
         snapshot = _opened(folder, verify=False)
     except SnapshotError:
         if _may_be_one(folder):
             raise
         return []  # it was just removed, or is somebody's own
-    keys = {each.user_key for each in erasures if each.commit > snapshot.commit}
-    if not keys:
+    erased = {each.user_key for each in erasures if each.commit > snapshot.commit}
+    if not erased:
         return []
+    known = keys.of(which if which == which_file(folder / _USERS) else None, snapshot.users)
     named = snapshot.nodes.filter(pc.equal(snapshot.nodes["kind"], USER.kind))["id"].to_pylist()
-    known = {*snapshot.users.array.to_pylist(), *named}
-    return [user_id for user_id in known if user_key(user_id) in keys]
+    return list(known.among(snapshot.users, erased) | {user_id for user_id in named if user_key(user_id) in erased})
 
 
 def _may_be_one(folder: Path) -> bool:
@@ -262,8 +280,8 @@ def _may_be_one(folder: Path) -> bool:
         return True
 
 
-def _is_concerned(folder: Path, erasures: Collection[Erasure]) -> bool:
-    return bool(_erased_in(folder, erasures))
+def _is_concerned(folder: Path, erasures: Collection[Erasure], keys: KeysOfFiles) -> bool:
+    return bool(_erased_in(folder, erasures, keys))
 
 
 def _opened(folder: Path, *, verify: bool) -> Snapshot:

@@ -1,5 +1,6 @@
-"""The graph store: the one place that speaks to Neo4j's driver, embedded or a server alike.
+"""The graph store: the one place that calls Neo4j's driver, embedded or a server alike.
 
+The driver's errors are told in ours by `kg.store_errors`, and its types of values are those of `kg.property_values`.
 Everything else (`kg.loading`, `kg.exporting`, recipes, publishing) goes through `Graph.read` and `Graph.write`.
 """
 

@@ -15,6 +15,7 @@ from kg.errors import (
     GraphError,
     GraphFullError,
     GraphKeyError,
+    GraphMemoryError,
     GraphQueryError,
     GraphSetupError,
     GraphUnavailableError,
@@ -89,6 +90,12 @@ def _refusal(error: neo4j.exceptions.Neo4jError, place: str) -> GraphError:
         return GraphSetupError(
             f"the graph at {place} does not allow this user what a query needs",
             f"Check the rights and the password of KGRANK_NEO4J_USER ({code}).",
+        )
+    if "OutOfMemory" in code:
+        return GraphMemoryError(
+            f"the graph at {place} has too little memory for a query; nothing was done",
+            "Raise graph.heap_mib. A Neo4j of your own has its heap, and dbms.memory.transaction.total.max, in its own "
+            f"configuration ({code}).",
         )
     if isinstance(error, neo4j.exceptions.TransientError) or any(each in code for each in _BUSY_CODES):
         return GraphBusyError(

@@ -77,6 +77,8 @@ def check(raw: Raw, policy: Policy, *, now_ms: int | None = None) -> Checked:
             bare = len(tables["products"]) - described
     rows = {name: len(table) for name, table in tables.items()}
     stated = {name: stated_columns(raw.tables[name]) for name in ("products", "users") if name in raw.tables}
+    if "interactions" in raw.tables:
+        stated["interactions"] = frozenset(raw.tables["interactions"].rows.column_names)
     return Checked(Tables(**tables, stated=stated), findings.report(rows, bare), findings.refused())
 
 

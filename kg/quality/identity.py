@@ -14,6 +14,7 @@ from kg.quality.report import Action
 from kg.quality.rules import Broken
 from kg.sources.raw import RawTable
 from kg.tables import SCHEMAS
+from kg.taking import in_slices
 
 CONTENT = ("user_id", "product_id", "type", "at_ms", "value")
 """The columns that make an interaction what it is."""
@@ -81,8 +82,12 @@ def event_ids(columns: dict[str, pa.Array]) -> pa.Array:
     events.
     """
     content = [columns[name] for name in CONTENT]
-    number = pa.array(occurrences(content)).cast(pa.string())
-    texts = [pc.fill_null(column.cast(pa.string()), "") for column in content]
-    joined = pc.binary_join_element_wise(*texts, number, _SEPARATOR)
+    rows = pa.table([*content, pa.array(occurrences(content))], names=[*CONTENT, "number"])
+    return pa.concat_arrays([_ids_of(each) for each in in_slices(rows)])
+
+
+def _ids_of(rows: pa.Table) -> pa.Array:
+    texts = [pc.fill_null(column.cast(pa.string()), "") for column in rows.columns]
+    joined = pc.binary_join_element_wise(*texts, _SEPARATOR)
     digest = hashlib.blake2b
     return pa.array([digest(text.encode(), digest_size=16).hexdigest() for text in joined.to_pylist()], pa.string())

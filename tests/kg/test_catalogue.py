@@ -1,6 +1,7 @@
 """Products and facts written one by one: what the graph says after each call, and what the others are told."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -222,3 +223,29 @@ def test_a_fact_of_a_product_outside_the_catalogue_goes_alone(graph: Graph) -> N
     assert withdraw(graph, [Fact("ALSO_BOUGHT", "product", "gone", "brand", "Northwind")]) == 1
     after = extended(before, as_they_are(graph, [key for _, key in noted(graph)])).snapshot
     assert named(after) == named(freeze(graph.export())) != named(before)
+
+
+def test_of_many_products_only_so_many_are_read_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph.load(SMALL)
+    asked = [
+        "cup",
+        *(f"never-{place}" for place in range(1_248)),
+        "beans",
+        *(f"gone-{place}" for place in range(1_250)),
+    ]
+    sizes: list[int] = []
+
+    class Watched:
+        def read(self, cypher: str, **parameters: Any) -> list[list[Any]]:
+            sizes.extend(len(each) for each in parameters.values())
+            return graph.read(cypher, **parameters)
+
+    paged = as_they_are(cast(Graph, Watched()), [*asked, "cup"])
+    assert max(sizes) == 1_000
+    monkeypatch.setattr("kg.catalogue._AT_ONCE", len(asked))
+    whole = as_they_are(graph, asked)
+    assert paged.products.equals(whole.products)
+    assert paged.deleted == whole.deleted
+    assert set(map(str, paged.facts.to_pylist())) == set(map(str, whole.facts.to_pylist()))
+    assert len(whole.facts) > 0
+    assert as_they_are(graph, []).product_ids == ()

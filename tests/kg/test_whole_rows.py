@@ -138,7 +138,11 @@ def test_what_is_changed_is_read_as_it_was_or_as_it_is(
 
 
 @pytest.mark.neo4j
-def test_the_graph_is_exported_while_users_and_products_come_and_go(graph: Graph) -> None:
+@pytest.mark.parametrize("at_once", [50_000, 1], ids=["many in a record", "row by row"])
+def test_the_graph_is_exported_while_users_and_products_come_and_go(
+    graph: Graph, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg.outgoing._ROWS_AT_ONCE", at_once)
     graph.load(SMALL)
     there = set(graph.export().interactions["event_id"].to_pylist())
     leaving = threading.Event()
