@@ -19,6 +19,7 @@ from kg import schema
 from kg.batches import batches
 from kg.erasure import erase_loaded, without_erased
 from kg.errors import GraphKeyError
+from kg.known_events import known_event, without_known_elsewhere
 from kg.linking import link, node_pattern, relink
 from kg.progress import Progress
 from kg.tables import CATEGORY_SEPARATOR, InteractionType, Tables, said
@@ -35,7 +36,8 @@ _TIMES = 5
 class LoadReport:
     """What a load did: rows given per table, what it created, and what it left out.
 
-    Left out are events whose product is not in the catalogue, and rows about users from before their erasure.
+    Left out are events whose product is not in the catalogue or whose id the graph has as an event of another type, and
+    rows about users from before their erasure.
     """
 
     rows: dict[str, int]
@@ -43,6 +45,7 @@ class LoadReport:
     relationships_created: int
     unknown_products: int
     erased: int = 0
+    of_another_type: int = 0
 
 
 class Store(Protocol):
@@ -103,10 +106,12 @@ def load(graph: "Graph", tables: Tables, progress: Progress) -> LoadReport:
     _load_products(loader, tables.products, tables.stated_of("products"))
     # Each step looks anew for who was erased meanwhile, so that a load that is killed leaves nobody of them either.
     _load_users(loader, without_erased(graph, tables)[0].users, tables.stated_of("users"))
-    unknown = _load_interactions(loader, without_erased(graph, tables)[0].interactions)
+    unknown, of_another_type = _load_interactions(
+        loader, without_erased(graph, tables)[0].interactions, tables.stated_of("interactions")
+    )
     _load_facts(loader, without_erased(graph, tables)[0].facts)
     erase_loaded(graph, tables, before)
-    return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown, erased)
+    return LoadReport(rows, loader.nodes_created, loader.relationships_created, unknown, erased, of_another_type)
 
 
 def _merge(node: schema.Node) -> str:
@@ -269,15 +274,6 @@ def _load_users(loader: Loader, users: pa.Table, stated: Collection[str]) -> Non
 EVENT_COLUMNS = ["user_id", "product_id", "event_id", "at_ms", "value", "position"]
 
 
-def known_event(type_: str) -> str:
-    """Return the Cypher text that finds the event `row[2]`.
-
-    The hint matters: planned while the type has few relationships, it would scan them all for each row, and the plan is
-    kept while they grow.
-    """
-    return f"MATCH ()-[old:{type_} {{event_id: row[2]}}]->() USING INDEX SEEK old:{type_}(event_id)"
-
-
 def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
     """Return the Cypher text that creates events; unless the type is fresh, those that are there are left out."""
     return (
@@ -289,13 +285,17 @@ def _create_events(relationship: schema.Relationship, *, fresh: bool) -> str:
     )
 
 
-def _load_interactions(loader: Loader, interactions: pa.Table) -> int:
+def _load_interactions(loader: Loader, interactions: pa.Table, stated: Collection[str]) -> tuple[int, int]:
+    """Load events; return how many are left out: their product is unknown, their id is one of another type."""
     loader.write_all("UNWIND $rows AS id MERGE (:User {id: id})", pc.unique(interactions["user_id"]).to_pylist())
     known = pa.array([row[0] for row in loader.graph.read("MATCH (p:Product) RETURN p.id")], pa.string())
     in_catalogue = pc.is_in(interactions["product_id"], known)
-    kept = interactions.filter(in_catalogue)
-    unknown = len(interactions) - len(kept)
-    loader.progress.advance(unknown)
+    of_products = interactions.filter(in_catalogue)
+    kept = of_products
+    if "event_id" in stated:
+        there = [each for each in schema.INTERACTIONS if not loader.is_empty(f"()-[x:{each.type}]->()")]
+        kept = without_known_elsewhere(loader.graph, of_products, there)
+    loader.progress.advance(len(interactions) - len(kept))
     for kind in InteractionType:
         events = kept.filter(pc.equal(kept["type"], kind.value))
         if not len(events):
@@ -310,7 +310,7 @@ def _load_interactions(loader: Loader, interactions: pa.Table) -> int:
                 cypher = _create_events(relationship, fresh=False)
                 _write_beside_others(loader, cypher, rows)
             loader.progress.advance(len(batch), relationship.type)
-    return unknown
+    return len(interactions) - len(of_products), len(of_products) - len(kept)
 
 
 def _write_beside_others(loader: Loader, cypher: str, rows: Sequence[Any]) -> None:

@@ -110,7 +110,8 @@ class Tables:
         facts: `FACTS`.
         users: `USERS`.
         stated: by table, the columns whose empty cells say that the value is empty; those of others say nothing, and a
-            load keeps what a known product or user has. A table that is not named states all of its columns.
+            load keeps what a known product or user has. A table that is not named states all of its columns. Of
+            interactions, those that any file has: without `event_id`, each id is made of its row's content.
 
     Raises:
         TypeError: a table does not have its canonical schema (a defect of ours: sources cast, quality checks).

@@ -12,15 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.casting.arrays import Cast, nowhere, plain, true, valid
-from kg.casting.scalars import blank_is_null, is_text, to_string
+from kg.casting.scalars import INT64_END, blank_is_null, is_text, to_string
 from kg.tables import ATTRIBUTES
 
 _SPLIT = r"\s*\|\s*| > "
 """Splits a category path that comes as one text."""
+_LIST = re.compile(r"""\[\s*["'\[{]|\[[^\]]*,|\[\s*(?:None|nan)\s*\]\s*$""")
+"""Begins a text that is meant as a list, as JSON or another language writes it: where it is no JSON, it is no name."""
 
 
 def to_path(array: pa.Array) -> Cast:
-    """Cast a category path: a list of strings, or a text: `A|B|C`, `A > B > C`, or a JSON list."""
+    """Cast a category path: a list, or a text: `A|B|C`, `A > B > C`, or a JSON list.
+
+    Of a list, null and NaN are left out, and whole numbers are names.
+    """
     kind = array.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         array = array.cast(pa.list_(kind.value_type))
@@ -31,31 +36,53 @@ def to_path(array: pa.Array) -> Cast:
         values, rule = parts.values, parts.rule
     else:
         text = to_string(array)
-        if true(pc.starts_with(text.values, "[")).any():
-            return _spelled_paths(text)
-        lists = pc.split_pattern_regex(blank_is_null(text.values), _SPLIT)
+        trimmed = blank_is_null(text.values)
+        if true(pc.starts_with(trimmed, "[")).any():
+            return _listed_paths(trimmed, text)
+        lists = pc.split_pattern_regex(trimmed, _SPLIT)
         offsets, values, bad, rule = lists.offsets.to_numpy(), lists.values, text.bad, text.rule
-    trimmed = pc.fill_null(pc.utf8_trim_whitespace(values), "")
-    keep = np.asarray(pc.not_equal(trimmed, ""), dtype=bool)
+    names = pc.fill_null(pc.utf8_trim_whitespace(values), "")
+    keep = np.asarray(pc.not_equal(names, ""), dtype=bool)
     kept_before = np.concatenate([[0], np.cumsum(keep)])
     first, last = (int(kept_before[offset]) for offset in (offsets[0], offsets[-1]))
-    names = trimmed.filter(pa.array(keep)).slice(first, last - first)
-    path = pa.ListArray.from_arrays(pa.array(kept_before[offsets] - first, pa.int32()), names)
+    kept = names.filter(pa.array(keep)).slice(first, last - first)
+    path = pa.ListArray.from_arrays(pa.array(kept_before[offsets] - first, pa.int32()), kept)
     return Cast(path.cast(pa.list_(pa.string())), bad, rule)
 
 
-def _spelled_paths(text: Cast) -> Cast:
+def _listed_paths(trimmed: pa.Array, text: Cast) -> Cast:
     """Cast texts of which some are JSON lists, as a name with the separator in it must be."""
-    paths: list[list[Any] | None] = []
-    for value in text.values.to_pylist():
-        try:
-            found = json.loads(value) if value and value.startswith("[") else re.split(_SPLIT, value or "")
-        except (ValueError, RecursionError):
-            found = None
-        paths.append(found if isinstance(found, list) and all(map(is_encodable, found)) else None)
+    paths = [_parts(value or "") for value in trimmed.to_pylist()]
     unreadable = np.array([path is None for path in paths], bool)
-    spelled = to_path(pa.array(paths, pa.list_(pa.string())))
-    return Cast(spelled.values, spelled.bad | unreadable | text.bad, text.rule if text.bad.any() else spelled.rule)
+    found = to_path(pa.array(paths, pa.list_(pa.string())))
+    return Cast(found.values, found.bad | unreadable | text.bad, text.rule if text.bad.any() else found.rule)
+
+
+def _parts(text: str) -> list[str] | None:
+    """Return the parts of a category path, empty ones among them; None where it can't be read."""
+    if text.startswith("["):
+        try:
+            names = [_name(each) for each in json.loads(text)]
+        except RecursionError:
+            return None
+        except ValueError:
+            if _LIST.match(text):
+                return None
+        else:
+            found = [name for name in names if name is not None]
+            return found if len(found) == len(names) else None
+    return re.split(_SPLIT, text)
+
+
+def _name(value: Any) -> str | None:
+    """Return a parsed value as a list of its own type would spell it, empty where missing; None if it is no name."""
+    if is_missing(value):
+        return ""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < INT64_END else None
+    if isinstance(value, int):
+        return as_text(value)
+    return value if is_encodable(value) else None
 
 
 def to_attributes(array: pa.Array) -> Cast:

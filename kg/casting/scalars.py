@@ -11,9 +11,9 @@ _LARGEST = str(2**63 - 1)
 """Of as many digits, so that texts of them compare as numbers do."""
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _MISSING = pa.array(["nan", "null", "none", "na", "n/a"])
-_YES = pa.array(["true", "t", "yes", "y", "1", "in stock", "instock", "available"])
-_NO = pa.array(["false", "f", "no", "n", "0", "out of stock", "outofstock", "unavailable"])
-_INT64_END = 2.0**63
+_YES = pa.array(["true", "t", "yes", "y", "1", "1.0", "in stock", "instock", "available"])
+_NO = pa.array(["false", "f", "no", "n", "0", "0.0", "out of stock", "outofstock", "unavailable"])
+INT64_END = 2.0**63
 
 
 def to_string(array: pa.Array) -> Cast:
@@ -40,7 +40,7 @@ def to_int(array: pa.Array) -> Cast:
         return Cast(where(array, fits).cast(pa.int64()), valid(array) & ~fits)
     if pa.types.is_floating(array.type):
         numbers = array.cast(pa.float64())
-        whole = true(pc.equal(pc.floor(numbers), numbers)) & true(pc.less(pc.abs(numbers), _INT64_END))
+        whole = true(pc.equal(pc.floor(numbers), numbers)) & true(pc.less(pc.abs(numbers), INT64_END))
         missing = ~valid(array) | true(pc.is_nan(numbers))
         return Cast(where(numbers, whole).cast(pa.int64()), ~missing & ~whole)
     text = numeric_text(array)

@@ -3,12 +3,14 @@
     // Products nobody bought
     //
     // What it answers, in a sentence or two.
+    // Needs `kgrank publish`.
     //
     // $limit = 20: how many to show
     // $user: a parameter without a default must be given
     MATCH ...
 
-A default is JSON, and tells the type that a given value must have.
+A default is JSON, and tells the type that a given value must have. A whole number is from 0, or from 1 where it is a
+length of time. The line about `kgrank publish`, word for word, is for those that answer from what that writes.
 """
 
 import json
@@ -21,6 +23,8 @@ from typing import Any
 from kg.errors import ConfigError
 
 _PARAMETER = re.compile(r"\$(?P<name>\w+)(?: = (?P<default>.+?))?: (?P<meaning>.+)")
+_NEEDS_PUBLISH = "Needs `kgrank publish`."
+_PERIODS = frozenset({"hours", "days"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Parameter:
         """Return a value given as text, of the default's type.
 
         Raises:
-            ConfigError: it is not of that type.
+            ConfigError: it is not of that type, or a number below the least.
         """
         if self.default is None or isinstance(self.default, str):
             return text
@@ -49,6 +53,9 @@ class Parameter:
             raise ConfigError(
                 f"recipe parameter {self.name} can't be {text!r}", f"Give a value like {json.dumps(self.default)}."
             )
+        least = 1 if self.name in _PERIODS else 0
+        if isinstance(value, int) and value < least:
+            raise ConfigError(f"recipe parameter {self.name} can't be {value}", f"Give a whole number from {least}.")
         return value
 
 
@@ -99,7 +106,7 @@ class Recipe:
     @property
     def needs_publish(self) -> bool:
         """Whether it answers from what `kgrank publish` writes."""
-        return "Needs `kgrank publish`." in self.answers
+        return _NEEDS_PUBLISH in self._head
 
     @property
     def cypher(self) -> str:

@@ -10,6 +10,7 @@ MATCH (u:User)
 WHERE (u)-[:PURCHASED|RATED|REVIEWED]->()
 WITH count(u) AS buyers
 MATCH (p:Product)<-[r:PURCHASED|RATED|REVIEWED]-()
+WHERE p.brand <> ''
 WITH buyers, p, count(r) AS bought
 ORDER BY bought DESC LIMIT $among
 WITH buyers, collect(p) AS popular

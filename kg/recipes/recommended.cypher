@@ -1,7 +1,8 @@
 // What a user is recommended, and why
 //
 // The active model's recommendations for a user, each with a product of the user's history that shares its brand,
-// category or attributes, or that a fact links to it. Needs `kgrank publish`.
+// category or attributes, or that a fact links to it.
+// Needs `kgrank publish`.
 //
 // $user: a user id
 // $limit = 10: how many to show
@@ -13,7 +14,7 @@ CALL (u, p) {
   WITH DISTINCT known, p LIMIT 200
   OPTIONAL MATCH (known)-[:HAS_BRAND|IN_CATEGORY|HAS_ATTRIBUTE]->(shared)<-[:HAS_BRAND|IN_CATEGORY|HAS_ATTRIBUTE]-(p)
   OPTIONAL MATCH (known)-[fact]-(p)
-  WITH known, collect(DISTINCT coalesce(shared.name, shared.id)) + collect(DISTINCT type(fact)) AS links
+  WITH known, collect(DISTINCT coalesce(shared.path, shared.name, shared.id)) + collect(DISTINCT type(fact)) AS links
   WHERE size(links) > 0
   RETURN known, links ORDER BY size(links) DESC, known.id LIMIT 1
   UNION

@@ -5,15 +5,18 @@
 // $attribute: key of a user attribute
 // $limit = 20: how many lines to show
 MATCH (u:User)-[:HAS_ATTRIBUTE]->(group:Attribute {key: $attribute})
-MATCH (u)-[r:PURCHASED|RATED|REVIEWED]->(p:Product)
-WHERE size(p.category) > 0
-WITH group.value AS group, p.category[-1] AS category, count(r) AS purchases
-WITH collect({group: group, category: category, purchases: purchases}) AS cells, sum(purchases) AS total
+MATCH (u)-[r:PURCHASED|RATED|REVIEWED]->(:Product)-[:IN_CATEGORY {from_catalogue: true}]->(c:Category)
+WITH group, c, count(r) AS purchases
+WITH group, collect({category: c, purchases: purchases}) AS cells, sum(purchases) AS of_group
 UNWIND cells AS cell
-WITH cells, total, cell,
-     reduce(n = 0, x IN cells | n + CASE WHEN x.group = cell.group THEN x.purchases ELSE 0 END) AS of_group,
-     reduce(n = 0, x IN cells | n + CASE WHEN x.category = cell.category THEN x.purchases ELSE 0 END) AS of_category
-RETURN cell.group AS group, cell.category AS category, cell.purchases AS purchases,
-       round(1.0 * cell.purchases * total / (of_group * of_category), 2) AS times_the_average
+WITH cell.category AS category, sum(cell.purchases) AS of_category,
+     collect({group: group, purchases: cell.purchases, of_group: of_group}) AS cells
+WITH collect({category: category, of_category: of_category, cells: cells}) AS columns, sum(of_category) AS total
+UNWIND columns AS column
+UNWIND column.cells AS cell
+WITH cell.group AS group, column.category AS category,
+     sum(cell.purchases) AS purchases,  // of one cell; but a row that is sorted as it stands keeps all the lists
+     sum(1.0 * cell.purchases * total / (cell.of_group * column.of_category)) AS times
+RETURN group.value AS group, category.path AS category, purchases, round(times, 2) AS times_the_average
 ORDER BY times_the_average DESC, purchases DESC, group, category
 LIMIT $limit

@@ -5,7 +5,8 @@
 // $user: a user id
 // $limit = 15: how many lines to show
 MATCH (u:User {id: $user})-[r:VIEWED|CLICKED|ADDED_TO_CART|WISHLISTED|PURCHASED|RATED|REVIEWED]->(p:Product)
-RETURN type(r) AS did, p.brand AS brand, coalesce(p.category[-1], '') AS category, count(*) AS times,
+OPTIONAL MATCH (p)-[:IN_CATEGORY {from_catalogue: true}]->(c:Category)
+RETURN type(r) AS did, p.brand AS brand, coalesce(c.path, '') AS category, count(*) AS times,
        count(DISTINCT p) AS products, toString(date(datetime({epochMillis: max(r.at)}))) AS last
 ORDER BY times DESC, last DESC, brand, category
 LIMIT $limit

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from kg.errors import ConfigError, DataError
+from kg.whole_files import write_whole
 from server.cli import console
-from server.cli.app import settings_of
-from server.cli.whole_files import write_atomically
+from server.cli.app import settings_of, settings_of_whole
 from server.config import Settings
 
 if TYPE_CHECKING:
+    from kg.loading import LoadReport
     from kg.quality import Checked, Policy, Report
     from kg.sources.raw import Raw
     from kg.tables import Tables
@@ -61,7 +62,7 @@ def run(context: typer.Context, source: str, read: "Callable[[], Raw]", options:
     """
     from kg.quality import check
 
-    settings = settings_of(context)
+    settings = settings_of(context) if options.check_only else settings_of_whole(context)
     began = time.monotonic()
     console.say(f"reading {source}")
     checked = check(read(), options.policy)
@@ -70,18 +71,14 @@ def run(context: typer.Context, source: str, read: "Callable[[], Raw]", options:
         _show(checked.report, quarantine)
     checked.report.judge(options.policy)
     console.say(f"read and checked in {time.monotonic() - began:.1f} s")
-    loaded = False
-    if not options.check_only:
-        _load(checked.tables, settings)
-        loaded = True
+    loaded = None if options.check_only else _load(checked.tables, settings)
     if options.json:
-        console.emit_json(
-            checked.report.as_dict()
-            | {"loaded": loaded, "quarantine": quarantine and str(quarantine), "seconds": time.monotonic() - began}
-        )
+        left_out = {"erased": loaded.erased, "of_another_type": loaded.of_another_type} if loaded else {}
+        rest = {"quarantine": quarantine and str(quarantine), "seconds": time.monotonic() - began}
+        console.emit_json(checked.report.as_dict() | {"loaded": loaded is not None} | left_out | rest)
 
 
-def _load(tables: "Tables", settings: Settings) -> None:
+def _load(tables: "Tables", settings: Settings) -> "LoadReport":
     from kg.store import Graph
 
     rows = sum(len(table) for _, table in tables)
@@ -93,7 +90,10 @@ def _load(tables: "Tables", settings: Settings) -> None:
         seconds = time.monotonic() - began
     if report.erased:
         console.say(f"left out {report.erased:,} rows about users from before their erasure")
+    if report.of_another_type:
+        console.say(f"left out {report.of_another_type:,} events whose id the graph has as an event of another type")
     console.say(f"loaded {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
+    return report
 
 
 def _write_files(checked: "Checked", options: LoadOptions, settings: Settings, source: str) -> Path | None:
@@ -102,7 +102,7 @@ def _write_files(checked: "Checked", options: LoadOptions, settings: Settings, s
 
     if options.report is not None:
         try:
-            write_atomically(options.report, console.json_text(checked.report.as_dict(), indent=2) + "\n")
+            write_whole(options.report, f"{console.json_text(checked.report.as_dict(), indent=2)}\n".encode())
         except OSError as error:
             raise DataError(
                 f"report file {options.report} can't be written: {error.strerror}", "Name another with --report."

@@ -1,7 +1,9 @@
 """Values as files spell them: known answers, and what must survive any spelling."""
 
+import json
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -148,7 +150,59 @@ def test_category_path_is_read_from_lists_and_texts(column: pa.Array) -> None:
 
 
 def test_category_path_of_anything_else_is_bad() -> None:
-    assert cast(pa.array(['["Food", 1]', '["Food"', "[Food]"]), PATH).bad.tolist() == [True, True, True]
+    # The second is cut off, the third is how Python prints a list.
+    texts = [
+        '["Food", 1.5]',
+        '["Food"',
+        "['Food', 'Tea']",
+        '[["Food"]]',
+        '[{"name": "Food"}]',
+        '["\\ud800"]',
+        "[" * 9_999,
+        "[Coffee, Beans]",
+        "[None, 'Coffee']",
+        '[nan, "Coffee"]',
+        "[nan]",
+        "[12, 'x']",
+        "[1, 2",
+        "[{'name': 'x'}]",
+        '[["Food"], ',
+    ]
+    found = cast(pa.array(texts), PATH)
+    assert found.bad.all()
+
+
+def test_a_category_that_begins_with_a_bracket_is_a_name() -> None:
+    found = cast(
+        pa.array(["[Sale] Shoes", "[NEW] > Shoes", "[Sale]", "[2024] | Shoes", ' ["A > B", "C"]', "[Sale] Hats, Caps"]),
+        PATH,
+    )
+    assert found.values.to_pylist() == [
+        ["[Sale] Shoes"],
+        ["[NEW]", "Shoes"],
+        ["[Sale]"],
+        ["[2024]", "Shoes"],
+        ["A > B", "C"],
+        ["[Sale] Hats, Caps"],
+    ]
+    assert not found.bad.any()
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        [["A", None], [None], [], ["B", ""]],
+        [[1, None], [20]],
+        [[1.0, float("nan")], [2.5], [1e300], [float("inf")]],
+        [[True, False]],
+        [["A", "\x7f"]],
+    ],
+)
+def test_a_category_list_is_read_alike_as_a_list_and_as_its_json(lists: list[list[Any]]) -> None:
+    as_lists, as_texts = cast(pa.array(lists), PATH), cast(pa.array([json.dumps(each) for each in lists]), PATH)
+    good = ~as_lists.bad
+    assert as_texts.bad.tolist() == as_lists.bad.tolist()
+    assert as_texts.values.filter(pa.array(good)) == as_lists.values.filter(pa.array(good))
 
 
 @pytest.mark.parametrize(
@@ -218,10 +272,11 @@ def test_attributes_that_are_no_object_are_bad() -> None:
 
 
 def test_availability_is_read_from_booleans_numbers_and_words() -> None:
-    column = pa.array(["true", "No", " in stock ", "OUT OF STOCK", "1", "0", "", None, "n/a", "perhaps"])
+    column = pa.array(["true", "No", " in stock ", "OUT OF STOCK", "1.0", "0.0", "", None, "n/a", "perhaps"])
     found = cast(column, pa.bool_())
     assert found.values.to_pylist() == [True, False, True, False, True, False, None, None, None, None]
     assert found.bad.nonzero()[0].tolist() == [9]
+    assert cast(pa.array(["1", "0"]), pa.bool_()).values.to_pylist() == [True, False]
     numbers = cast(pa.array([1.0, 0.0, None, 2.0]), pa.bool_())
     assert numbers.values.to_pylist() == [True, False, None, None]
     assert numbers.bad.tolist() == [False, False, False, True]

@@ -16,7 +16,7 @@ import neo4j
 import neo4j.exceptions
 import pytest
 
-from kg.embedded import embedded, start_in_background, stop
+from kg.embedded import _start_error, embedded, start_in_background, stop
 from kg.embedded_files import STATE_FILE, Endpoint, is_held, read_endpoint
 from kg.embedded_jars import LOCK_FILE, LOCKED_BY, locked_jars
 from kg.errors import GraphAuthError, GraphError, GraphFullError, GraphUnavailableError
@@ -159,6 +159,13 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
         embedded(tmp_path / "graph", GRAPH_SETTINGS),
     ):
         pass
+
+
+def test_too_few_files_are_not_taken_for_too_little_memory(tmp_path: Path) -> None:
+    error = _start_error("epoll_create1() failed: Too many open files", tmp_path)
+    assert "may not open enough files" in error.problem
+    assert "ulimit -n" in error.remedy
+    assert "heap_mib" not in error.remedy
 
 
 @pytest.mark.slow

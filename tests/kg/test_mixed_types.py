@@ -1,5 +1,6 @@
 """A column's type is a file's own matter: values come through beside other types, and what can't is told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def test_maps_and_lists_come_through_beside_a_column_of_other_types(tmp_path: Pa
         ("x", []),
     ]
     assert [len(row["category"]) for row in rows] == [2, 0, 0]
+
+
+def test_a_category_list_is_read_alike_whatever_the_other_lines_have(tmp_path: Path) -> None:
+    path = tmp_path / "products.jsonl"
+    lists: list[list[Any]] = [["A", None], ["B > C", "D"], []]
+    numbers: list[list[Any]] = [[1, None], [20, 3]]
+    found = []
+    for lines in ([*lists], [*lists, "[Sale] Shoes"], [*numbers], [*numbers, "[Sale] Shoes"]):
+        rows = [{"product_id": str(number), "category": category} for number, category in enumerate(lines)]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        found.append(clean(read_tables(TableFiles(products=(path,)))).tables.products)
+    assert found[1].slice(0, 3) == found[0]
+    assert found[3].slice(0, 2) == found[2]
+    assert found[1]["category"][3].as_py() == found[3]["category"][2].as_py() == ["[Sale] Shoes"]
+    assert found[2]["category"].to_pylist() == [["1"], ["20", "3"]]
 
 
 def test_a_list_is_not_split(tmp_path: Path) -> None:
@@ -119,7 +135,7 @@ def test_relations_of_any_type_are_named_or_refused(
     "kind",
     [pa.float16(), pa.decimal128(9, 2), pa.duration("s"), pa.time32("s"), pa.date32(), pa.bool_(), pa.string_view()],
 )
-def test_every_type_can_stand_beside_another(kind: pa.DataType, tmp_path: Path) -> None:
+def test_every_type_can_stand_beside_another(kind: pa.DataType) -> None:
     parts = [pa.table({"title": pa.nulls(1, kind)}), pa.table({"title": [["a"]]})]
     found = stacked([with_origin(rows, "p.parquet") for rows in parts])
     assert found["title"].to_pylist() == [None, b'["a"]']

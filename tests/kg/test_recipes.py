@@ -10,7 +10,7 @@ import pytest
 from kg.errors import ConfigError
 from kg.quality import Policy, check
 from kg.recipes import Recipe, load_recipe, load_recipes
-from kg.schema import vector_index
+from kg.schema import VECTOR_INDEX, vector_index
 from kg.sources.mapping import ColumnMapping
 from kg.sources.tables import TableFiles, read_tables
 from kg.store import Graph
@@ -104,7 +104,7 @@ def test_products_nobody_bought_are_those_without_purchases(shop_graph: Graph, s
     assert {row["product"] for row in run(shop_graph, "never_bought", "limit=1000")} == expected
 
 
-def test_twins_are_the_products_whose_vectors_point_the_same_way(shop_graph: Graph, shop: Tables) -> None:
+def test_twins_are_the_products_whose_vectors_point_the_same_way(shop_graph: Graph) -> None:
     rows = run(shop_graph, "twins", "product=beans-001", "limit=5")
     assert {row["brand"] for row in rows} == {"Northwind"}
     assert all(row["cosine"] == pytest.approx(1.0) for row in rows)
@@ -152,11 +152,17 @@ def test_seasons_add_up_to_all_purchases(shop_graph: Graph, shop: Tables) -> Non
         (["user=u", "colour=red"], "no parameter"),
         (["user"], "takes KEY=VALUE, not 'user'\nIt takes: user=VALUE limit=15"),
         (["user=u", "limit=many"], "can't be"),
+        (["user=u", "limit=-1"], "limit can't be -1\nGive a whole number from 0"),
     ],
 )
 def test_a_wrong_parameter_is_one_clear_error(assignments: list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_recipe("user_profile").bind(assignments)
+
+
+def test_what_reads_a_published_model_says_that_it_needs_one() -> None:
+    reading = {each.name for each in load_recipes() if "ModelVersion" in each.cypher or VECTOR_INDEX in each.cypher}
+    assert reading == {"recommended", "twins"} == {each.name for each in load_recipes() if each.needs_publish}
 
 
 def test_an_unknown_recipe_names_those_that_exist() -> None:

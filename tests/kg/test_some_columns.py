@@ -28,6 +28,12 @@ def product(graph: Graph, product_id: str) -> dict[str, Any]:
     return next(row for row in rows if row["product_id"] == product_id)
 
 
+@pytest.mark.parametrize(("columns", "stated"), [({}, False), ({"event_id": "e1"}, True)])
+def test_whether_events_have_ids_of_their_own_is_known(columns: dict[str, str], stated: bool) -> None:
+    found = checked(interactions=[EVENT | columns]).tables
+    assert ("event_id" in found.stated_of("interactions")) == stated
+
+
 @pytest.mark.neo4j
 @pytest.mark.parametrize(
     "given",

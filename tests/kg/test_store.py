@@ -40,6 +40,20 @@ def test_a_second_load_of_the_same_tables_changes_nothing(graph: Graph) -> None:
     assert same_rows(graph.export(), SMALL)
 
 
+@pytest.mark.parametrize("types", [("view", "purchase"), ("purchase", "view")])
+def test_an_event_that_is_there_as_another_type_is_passed_over(graph: Graph, types: tuple[str, str]) -> None:
+    for type_ in types:
+        products, events = [{"product_id": "beans"}], [event("e1", "ann", "beans", type=type_)]
+        if type_ == types[1]:
+            events.append(event("e2", "ann", "beans", type=type_))
+        graph.load(tables(products=products, interactions=events))
+    found = graph.export().interactions
+    assert sorted(zip(found["event_id"].to_pylist(), found["type"].to_pylist(), strict=True)) == [
+        ("e1", types[0]),
+        ("e2", types[1]),
+    ]
+
+
 def test_the_snapshot_of_an_export_is_the_snapshot_of_the_tables(graph: Graph) -> None:
     graph.load(SMALL)
     hashes = {freeze(tables).content_hash for tables in (SMALL, graph.export(), graph.export())}

@@ -125,6 +125,19 @@ def test_a_number_that_is_too_large_for_the_graph_is_said_in_one_sentence(graph:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("recipe", "param", "least"),
+    [("basket_pairs", "hours=0", 1), ("rising_products", "days=-7", 1), ("basket_pairs", "limit=-1", 0)],
+)
+def test_a_recipe_s_number_below_the_least_is_refused_before_the_graph_is_asked(
+    recipe: str, param: str, least: int, tmp_path: Path
+) -> None:
+    done = kgrank(tmp_path, "graph", "recipe", recipe, "--param", param)
+    assert done.returncode == 1
+    name, _, value = param.partition("=")
+    assert f"recipe parameter {name} can't be {value}\nGive a whole number from {least}." in done.stderr
+
+
 def test_a_graph_that_does_not_run_is_said_so(tmp_path: Path) -> None:
     done = kgrank(tmp_path, "graph", "status")
     assert done.returncode == 1

@@ -45,6 +45,28 @@ def test_events_alone_leave_the_products_as_they_were(
 
 
 @pytest.mark.neo4j
+def test_events_whose_id_is_one_of_another_type_are_counted(
+    kgrank: CommandLine, graph_home: Path, graph: Graph, tmp_path: Path
+) -> None:
+    named, more, plain = (tmp_path / f"{name}.csv" for name in ("named", "more", "plain"))
+    named.write_text("user_id,product_id,type,at_ms,event_id\nann,a,view,1736473513905,e1\n")
+    more.write_text(
+        "user_id,product_id,type,at_ms,event_id\nann,a,purchase,1736473513905,e1\nann,a,purchase,1736473513906,e2\n"
+    )
+    plain.write_text("user_id,product_id,type,at_ms\nann,a,click,1736473513905\n")
+    assert kgrank(graph_home, "load", "tables", "--interactions", str(named)).code == 0
+    both = ["--interactions", str(more), "--interactions", str(plain)]
+    for _ in range(2):
+        done = kgrank(graph_home, "load", "tables", *both, "--json")
+        assert json.loads(done.out)["of_another_type"] == 1
+        assert "left out 1 events whose id the graph has as an event of another type" in done.err
+        found = graph.read("MATCH (:User {id: 'ann'})-[r]->() RETURN type(r) ORDER BY type(r)")
+        assert found == [["CLICKED"], ["PURCHASED"], ["VIEWED"]]
+    done = kgrank(graph_home, "load", "tables", "--interactions", str(plain), "--json")
+    assert [json.loads(done.out)[name] for name in ("erased", "of_another_type")] == [0, 0]
+
+
+@pytest.mark.neo4j
 def test_a_file_with_some_columns_changes_no_others(
     kgrank: CommandLine, graph_home: Path, graph: Graph, tmp_path: Path
 ) -> None:
