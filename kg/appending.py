@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from kg import schema
 from kg.commits import KEPT_PLAN, ChangeKind, Commit
 from kg.erasure import erased_users
-from kg.loading import BARE_PRODUCTS, EVENT_COLUMNS, known_event, lists_of_rows
+from kg.known_events import known_event
+from kg.loading import BARE_PRODUCTS, EVENT_COLUMNS, lists_of_rows
 from kg.tables import InteractionType
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def append_events(
-    graph: "Graph", interactions: pa.Table, journal: str, offset: int, received_ms: Sequence[int] | None = None
+    graph: "Graph", interactions: pa.Table, journal: str, offset: int | None, received_ms: Sequence[int] | None = None
 ) -> int:
     """Add a journal's events and remember its offset, in one transaction: applied once, not twice.
 
@@ -31,6 +32,7 @@ def append_events(
             that is built anew while a server runs loses no event, and the next load fills them.
         journal: the journal's name.
         offset: the offset after the last of these events; an offset that the graph has passed already changes nothing.
+            None: the graph had them, and lost them since with others; how far it has the journal stays as it is.
         received_ms: when a server received each of them, ms since the epoch; one that came before its user's erasure is
             left out. None: after every erasure.
 
@@ -61,8 +63,9 @@ def _not_erased(commit: Commit, interactions: pa.Table, received_ms: Sequence[in
 def _statement(interactions: pa.Table) -> tuple[str, list[dict[str, str]], dict[str, Any]]:
     """Return the Cypher text that adds events, its rows, and its other parameters."""
     text = (
-        f"{KEPT_PLAN}MERGE (j:Journal {{name: $journal}}) WITH j WHERE coalesce(j.offset, -1) < $offset "
-        f"SET j.offset = $offset WITH j CALL (j) {{ {BARE_PRODUCTS} }} "
+        f"{KEPT_PLAN}MERGE (j:Journal {{name: $journal}}) WITH j "
+        "WHERE $offset IS NULL OR coalesce(j.offset, -1) < $offset "
+        f"SET j.offset = coalesce($offset, j.offset) WITH j CALL (j) {{ {BARE_PRODUCTS} }} "
     )
     products = [{"product_id": product_id} for product_id in pc.unique(interactions["product_id"]).to_pylist()]
     parameters: dict[str, Any] = {}
@@ -100,5 +103,5 @@ def append_searches(graph: "Graph", searches: Sequence[tuple[str, str, str, int]
 
 def journal_offset(graph: "Graph", journal: str) -> int:
     """Return the offset that the graph remembers for a journal, 0 if it has none."""
-    rows = graph.read("MATCH (j:Journal {name: $journal}) RETURN j.offset", journal=journal)
+    rows = graph.read("MATCH (j:Journal {name: $journal}) RETURN coalesce(j.offset, 0)", journal=journal)
     return int(rows[0][0]) if rows else 0

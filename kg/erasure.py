@@ -36,6 +36,7 @@ FORGET_UNLINKED = (
     "WITH x WHERE NOT EXISTS { (x)--() } DELETE x"
 )
 """Removes those nodes `x`, attributes or entities, that nothing is linked to any more."""
+_LATEST = "e.at = CASE WHEN coalesce(e.at, 0) < $at THEN $at ELSE e.at END"
 _TABLED = [*(each.type for each in schema.INTERACTIONS), schema.SEARCHED.type, schema.RECOMMENDED.type]
 
 
@@ -62,7 +63,8 @@ def erase_user(graph: "Graph", user_id: str, at_ms: int | None = None) -> tuple[
     Args:
         graph: an open graph.
         user_id: the user.
-        at_ms: what servers received later than this is new, ms since the epoch; None: now.
+        at_ms: what servers received later than this is new, ms since the epoch; None: now. Of several erasures of a
+            user the latest moment counts, in whatever order they are done.
     """
     at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
     key = user_key(user_id)
@@ -75,14 +77,14 @@ def erase_user(graph: "Graph", user_id: str, at_ms: int | None = None) -> tuple[
             f"MATCH (u:User {{id: $user}}) {_FORGET}",
             user=user_id,
         )
-        commit.run(
-            "MERGE (e:Erasure {user: $key}) SET e.commit = $commit, e.at = $at",
+        ((latest_ms,),) = commit.run(
+            f"MERGE (e:Erasure {{user: $key}}) SET e.commit = $commit, {_LATEST} RETURN e.at",
             key=key,
             commit=commit.number,
             at=at_ms,
-        )
+        ).rows
         commit.note(ChangeKind.USER_ERASED, key)
-        return Erasure(key, commit.number, at_ms), int(count)
+        return Erasure(key, commit.number, latest_ms), int(count)
 
     return graph.commit(work)
 
@@ -200,7 +202,7 @@ def _remember(graph: "Graph", erasure: Erasure) -> None:
     graph.write(
         "MERGE (e:Erasure {user: $key}) "
         "SET e.commit = CASE WHEN coalesce(e.commit, 0) < $commit THEN $commit ELSE e.commit END, "
-        "e.at = CASE WHEN coalesce(e.at, 0) < $at THEN $at ELSE e.at END",
+        f"{_LATEST}",
         key=erasure.user_key,
         commit=erasure.commit,
         at=erasure.at_ms,

@@ -15,6 +15,7 @@ import structlog
 
 from kg.errors import KgrankError
 from kg.tables import INTERACTIONS
+from server.journal import Journal
 from server.journal_file import TRIMMED, JournalFile, StoredEvent
 
 _log = structlog.get_logger(__name__)
@@ -22,7 +23,7 @@ _log = structlog.get_logger(__name__)
 BATCH = 1000
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
-_AFTER_FILES = 1 << 40
+AFTER_FILES = 1 << 40
 """Added to an offset to give a position: at equal times an event comes after rows loaded from files."""
 
 
@@ -53,7 +54,7 @@ class Drain:
 
     def __init__(
         self,
-        journal: JournalFile,
+        journal: Journal,
         connect: Callable[[], AbstractContextManager[EventStore]],
         *,
         configured: bool = True,
@@ -95,7 +96,7 @@ class Drain:
     def _tell_what_is_left(self) -> None:
         """Log what the graph lacks of this journal, whether or not it was ever there."""
         left = {
-            "events": self._journal.undrained()[0],
+            "events": self._journal.undrained(),
             "searches": self._journal.searches_waiting(),
             "erasures": len(self._journal.pending_erasures()),
         }
@@ -213,7 +214,7 @@ def rows(events: list[StoredEvent]) -> pa.Table:
             "type": [str(each.event.type) for each in events],
             "at_ms": [each.event.at_ms for each in events],
             "value": pa.array([each.event.value for each in events], pa.float32()),
-            "position": [_AFTER_FILES + each.offset for each in events],
+            "position": [AFTER_FILES + each.offset for each in events],
             "event_id": [each.event.event_id for each in events],
         },
         schema=INTERACTIONS,

@@ -8,22 +8,23 @@ is told of the erasures that it has forgotten.
 
 import asyncio
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 import structlog
 
+from kg.appending import append_events
 from kg.commits import Change
 from kg.erasure import Erasure, erase_again, erase_events, erase_user, erasures_of, erasures_since, user_key
-from kg.errors import GraphError, GraphUnavailableError, SnapshotError
-from kg.redaction import redact_all
+from kg.errors import GraphError, GraphUnavailableError
 from server.access.audit import Audit
-from server.catching_up import erased_in
-from server.drain import Drain
+from server.catching_up import erased_in, with_keys
+from server.drain import BATCH, Drain, rows
 from server.errors import (
     AuditError,
     ErasureUnfinishedError,
@@ -37,11 +38,15 @@ from server.graph_link import GraphLink
 from server.histories import LiveHistories
 from server.journal import Journal
 from server.memory import Memory
+from server.redacting import Redacting
 
 if TYPE_CHECKING:
     from kg.store import Graph
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
@@ -63,6 +68,19 @@ class _Applied:
     erasures: Mapping[str, Erasure]
     histories: Sequence[LiveHistories]
     users: int
+
+
+@dataclass(frozen=True)
+class _Begun(Generic[T_co]):
+    """Erasures that are done but for the snapshots.
+
+    Args:
+        erasures: take these users out of the snapshots.
+        finish: to be called after that, with whether it could be done; not in the event loop's thread.
+    """
+
+    erasures: Collection[Erasure]
+    finish: Callable[[bool], T_co]
 
 
 class Eraser:
@@ -90,7 +108,7 @@ class Eraser:
         self._drain = drain
         self._link = link
         self._memory = memory
-        self._snapshots = snapshots
+        self._redacting = Redacting(snapshots, journal)
         self._audit = audit
         self._own: set[int] = set()  # commits of erasures that memory has heard of
         self._later: dict[str, asyncio.Task[None]] = {}
@@ -99,8 +117,11 @@ class Eraser:
         self._looking: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()  # the graph has, since it was last looked
         self._leaving = False
-        self.redacted = True
+
+    @property
+    def redacted(self) -> bool:
         """Whether the snapshots have no erased user, as far as is known."""
+        return self._redacting.redacted
 
     async def erase(self, user_id: str) -> Erased:
         """Erase a user everywhere.
@@ -115,14 +136,15 @@ class Eraser:
                 pass  # says why not
         await asyncio.to_thread(self._journal.intend_erasure, user_id)
         try:
-            return await self._link.run(lambda graph: self._erase(graph, user_id))
+            return await self._finished(await self._link.run(lambda graph: self._erase(graph, user_id)))
         except ErasureUnfinishedError:
             raise
         except Exception as error:
             self._put_off(user_id)
             raise ErasureWaitsError(
                 _why(error),
-                "It is written down, and is tried again until it is done; asking for it again does no harm.",
+                "It is written down, and is tried again until it is done. What the user does from now on is kept, "
+                "unless the erasure is asked for again.",
             ) from error
 
     async def stop(self) -> None:
@@ -132,6 +154,16 @@ class Eraser:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._redacting.leave()
+
+    def close(self) -> None:
+        """Wait for the snapshot that is being rewritten; after `stop`, not in the event loop's thread."""
+        self._redacting.close()
+
+    async def _finished(self, begun: _Begun[T]) -> T:
+        """Take users out of the snapshots, too, while nobody waits for a thread of the graph."""
+        redacted = await asyncio.wrap_future(self._redacting.redact(begun.erasures))
+        return await asyncio.to_thread(begun.finish, redacted)
 
     def graph_opened(self) -> None:
         """Go on with what `reconcile` could not do. Belongs to the event loop's thread."""
@@ -158,9 +190,9 @@ class Eraser:
                 try:
                     if user_id not in await asyncio.to_thread(self._journal.pending_erasures):
                         return
-                    await self._link.run(lambda graph: self._finish(graph, user_id))
+                    await self._finished(await self._link.run(lambda graph: self._finish(graph, user_id)))
                 except ErasureUnfinishedError:
-                    return  # the log has it
+                    continue  # the log has it; there is more to do only if the user was to be erased again meanwhile
                 except Exception as error:
                     _log.warning("erasure_waits", reason=_why(error), next_attempt_s=wait_s)
                 finally:
@@ -176,6 +208,7 @@ class Eraser:
         try:
             # A change has only the time at which it was written: what it tells of may have been long before.
             applied = await self._link.follow(lambda graph: self._apply(graph, erasures_of(graph, keys)))
+            self._redacting.redact(applied.erasures.values())
             await self._look_at(applied)
         except sqlite3.Error as error:  # told as a KgrankError, so that it is tried again
             raise JournalError(
@@ -211,7 +244,7 @@ class Eraser:
             gone = set[str]().union(*(each for _, each, _ in found))
             users += await self._link.follow(lambda graph: self._forget(graph, gone, applied.erasures))
             for histories, _, written in found:
-                self._memory.remake(histories, written)
+                await self._memory.remake(histories, written)
                 users += len(written)
         if users:
             # Whoever has come back since did something since; it may be with the other servers.
@@ -225,7 +258,8 @@ class Eraser:
         """
         for user_id in self._journal.pending_erasures():
             try:
-                self._finish(graph, user_id)
+                begun = self._finish(graph, user_id)
+                begun.finish(self._redacting.redact(begun.erasures).result())
             except ErasureUnfinishedError:
                 continue  # the log has it, and nobody need go without the graph for it
             except GraphUnavailableError:
@@ -245,6 +279,7 @@ class Eraser:
         }
         if new:
             self._applied.append(self._apply(graph, new))
+            self._redacting.redact(new.values())
         forgotten = [each for key, each in here.items() if key not in there or there[key].commit < each.commit]
         if forgotten:
             users = erase_again(graph, forgotten)
@@ -252,70 +287,73 @@ class Eraser:
 
     def redact_snapshots(self) -> None:
         """Take erased users out of snapshots that were put back from a backup; before any is served."""
-        self._redact(())  # where that fails, they are served all the same: no erased user comes into memory
+        self._redacting.redact(()).result()  # where it fails, they are served all the same: memory gets no erased user
 
-    def _redact(self, new: Collection[Erasure]) -> bool:
-        """Take users out of the snapshots, with those for whom that has failed before; return whether it is done."""
-        try:
-            redact_all(self._snapshots, [*self._journal.erasures(), *new])
-        except SnapshotError as error:
-            _log.error("snapshot_not_redacted", reason=error.problem, remedy=error.remedy)
-            self.redacted = False
-        except sqlite3.Error as error:
-            _log.error("snapshot_not_redacted", reason=f"the journal failed: {error}", remedy="See to its disk.")
-            self.redacted = False
-        else:
-            self.redacted = True
-        return self.redacted
+    def _finish(self, graph: "Graph", user_id: str) -> _Begun[object]:
+        """Erase a user as was intended: what a server received since is new, and stays.
 
-    def _finish(self, graph: "Graph", user_id: str) -> None:
-        """Erase a user as was intended; one whom another server has erased since may have come back, and is left so.
+        The same holds after the erasure of another server that the user was erased by meanwhile.
 
         It is put on record before it is crossed out: what fails in between is done, and on record, at the next attempt.
         """
         key, intended_ms = user_key(user_id), self._journal.intended_ms(user_id)
         done = erasures_of(graph, [key]).get(key)
         if done is None or intended_ms is None or done.at_ms < intended_ms:
-            self._erase(graph, user_id, by_itself=True)
-        else:
-            self._applied.append(self._apply(graph, {key: done}))
-            self._record(user_id)
-            self._journal.finish_erasure(done)
+            return self._erase(graph, user_id, intended_ms, by_itself=True)
+        erasure, applied = done, self._apply(graph, {key: done})
 
-    def _record(self, user_id: str) -> None:
+        def finish(redacted: bool) -> None:
+            self._applied.append(applied)
+            self._record(user_id, redacted)
+            self._journal.finish_erasure(erasure)
+
+        return _Begun([erasure], finish)
+
+    def _record(self, user_id: str, redacted: bool) -> None:
         if self._audit is not None:
-            code = grpc.StatusCode.OK if self.redacted else grpc.StatusCode.UNAVAILABLE
+            code = grpc.StatusCode.OK if redacted else grpc.StatusCode.UNAVAILABLE
             self._audit.erasure_finished(user_id, code)
 
-    def _erase(self, graph: "Graph", user_id: str, *, by_itself: bool = False) -> Erased:
+    def _erase(
+        self, graph: "Graph", user_id: str, before_ms: int | None = None, *, by_itself: bool = False
+    ) -> _Begun[Erased]:
+        """Erase a user from journal, memory and graph; what was received after `before_ms` stays, None: nothing."""
         # Nothing of the user is on its way from the journal to the graph: else it would come after the erasure.
         with self._drain.paused():
-            events = self._journal.erase(user_id).result()
-            erasure, interactions = erase_user(graph, user_id)
+            events = self._journal.erase(user_id, before_ms).result()
+            # Not before it was asked for, wherever the clock is now: that would not cross it out.
+            at_ms = max(time.time_ns() // 1_000_000, self._journal.intended_ms(user_id) or 0)
+            erasure, interactions = erase_user(graph, user_id, at_ms if before_ms is None else before_ms)
             # What came in between stays out of the graph: it goes here, too.
             events += self._journal.erase(user_id, erasure.at_ms).result()
-        redacted = self._redact([erasure])
-        if by_itself:
-            self._record(user_id)
-        self._journal.finish_erasure(erasure)
+            if before_ms is not None:
+                self._give_back(graph, [user_id])
         self._own.add(erasure.commit)
-        _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
-        if not redacted:
-            raise ErasureUnfinishedError(
-                "the user is erased, but for snapshots that can't be rewritten",
-                "The server's log names them: see to their disk, or remove what can't be read, and call again; it is "
-                "also tried with the next erasure and at the next start.",
-            )
-        return Erased(interactions, len(events), erasure.at_ms)
+
+        def finish(redacted: bool) -> Erased:
+            if by_itself:
+                self._record(user_id, redacted)
+            self._journal.finish_erasure(erasure)
+            _log.info("user_erased", interactions=interactions, journal_events=len(events), commit=erasure.commit)
+            if not redacted:
+                raise ErasureUnfinishedError(
+                    "the user is erased, but for snapshots that can't be rewritten",
+                    "The server's log names them: see to their disk, or remove what can't be read, and call again; it "
+                    "is also tried with the next erasure and at the next start.",
+                )
+            return Erased(interactions, len(events), erasure.at_ms)
+
+        return _Begun([erasure], finish)
 
     def _apply(self, graph: "Graph", new: Mapping[str, Erasure]) -> _Applied:
-        """Erase here what was there before some erasures, by the hash of the user's id; `_look_at` does the rest."""
+        """Erase here what was there before some erasures, by the hash of the user's id; `_look_at` does the rest.
+
+        They are noted before the snapshots are rewritten, which nobody waits for: each start does that for all of them.
+        """
         looked_at = self._memory.histories()
-        known = {*self._memory.searched(), *self._journal.users()}
-        for each in looked_at:
-            known |= erased_in(each, new.values())[0]
+        known = set[str]().union(*(erased_in(each, new.values())[0] for each in looked_at))
+        known |= with_keys([*self._memory.searched(), *self._journal.users()], new.keys(), looked_at)
         found = self._forget(graph, known, new)
-        self._redact(new.values())
         begun = {user_key(user_id) for user_id in self._journal.pending_erasures()}
         for key in new.keys() - begun:  # those take more than this did, and finish it
             self._journal.finish_erasure(new[key])
@@ -330,7 +368,20 @@ class Eraser:
                 events = self._journal.erase(user_id, erasure.at_ms).result()
                 # What was acknowledged here before the erasure may have reached the graph after it.
                 erase_events(graph, [each.event.event_id for each in events])
+        if found:
+            with self._drain.paused():
+                self._give_back(graph, [user_id for user_id, _ in found])
         return len(found)
+
+    def _give_back(self, graph: "Graph", user_ids: Sequence[str]) -> None:
+        """Let the graph have what it took of the journal after users' erasures were asked for, and lost by them."""
+        journal, found = self._journal, self._journal.find(user_ids)
+        drained = max(journal.drained, graph.journal_offset(journal.name))  # a kill may have kept it from being noted
+        of_users = journal.of_users(user_ids, found).values()
+        events = [each for of_user in of_users for each in of_user if each.offset <= drained]
+        for start in range(0, len(events), BATCH):
+            batch = events[start : start + BATCH]
+            append_events(graph, rows(batch), journal.name, None, [each.received_ms for each in batch])
 
 
 def _why(error: Exception) -> str:

@@ -28,6 +28,7 @@ from server.journal_copy import LONGEST_LOG_PAGES, JournalCopy
 from server.journal_file import JournalFile, StoredEvent, WrittenSearch, not_written, stored_event
 from server.journal_insert import Stored, insert
 from server.journal_trim import JournalTrim
+from server.journal_users import Found, erase
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +60,8 @@ class _ToErase:
     """A user whose events go, but for those received after `before_ms`."""
 
     user_id: str
-    before_ms: int | None
+    before_ms: int
+    found: Found
     done: Future[list[StoredEvent]]
 
     def fail(self, error: KgrankError) -> None:
@@ -113,7 +115,7 @@ class Journal(JournalFile):
         self._counting = threading.Lock()
         self._waiting_events = 0
         self._leaving = threading.Event()
-        self._behind = self.undrained()[0]
+        self._behind = self.undrained()
         self._searches_behind = self.searches_waiting()
         self.trim = JournalTrim(self.connection, kept_ms)
         self._copy = JournalCopy(self.connection, self.trim.go_on)
@@ -130,11 +132,12 @@ class Journal(JournalFile):
         """About how many searches on disk the graph is not known to have; costs nothing to ask."""
         return max(0, self._searches_behind)
 
-    def forget_searches(self, offsets: Sequence[int]) -> None:
-        """Forget searches: the graph has them. Fails as `JournalFile.forget_searches` does."""
-        super().forget_searches(offsets)
+    def forget_searches(self, offsets: Sequence[int]) -> int:
+        """Forget searches: the graph has them (see `JournalFile.forget_searches`)."""
+        gone = super().forget_searches(offsets)
         with self._counting:
-            self._searches_behind -= len(offsets)  # maybe before the writing thread has counted them
+            self._searches_behind -= gone  # maybe before the writing thread has counted them
+        return gone
 
     def set_drained(self, offset: int) -> None:
         """Take the graph to have the events up to an offset, and no others (see `JournalFile.set_drained`)."""
@@ -148,7 +151,7 @@ class Journal(JournalFile):
 
     def drained_to(self, offset: int, count: int) -> None:
         """Remember that the graph has everything up to an offset, `count` events more than before."""
-        super().drained_to(offset, count)
+        self.note_drained(offset)
         with self._counting:
             self._behind -= count  # maybe before the writing thread has counted them
 
@@ -180,7 +183,9 @@ class Journal(JournalFile):
         return waiting.done
 
     def erase(self, user_id: str, before_ms: int | None = None) -> "Future[list[StoredEvent]]":
-        """Erase the events of a user that were appended before this call; the future has them.
+        """Erase the events of a user that were appended before this call, or during it; the future has them.
+
+        The whole journal is read first, in this thread, which must not be the event loop's.
 
         Args:
             user_id: the user.
@@ -189,13 +194,19 @@ class Journal(JournalFile):
         Raises:
             NotServingError: the journal is closed.
         """
-        erasing = _ToErase(user_id, before_ms, Future())
-        erasing.done.set_running_or_notify_cancel()
+        done: Future[list[StoredEvent]] = Future()
+        done.set_running_or_notify_cancel()
+        try:
+            found = self.find([user_id])
+        except sqlite3.Error as error:
+            _log.error("journal_erase_failed", error=str(error))
+            done.set_exception(not_written())
+            return done
         with self._appending:
             if self._leaving.is_set():
                 raise NotServingError("the server is leaving", "Try again; it is finished at its next start.")
-            self._queue.put(erasing)
-        return erasing.done
+            self._queue.put(_ToErase(user_id, (1 << 62) if before_ms is None else before_ms, found, done))
+        return done
 
     def close(self) -> None:
         """Store what is waiting, then stop."""
@@ -212,7 +223,7 @@ class Journal(JournalFile):
 
     def _recount(self) -> None:
         with self._counting:
-            self._behind = self.undrained()[0]
+            self._behind = self.undrained()
             self._searches_behind = self.searches_waiting()
 
     def _run(self) -> None:
@@ -298,16 +309,9 @@ class Journal(JournalFile):
 
     def _erase(self, connection: sqlite3.Connection, erasing: _ToErase) -> None:
         """Delete the events of a user, overwrite them in the file, and tell who has them in memory."""
-        before = (erasing.user_id, (1 << 62) if erasing.before_ms is None else erasing.before_ms)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            rows = connection.execute(
-                "DELETE FROM event WHERE user_id = ? AND received_ms <= ? RETURNING *", before
-            ).fetchall()
-            connection.execute("DELETE FROM search WHERE user_id = ? AND at_ms <= ?", before)
-            left = connection.execute(
-                "SELECT * FROM event WHERE user_id = ? ORDER BY offset", (erasing.user_id,)
-            ).fetchall()
+            gone = erase(connection, erasing.user_id, erasing.before_ms, erasing.found)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _log.error("journal_erase_failed", error=str(error))
@@ -317,12 +321,11 @@ class Journal(JournalFile):
             if connection.in_transaction:
                 raise
         else:
-            try:
-                self._recount()
-            except (sqlite3.Error, KgrankError) as error:  # only what is told of the journal is behind until the next
-                _log.error("journal_not_counted", error=str(error))
-            self._on_erase(erasing.user_id, [stored_event(row) for row in left])
-            erasing.done.set_result([stored_event(row) for row in rows])
+            with self._counting:
+                self._behind -= gone.undrained
+                self._searches_behind -= gone.searches
+            self._on_erase(erasing.user_id, [stored_event(row) for row in gone.left])
+            erasing.done.set_result([stored_event(row) for row in gone.events])
 
     def _write(self, connection: sqlite3.Connection, together: list[_Waiting]) -> None:
         """Store the events of several callers in one transaction, and tell each."""

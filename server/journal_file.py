@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from kg.tables import InteractionType
 from server.contract import WrittenEvent
 from server.errors import JournalError, JournalFullError
 from server.journal_repair import mend
+from server.journal_users import Found, Row, events_of, find
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +65,8 @@ _HANDED = "handed "
 _IDS_AT_ONCE = 500
 _BUSY_S = 30
 _CHECKPOINT_AFTER_S = 0.05
+_HOLD_UP_MS = 30
+"""For so long, at a time, a checkpoint waits for those who read, and all who write for it; with none it never ends."""
 _LEAST_FREE_BYTES = 1 << 20
 
 
@@ -160,13 +163,18 @@ class JournalFile:
         with self.connection() as connection:
             return int(connection.execute("SELECT drained FROM journal").fetchone()[0])
 
-    def undrained(self) -> tuple[int, int | None]:
-        """Return how many events the graph is not known to have, and when the oldest of them came (ms)."""
+    def undrained(self) -> int:
+        """Return how many events the graph is not known to have; reads them all."""
         with self.connection() as connection:
-            found = connection.execute(
-                "SELECT count(*), min(received_ms) FROM event WHERE offset > (SELECT drained FROM journal)"
-            ).fetchone()
-        return int(found[0]), found[1]
+            query = "SELECT count(*) FROM event WHERE offset > (SELECT drained FROM journal)"
+            return int(connection.execute(query).fetchone()[0])
+
+    def oldest_undrained_ms(self) -> int | None:
+        """Return when the first event came that the graph is not known to have; None without any."""
+        with self.connection() as connection:
+            query = "SELECT received_ms FROM event WHERE offset > (SELECT drained FROM journal) ORDER BY offset LIMIT 1"
+            row = connection.execute(query).fetchone()
+            return None if row is None else int(row[0])
 
     def note_drained(self, offset: int) -> None:
         """Remember that the graph has everything up to an offset."""
@@ -229,10 +237,6 @@ class JournalFile:
             row = connection.execute("SELECT number FROM reached WHERE name = ?", (name,)).fetchone()
             return 0 if row is None else int(row[0])
 
-    def drained_to(self, offset: int, count: int) -> None:
-        """Remember that the graph has everything up to an offset, `count` events more than before."""
-        self.note_drained(offset)
-
     def intend_erasure(self, user_id: str) -> None:
         """Write down that a user is to be erased, before anything is: `pending_erasures` has it until it is done.
 
@@ -256,18 +260,21 @@ class JournalFile:
             return None if row is None else int(row[0])
 
     def finish_erasure(self, erasure: Erasure) -> None:
-        """Note that a user is erased, here or by another server; the id goes, what is known of a later erasure stays.
+        """Note that a user is erased, here or by another server; what is known of a later erasure stays.
+
+        The id goes, unless an erasure was asked for that this one came too early for.
 
         Raises:
             JournalError: it can't be written.
         """
         self._change(
             (
-                "INSERT INTO erasure VALUES (?, NULL, ?, ?) ON CONFLICT (user_key) DO UPDATE SET user_id = NULL, "
+                "INSERT INTO erasure VALUES (?, NULL, ?, ?) ON CONFLICT (user_key) DO UPDATE SET user_id = CASE WHEN "
+                "(SELECT at_ms FROM intention WHERE user_key = excluded.user_key) > excluded.at_ms THEN user_id END, "
                 "commit_number = max(commit_number, excluded.commit_number), at_ms = max(at_ms, excluded.at_ms)",
                 (erasure.user_key, erasure.commit, erasure.at_ms),
             ),
-            ("DELETE FROM intention WHERE user_key = ?", (erasure.user_key,)),
+            ("DELETE FROM intention WHERE user_key = ? AND at_ms <= ?", (erasure.user_key, erasure.at_ms)),
         )
         self._overwrite()
 
@@ -306,8 +313,8 @@ class JournalFile:
             rows = connection.execute("SELECT * FROM search WHERE user_id = ? ORDER BY offset", (user_id,))
             return [WrittenSearch(*row[1:]) for row in rows]
 
-    def forget_searches(self, offsets: Sequence[int]) -> None:
-        """Forget searches: the graph has them.
+    def forget_searches(self, offsets: Sequence[int]) -> int:
+        """Forget searches: the graph has them. Return how many of them were there.
 
         Raises:
             JournalError: it can't be written; nothing is forgotten.
@@ -315,16 +322,30 @@ class JournalFile:
         try:
             with self.connection() as connection:
                 connection.execute("BEGIN")
-                connection.executemany("DELETE FROM search WHERE offset = ?", ((offset,) for offset in offsets))
+                gone = connection.executemany("DELETE FROM search WHERE offset = ?", ((each,) for each in offsets))
                 connection.execute("COMMIT")
+                return gone.rowcount
         except sqlite3.Error as error:
             raise self.failure(error) from error
 
-    def of_user(self, user_id: str) -> list[StoredEvent]:
-        """Return the events of a user, in order."""
+    def find(self, user_ids: Collection[str]) -> Found:
+        """Return where events of some users are. Reads the whole journal: not for the event loop's thread."""
         with self.connection() as connection:
-            rows = connection.execute("SELECT * FROM event WHERE user_id = ? ORDER BY offset", (user_id,))
-            return [stored_event(row) for row in rows]
+            return find(connection, user_ids)
+
+    def of_user(self, user_id: str) -> list[StoredEvent]:
+        """Return the events of a user, in order; reads the whole journal."""
+        return self.of_users([user_id], self.find([user_id]))[user_id]
+
+    def of_users(self, user_ids: Collection[str], found: Found) -> dict[str, list[StoredEvent]]:
+        """Return the events of some users, in order, by user.
+
+        Args:
+            user_ids: the users.
+            found: where events of these users were.
+        """
+        with self.connection() as connection:
+            return {each: [stored_event(row) for row in events_of(connection, each, found)] for each in user_ids}
 
     def _change(self, *changes: tuple[str, tuple[object, ...]]) -> None:
         """Run statements, each with its values, in one transaction."""
@@ -341,6 +362,7 @@ class JournalFile:
         """Take what was deleted out of the write-ahead log, where its former pages are."""
         deadline = time.monotonic() + _BUSY_S
         with self.connection() as connection:
+            connection.execute(f"PRAGMA busy_timeout = {_HOLD_UP_MS}")
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 if time.monotonic() > deadline:
                     _log.warning("journal_not_checkpointed", remedy="It is done at the next erasure or start.")
@@ -365,7 +387,7 @@ def not_written() -> JournalError:
     return JournalError("the event journal can't be written; nothing is stored", "The server's log says why.")
 
 
-def stored_event(row: tuple[int, str, str, str, str, int, float | None, int]) -> StoredEvent:
+def stored_event(row: Row) -> StoredEvent:
     """Return a row of the table of events."""
     offset, event_id, user_id, product_id, kind, at_ms, value, received_ms = row
     return StoredEvent(

@@ -1,7 +1,8 @@
 """Histories that come into service beside others: what is written and erased while they are made is not missed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from kg.freeze import freeze
 from kg.snapshot import Snapshot
 from kg.store import Graph
 from kg.tables import InteractionType
-from server.catching_up import CatchingUp
+from server.catching_up import CatchingUp, erased_in, with_keys
 from server.config import ServeSettings
 from server.contract import WrittenEvent
 from server.drain import Drain
@@ -23,14 +24,17 @@ from server.engine import Engine
 from server.engine_loading import EngineLoader, Places
 from server.erasing import Eraser
 from server.graph_link import GraphLink
-from server.histories import LiveHistories
+from server.histories import Interaction, LiveHistories
 from server.journal import Journal
-from server.memory import Memory, replay
+from server.journal_file import StoredEvent
+from server.journal_users import Found
+from server.memory import Memory, extend, replay
 from server.models import ModelFolder
 from server.serving import Serving
 from server.shadow import Shadow
 from server.traffic import Traffic
 from tests.kg import small_tables
+from tests.server.running import activate
 from tests.server.shop import Shop, tables, train_shortly
 from tests.waiting import until
 
@@ -61,7 +65,7 @@ def swapped(home: Path, shop: Shop, meanwhile: Callable[[Journal], None], monkey
         first = Traffic(shop.versions[0]).with_trials((), shop.versions[1])
         await serving.change_traffic(lambda _: first, journal)
         monkeypatch.setattr(EngineLoader, "load", loaded)
-        await serving.activate(version, journal)
+        await activate(serving, version, journal)
         serving.close()
         journal.close()
         return serving
@@ -135,12 +139,12 @@ def test_histories_that_come_while_another_server_s_erasure_is_followed_are_not_
     held: list[tuple[LiveHistories, Engine]] = []
     came = LiveHistories(shop.snapshot, 10)
 
-    def redact(snapshots: Path, erasures: Sequence[Erasure]) -> int:
+    def looked_for(*asked: Any) -> set[str]:
         if when == "beside it":
             held.append((came, engine))
-        return 0
+        return with_keys(*asked)
 
-    monkeypatch.setattr("server.erasing.redact_all", redact)
+    monkeypatch.setattr("server.erasing.with_keys", looked_for)
     forgetting: list[str] = []
     journal = Journal(tmp_path / "journal.db", on_erase=lambda user_id, left: forgetting.append(user_id))
     memory = Memory(lambda: held, journal)
@@ -194,7 +198,7 @@ def answering(snapshot: Snapshot) -> Any:
 @pytest.mark.parametrize("product_id", ["product-02", "later"], ids=["in a history", "waiting"])
 @pytest.mark.parametrize("back", [False, True], ids=["gone", "back here, too"])
 def test_what_the_journal_had_of_someone_erased_before_a_snapshot_does_not_come_with_it(
-    tmp_path: Path, product_id: str, back: bool
+    tmp_path: Path, product_id: str, back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot, journal, histories = exported_since(tmp_path, product_id)
     journal.erase("ann").result(10)
@@ -202,12 +206,52 @@ def test_what_the_journal_had_of_someone_erased_before_a_snapshot_does_not_come_
         in_both = WrittenEvent("e2", "ann", "product-02", InteractionType.PURCHASE, 9, None)
         journal.append([in_both, written("e3", "ann")]).result(10)
     journal.finish_erasure(Erasure(user_key("ann"), 5, NOW_MS))
-    coming = CatchingUp([(histories, answering(snapshot))], journal)
+    coming, searched, find = CatchingUp([(histories, answering(snapshot))], journal), [], journal.find
+
+    def counted(user_ids: Collection[str]) -> Found:
+        searched.append(set(user_ids))
+        return find(user_ids)
+
+    monkeypatch.setattr(journal, "find", counted)
     for _ in range(2):
         asyncio.run(coming.catch_up())
+        assert searched == [{"ann"}], "the whole journal, once"
         assert histories.length("ann") == (2 if back else 1)
         assert ("ann" in set(histories.added_users())) == back
         assert histories.length("bob") == 1
+    journal.close()
+
+
+def test_the_event_loop_is_left_with_little_of_what_was_written_meanwhile(
+    tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, histories = Journal(tmp_path / "journal.db"), LiveHistories(shop.snapshot, 10)
+    before = histories.length("user-03")
+    journal.append([written(f"e-{number}", f"guest-{number % 7}") for number in range(20_000)]).result(60)
+    taken: dict[bool, list[int]] = {True: [], False: []}  # offsets, by whether the loop itself took them
+
+    def taking(histories: LiveHistories, snapshot: Snapshot, events: Sequence[StoredEvent]) -> None:
+        in_loop = threading.current_thread() is threading.main_thread()
+        if not in_loop and not taken[False]:  # more comes and goes while the first ones are taken
+            journal.append([written(f"late-{number}", "late") for number in range(50)]).result(60)
+            journal.intend_erasure("guest-3")
+            journal.erase("guest-3").result(60)
+            journal.append([written("back", "guest-3")]).result(60)
+            journal.finish_erasure(Erasure(user_key("guest-3"), shop.snapshot.commit + 1, NOW_MS))
+        extend(histories, snapshot, events)
+        if in_loop and not taken[True]:
+            journal.append([written("last", "user-03")]).result(60)
+        taken[in_loop] += [each.offset for each in events]
+
+    monkeypatch.setattr("server.catching_up.extend", taking)
+    coming = CatchingUp([(histories, answering(shop.snapshot))], journal)
+    asyncio.run(coming.catch_up())
+    asyncio.run(coming.catch_up())
+    assert len(taken[True]) <= 100
+    assert [*taken[False], *taken[True]] == sorted({*taken[False], *taken[True]})
+    lengths = [histories.length(user) - old for user, old in (("guest-2", 0), ("guest-3", 0), ("late", 0))]
+    assert lengths == [20_000 // 7, 1, 50]
+    assert histories.length("user-03") == before + 1
     journal.close()
 
 
@@ -221,7 +265,12 @@ def test_histories_that_came_beside_an_erasure_from_before_their_snapshot_are_lo
     erasure, _ = erase_user(graph, "ann")  # as another server does
     assert erasure.commit < snapshot.commit
     held: list[tuple[LiveHistories, Engine]] = []
-    monkeypatch.setattr("server.erasing.redact_all", lambda *_: held.append((came, answering(snapshot))))
+
+    def looked_for(*asked: Any) -> set[str]:
+        held.append((came, answering(snapshot)))
+        return with_keys(*asked)
+
+    monkeypatch.setattr("server.erasing.with_keys", looked_for)
     link: GraphLink[Graph] = GraphLink(lambda: nullcontext(graph))
     memory = Memory(lambda: held, journal)
     eraser = Eraser(journal, Drain(journal, lambda: nullcontext(graph)), link, memory, tmp_path)
@@ -244,3 +293,29 @@ def test_histories_that_came_beside_an_erasure_from_before_their_snapshot_are_lo
     journal.close()
     assert (came.length("ann"), came.length("bob")) == (1, 1)
     assert memory.followed < snapshot.commit - 1, "what came after the erasure may be with other servers"
+
+
+def test_erased_users_are_looked_for_among_many_without_making_every_key_anew(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = LiveHistories(shop.snapshot, 10)
+    known = set(shop.snapshot.users.array.to_pylist())
+    for place, user_id in enumerate([*known, "new-1", "new-2"]):
+        histories.append(f"e-{place}", user_id, Interaction(0, 0, NOW_MS, 1.0))
+    made: list[str] = []
+
+    def counted(user_id: str) -> str:
+        made.append(user_id)
+        return user_key(user_id)
+
+    for module in ("kg.user_keys", "server.catching_up"):
+        monkeypatch.setattr(f"{module}.user_key", counted)
+    after, before = (partial(Erasure, commit=histories.commit + by, at_ms=0) for by in (1, 0))
+    erasures = [after(user_key("user-03")), before(user_key("user-04")), before(user_key("new-1"))]
+    found = {"user-03"}, {"user-04", "new-1"}
+    assert erased_in(histories, erasures) == found
+    assert known <= set(made)
+    made.clear()
+    assert erased_in(histories, erasures) == found
+    assert set(made) == {"user-03", "user-04", "new-1", "new-2"}, "those who are found, and those who are new"
+    assert made.count("new-2") == 1

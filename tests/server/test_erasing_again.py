@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from kg.store import Graph
 from kgrank.client import event
 from kgrank.errors import ServerUnavailableError
 from kgrank.v1 import common_pb2
-from server.erasing import Eraser
 from server.errors import JournalFullError
 from server.journal import Journal
 from server.journal_file import JournalFile, not_written
+from server.redacting import Redacting
 from tests.server.erasure import files_with, lines_of, properties, publish_for, refused_while_set, shop_server
 from tests.server.shop import tables
 from tests.waiting import until
@@ -35,6 +36,27 @@ def test_an_erasure_that_the_graph_refused_is_tried_again_until_it_takes_it(
         until(lambda: graph.read("MATCH (u:User {id: 'user-04'}) RETURN count(u)") == [[0]])
         until(lambda: server.server._journal.pending_erasures() == [])
     assert files_with(home, "user-04") == []
+
+
+def test_who_comes_back_while_an_erasure_waits_keeps_what_was_acknowledged_since(
+    home: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables())
+    busy = refused_while_set(monkeypatch)
+    with shop_server(home, graph) as (server, client):
+        client.write_event(event("user-04", "product-05", "view", event_id="before"))
+        with pytest.raises(ServerUnavailableError):
+            client.erase_user("user-04")
+        intended_ms = server.server._journal.intended_ms("user-04") or 0
+        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        assert client.write_event(event("user-04", "product-07", "view", event_id="since")).status
+        asked = "MATCH (:User {id: 'user-04'})-[r]->() WHERE r.event_id IN ['before', 'since'] RETURN r.event_id"
+        until(lambda: len(graph.read(asked)) == 2)
+        busy.clear()
+        until(lambda: server.server._journal.pending_erasures() == [])
+        assert client.user_profile("user-04").interaction_count == 1
+        known = {(line["source"], line.get("event_id")) for line in lines_of(client, "user-04")}
+        assert known == {("graph", None), ("graph", "since"), ("journal", "since"), ("memory", None)}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +145,7 @@ def test_an_erasure_that_failed_before_any_step_is_finished_by_the_next_start(
             case "the second of the journal":
                 patched.setattr(Journal, "erase", killed_the_second_time)
             case "the snapshots":
-                patched.setattr(Eraser, "_redact", killed)
+                patched.setattr(Redacting, "_redact", killed)
             case "the crossing out":
                 patched.setattr(Journal, "finish_erasure", killed)
         with pytest.raises(ServerUnavailableError, match="tried again until it is done"):

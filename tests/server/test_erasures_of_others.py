@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kg.erasure import Erasure, erase_user, erasures_since, user_key
+from kg.erasure import Erasure, erase_user, erasures_of, erasures_since, user_key
 from kg.store import Graph
 from kg.tables import InteractionType
 from kgrank.client import Client
@@ -101,7 +101,7 @@ def test_what_was_written_after_an_erasure_survives_a_graph_from_before_it(tmp_p
 
 @pytest.mark.neo4j
 @pytest.mark.parametrize("since", [True, False], ids=["erased elsewhere since", "erased elsewhere before"])
-def test_an_intention_takes_nothing_that_came_after_another_server_carried_it_out(
+def test_an_intention_takes_nothing_that_came_after_it_whoever_carries_it_out(
     tmp_path: Path, graph: Graph, since: bool
 ) -> None:
     graph.load(tables(products=[{"product_id": "a"}]))
@@ -115,10 +115,44 @@ def test_an_intention_takes_nothing_that_came_after_another_server_carried_it_ou
         write(journal, "new-life")
         eraser.reconcile(graph)
         assert journal.pending_erasures() == []
-        assert there(journal) == (["new-life"] if since else [])
+        assert there(journal) == ["new-life"]
         [kept] = journal.erasures()
         assert (kept == erased) == since
     assert files_with(tmp_path, "old-life") == []
+
+
+@pytest.mark.neo4j
+def test_what_the_graph_took_between_an_intention_and_its_end_is_given_back(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables(products=[{"product_id": "a"}], interactions=[event("e1", "ann", "a")]))
+    with erasing(tmp_path, graph) as (journal, eraser), erasing(tmp_path, graph, "other.db") as (other, following):
+        for known, event_id in ((journal, "old-life"), (other, "old-life-there")):
+            write(known, event_id)
+        journal.intend_erasure("ann")
+        intended_ms = journal.intended_ms("ann") or 0
+        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        for known, event_id in ((journal, "new-life"), (other, "new-life-there")):
+            write(known, event_id)
+            Drain(known, lambda: nullcontext(graph))._take(graph, 0)
+        write(journal, "not taken yet")
+        offset = graph.journal_offset(journal.name)
+        eraser.reconcile(graph)
+        assert there(journal) == ["new-life", "not taken yet"]
+        assert _of_ann(graph) == ["new-life"]
+
+        async def follow_twice() -> None:
+            for _ in range(2):
+                await following.follow(graph.changes_since(0))
+
+        in_loop(following, follow_twice)
+        assert there(other) == ["new-life-there"]
+        assert _of_ann(graph) == ["new-life", "new-life-there"]
+        assert graph.journal_offset(journal.name) == offset
+        assert [(each.user_key, each.at_ms) for each in erasures_since(graph, 0)] == [(ANN, intended_ms)]
+
+
+def _of_ann(graph: Graph) -> list[str]:
+    found = graph.read("MATCH (:User {id: 'ann'})-[r]->() RETURN r.event_id ORDER BY r.event_id")
+    return [event_id for (event_id,) in found]
 
 
 def test_when_an_erasure_was_intended_is_known_until_it_is_done(tmp_path: Path) -> None:
@@ -135,6 +169,73 @@ def test_when_an_erasure_was_intended_is_known_until_it_is_done(tmp_path: Path) 
     assert (merged.pending_erasures(), merged.intended_ms("ann")) == (["ann"], intended_ms)
     merged.finish_erasure(Erasure(ANN, 6, intended_ms + 1))
     assert (merged.pending_erasures(), merged.intended_ms("ann")) == ([], None)
+
+
+def test_an_erasure_that_ends_late_leaves_what_was_asked_for_after_it(tmp_path: Path) -> None:
+    journal = JournalFile(tmp_path / "journal.db")
+    journal.intend_erasure("ann")
+    intended_ms = journal.intended_ms("ann") or 0
+    journal.finish_erasure(Erasure(ANN, 5, intended_ms - 1))  # which was asked for before she came back
+    assert (journal.pending_erasures(), journal.intended_ms("ann")) == (["ann"], intended_ms)
+    assert journal.erasures() == [Erasure(ANN, 5, intended_ms)]
+    journal.finish_erasure(Erasure(ANN, 6, intended_ms))
+    assert (journal.pending_erasures(), journal.intended_ms("ann")) == ([], None)
+
+
+@pytest.mark.neo4j
+def test_an_erasure_that_was_asked_for_before_another_and_is_done_after_it_lets_nothing_come_back(
+    tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.load(tables(products=[{"product_id": "a"}]))
+    with erasing(tmp_path, graph) as (journal, eraser):
+        journal.intend_erasure("ann")
+        intended_ms = journal.intended_ms("ann") or 0
+        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        between_ms = write(journal, "between")
+
+        def looked_for(graph: Graph, keys: list[str]) -> dict[str, Erasure]:
+            found = erasures_of(graph, keys)
+            erase_user(graph, "ann", between_ms)  # as another server does just now, which was asked later
+            return found
+
+        monkeypatch.setattr("server.erasing.erasures_of", looked_for)
+        eraser.reconcile(graph)
+        assert (there(journal), journal.pending_erasures(), _of_ann(graph)) == ([], [], [])
+        assert [each.at_ms for each in erasures_since(graph, 0)] == [between_ms]
+
+
+@pytest.mark.neo4j
+def test_what_the_graph_took_before_a_kill_is_given_back_though_nobody_noted_it(tmp_path: Path, graph: Graph) -> None:
+    graph.load(tables(products=[{"product_id": "a"}]))
+    with erasing(tmp_path, graph) as (journal, eraser):
+        journal.intend_erasure("ann")
+        intended_ms = journal.intended_ms("ann") or 0
+        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        write(journal, "new-life")
+        drain = Drain(journal, lambda: nullcontext(graph))
+        offset = drain._take(graph, 0)
+        journal.set_drained(0)
+        eraser.reconcile(graph)
+        assert drain._resume(graph) == offset
+        assert (there(journal), _of_ann(graph)) == (["new-life"], ["new-life"])
+
+
+@pytest.mark.neo4j
+def test_a_graph_that_gets_events_back_before_it_has_the_journal_can_be_drained_to(
+    tmp_path: Path, graph: Graph
+) -> None:
+    graph.load(tables(products=[{"product_id": "a"}]))
+    with erasing(tmp_path, graph) as (journal, eraser):
+        journal.intend_erasure("ann")
+        intended_ms = journal.intended_ms("ann") or 0
+        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        write(journal, "new-life")
+        journal.note_drained(journal.last_offset)  # to another graph, that a backup has replaced
+        eraser.reconcile(graph)
+        drain = Drain(journal, lambda: nullcontext(graph))
+        assert drain._resume(graph) == 0
+        assert drain._take(graph, 0) == journal.last_offset
+        assert _of_ann(graph) == ["new-life"]
 
 
 @pytest.mark.neo4j

@@ -1,7 +1,9 @@
 """What a caller is told when the graph is there and fails: the truth, and nothing of what the database said."""
 
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import neo4j.exceptions
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # generated, ships no marker
 
-from kg.errors import GraphError
+from kg.errors import GraphError, GraphMemoryError
 from kg.store import Graph
 from kg.store_errors import our_errors
 from kgrank.client import Client, product
@@ -81,6 +83,13 @@ def test_each_failure_of_the_graph_has_a_status_and_tells_nothing_of_it(
     assert not any(each in everything for each in ("ann-1337", "graph.example", "/var/lib", "Node(17)", "Neo."))
 
 
+def test_a_query_that_does_not_fit_in_the_graph_s_memory_names_the_setting() -> None:
+    for code in ("MemoryPoolOutOfMemoryError", "TransactionOutOfMemoryError", "OutOfMemoryError"):
+        with pytest.raises(GraphMemoryError, match="too little memory") as ours, our_errors(PLACE):
+            raise answered(f"Neo.TransientError.General.{code}")
+        assert "graph.heap_mib" in ours.value.remedy
+
+
 def test_a_failure_that_only_the_log_explains_can_be_found_there() -> None:
     told = told_of(answered("Neo.DatabaseError.General.UnknownError"))
     status = status_pb2.Status.FromString(told.details)
@@ -136,3 +145,26 @@ def test_a_transaction_that_fails_changes_nothing_and_says_so(home: Path, graph:
         assert failed.value.reason == "GRAPH_FAILED"
         assert "lamp-1" not in str(failed.value)
         assert graph.read("MATCH (p:Product {id: 'lamp-1'}) RETURN p.title") == [["Brass lamp"]]
+
+
+@pytest.mark.neo4j
+def test_what_has_begun_to_write_is_finished_though_the_callers_deadline_passed(home: Path, graph: Graph) -> None:
+    graph.load(tables())
+    holding, over = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:  # commits come one after the other
+        holding.set()
+        over.wait(60)
+
+    with running(home, lambda: nullcontext(graph)) as server, ThreadPoolExecutor(1) as other:
+        until(lambda: server.server.graph_open)
+        held = other.submit(graph.commit, hold)
+        try:
+            assert holding.wait(60)
+            with Client(server.target, timeout_s=1) as client, pytest.raises(CallError) as late:
+                client.upsert_products([product("late-1")])
+        finally:
+            over.set()
+        held.result(60)
+        assert late.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: graph.read("MATCH (p:Product {id: 'late-1'}) RETURN count(p)") == [[1]])

@@ -1,18 +1,22 @@
+import re
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kg.erasure import Erasure, user_key
 from kg.tables import InteractionType
 from server.contract import WrittenEvent
 from server.errors import JournalError, NotServingError, OverloadedError
-from server.journal import Journal, StoredEvent
+from server.journal import Journal
 from server.journal_copy import JournalCopy
+from server.journal_file import JournalFile, StoredEvent, WrittenSearch
+from server.journal_users import erase
 from tests.server.test_journal_trim import forget
 from tests.waiting import until
 
@@ -32,16 +36,14 @@ def test_what_a_reader_keeps_back_is_copied_when_it_is_gone(tmp_path: Path) -> N
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM kept").fetchone() == (0,)
         writer.execute("INSERT INTO kept VALUES (7)")
-        copy = JournalCopy(opened)
+        tried = threading.Event()
+        copy = JournalCopy(opened, tried.set)
         copy.want()
-        time.sleep(1.5)  # it has tried once, and the reader sees the table before the row
+        assert tried.wait(60)  # it has tried once, and the reader sees the table before the row
         before = (tmp_path / "some.db").read_bytes()
         reader.execute("COMMIT")
-        end_s = time.monotonic() + 10
-        while (tmp_path / "some.db").read_bytes() == before and time.monotonic() < end_s:
-            time.sleep(0.1)
+        until(lambda: (tmp_path / "some.db").read_bytes() != before)
         copy.close()
-        assert (tmp_path / "some.db").read_bytes() != before
 
 
 def test_what_is_stored_is_read_back_in_order(tmp_path: Path) -> None:
@@ -77,10 +79,7 @@ def test_what_is_committed_reaches_the_database_beside_the_writing(tmp_path: Pat
 
     for count in (1, 2):
         journal.append([written(count)]).result(10)
-        ends_s = time.monotonic() + 30
-        while in_the_database() < count and time.monotonic() < ends_s:
-            time.sleep(0.05)
-        assert in_the_database() == count
+        until(lambda count=count: in_the_database() == count)
     journal.close()
 
 
@@ -175,20 +174,83 @@ def test_a_failing_journal_can_be_closed(tmp_path: Path) -> None:
     assert all(isinstance(future.exception(0), JournalError) for future in futures)
 
 
-def test_whoever_waits_for_an_erasure_hears_of_it_where_the_rest_can_t_be_counted(
+def test_who_writes_waits_for_no_search_through_the_journal_while_a_user_is_erased(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, int]] = []
-    journal = Journal(tmp_path / "journal.db", on_erase=lambda user_id, left: told.append((user_id, len(left))))
-    journal.append([written(1)]).result(10)
+    journal, statements = Journal(tmp_path / "journal.db"), list[str]()
 
-    def fail() -> None:
-        raise sqlite3.OperationalError("unable to open database file")
+    @contextmanager
+    def traced(file: JournalFile) -> Iterator[sqlite3.Connection]:
+        with connection(file) as made:
+            if threading.current_thread().name == "journal":
+                made.set_trace_callback(statements.append)
+            yield made
 
-    monkeypatch.setattr(journal, "_recount", fail)
-    assert len(journal.erase(written(1).user_id).result(10)) == 1
-    assert told == [(written(1).user_id, 0)]
-    monkeypatch.undo()
+    connection = JournalFile.connection
+    journal.close()
+    monkeypatch.setattr(JournalFile, "connection", traced)
+    journal = Journal(tmp_path / "journal.db")
+    for number in range(6):
+        journal.append([written(number), replace(written(100 + number), user_id="gone")]).result(10)
+        journal.append_search(WrittenSearch(f"search-{number}", "gone", "tea", number)).result(10)
+    journal.drained_to(4, 4)
+    statements.clear()
+    assert len(journal.erase("gone").result(10)) == 6
+    assert (journal.behind, journal.searches_behind) == (4, 0)
+    journal.close()
+    plans = list[str]()
+    with connection(journal) as asked:
+        for statement in statements:
+            if statement.startswith(("SELECT", "DELETE")):
+                plans += [row[3] for row in asked.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert any("INTEGER PRIMARY KEY" in each for each in plans)
+    assert not [each for each in plans if re.match("SCAN (event|search)", each)]
+
+
+def test_what_a_user_writes_while_the_journal_is_searched_goes_too(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.append([written(1), replace(written(2), user_id="other")]).result(10)
+    found = journal.find([written(1).user_id, "nobody"])
+    journal.append([replace(written(3), user_id=written(1).user_id)]).result(10)
+    assert [each.event.event_id for each in journal.of_users([written(1).user_id], found)[written(1).user_id]] == [
+        "e-1",
+        "e-3",
+    ]
+    with journal.connection() as connection:
+        connection.execute("DELETE FROM event WHERE event_id = 'e-1'")
+        gone = erase(connection, written(1).user_id, 1 << 62, found)
+    assert [row[1] for row in gone.events] == ["e-3"]
+    assert (gone.left, gone.undrained, gone.searches) == ([], 1, 0)
+    assert [each.event.event_id for each in journal.all()] == ["e-2"]
+    journal.close()
+
+
+def test_an_erasure_that_can_t_read_the_journal_says_that_nothing_is_stored(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    with journal.connection() as connection:
+        connection.execute("ALTER TABLE event RENAME TO hidden")
+    assert isinstance(journal.erase("anybody").exception(10), JournalError)
+    with journal.connection() as connection:
+        connection.execute("ALTER TABLE hidden RENAME TO event")
+    assert journal.erase("anybody").result(10) == []
+    journal.close()
+
+
+def test_who_writes_waits_for_no_reader_while_what_was_erased_is_overwritten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.append([written(0)]).result(10)
+    finishing = threading.Thread(target=journal.finish_erasure, args=(Erasure(user_key("ann"), 1, 1),))
+    with journal.connection() as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchone()
+        journal.append([written(1)]).result(10)  # what the reader does not see can't leave the log
+        finishing.start()
+        until(lambda: journal.erasures() != [])
+        for number in range(2, 22):
+            journal.append([written(number)]).result(10)
+        assert finishing.is_alive(), "it waits until nobody reads"
+    finishing.join(60)
+    assert not finishing.is_alive()
     journal.close()
 
 
