@@ -60,15 +60,20 @@ def verify(folder: Path) -> None:
             pass
 
 
-def restore(graph: "Graph", folder: Path, progress: Progress = SILENT) -> None:
+def restore(graph: "Graph", folder: Path, progress: Progress = SILENT, then: Callable[[], None] = lambda: None) -> None:
     """Fill an empty graph from what `dump` wrote.
+
+    Args:
+        graph: an open graph.
+        folder: where the files are.
+        progress: advances by one for each node and relationship.
+        then: called once all is there; the graph is half restored until it is done, too.
 
     Raises:
         GraphError: the graph is not empty, or the store failed; what was restored so far is left, see `clear`.
         DataError: a file is damaged.
     """
-    if graph.read("MATCH (n) RETURN 1 LIMIT 1"):
-        raise GraphError("the graph is not empty", "Restore into an empty one, or replace what is there: --replace")
+    refuse_filled(graph)
     graph.write(f"CREATE CONSTRAINT restoring IF NOT EXISTS FOR (n:{_MARK}) REQUIRE n.{_MARK_ID} IS UNIQUE")
     graph.write("CALL db.awaitIndexes(300)")
     for labels, rows in _blocks(folder / NODES, _labels):
@@ -84,15 +89,26 @@ def restore(graph: "Graph", folder: Path, progress: Progress = SILENT) -> None:
             rows,
         )
         progress.advance(len(rows), "relationships")
-    _repeat(graph, f"MATCH (n:{_MARK}) WITH n LIMIT $limit REMOVE n:{_MARK}, n.{_MARK_ID}", "labels_removed")
-    graph.write("DROP CONSTRAINT restoring IF EXISTS")
     graph.ensure_schema()
     if graph.read("MATCH (m:ModelVersion) RETURN 1 LIMIT 1"):
         make_indexes(graph)
+    then()
+    _repeat(graph, f"MATCH (n:{_MARK}) WITH n LIMIT $limit REMOVE n:{_MARK}, n.{_MARK_ID}", "labels_removed")
+    graph.write("DROP CONSTRAINT restoring IF EXISTS")
+
+
+def refuse_filled(graph: "Graph") -> None:
+    """Raise where a graph has anything.
+
+    Raises:
+        GraphError: it has.
+    """
+    if graph.read("MATCH (n) RETURN 1 LIMIT 1"):
+        raise GraphError("the graph is not empty", "Restore into an empty one, or replace what is there: --replace")
 
 
 def half_restored(graph: "Graph") -> bool:
-    """Return whether a restore was stopped as it filled the graph."""
+    """Return whether a restore that filled the graph has not come to its end."""
     return bool(graph.read(f"MATCH (n:{_MARK}) RETURN 1 LIMIT 1"))
 
 

@@ -181,6 +181,11 @@ def _start_error(problem: str, folder: Path) -> GraphError:
     """Return the error for what the child reported."""
     if "No space left" in problem or "File too large" in problem or "not enough space" in problem.lower():
         return GraphError(f"the disk of {folder} is full: the embedded Neo4j can't start", "Free some space there.")
+    if "Too many open files" in problem:
+        return GraphError(
+            f"the embedded Neo4j in {folder} can't start: it may not open enough files ({problem})",
+            "Raise the limit for this user and try again: `ulimit -n 4096` or more, LimitNOFILE= of systemd.",
+        )
     return GraphError(
         f"the embedded Neo4j in {folder} can't start: {problem}",
         f"Its log, {folder / LOG_FILE}, says more. If memory is short, lower graph.heap_mib.",

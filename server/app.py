@@ -187,6 +187,7 @@ class Server:
     async def stop(self) -> None:
         """Drain: take no new calls, finish the running ones, store and pass on what is journalled, leave."""
         self._readiness.leave()
+        self._switch.leave()
         for task in (self._loading, self._looking, self._refreshing):
             if task is not None:
                 task.cancel()
@@ -198,6 +199,7 @@ class Server:
         await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self._journal.close)
         await asyncio.to_thread(self._drain.close, self._settings.drain_s)
+        await asyncio.to_thread(self._eraser.close)
         await asyncio.to_thread(self._link.close)
         if self._front.kept:  # what is done by now is recorded by then
             await asyncio.wait(self._front.kept, timeout=_RECORDED_WITHIN_S)
@@ -242,7 +244,7 @@ class Server:
         state = State(
             self._serving, self._rules, self._follower, self._link, self._journal, self._eraser, answers, ends_s
         )
-        metrics.registry.register(Gauges(state))
+        metrics.registry.register(Gauges(state.readers()))
         return Web(self._settings.watch, metrics.registry, self._readiness)
 
     async def _refresh(self) -> None:
@@ -339,11 +341,16 @@ def _front(settings: ServeSettings) -> Front:
 
 
 async def serve(server: Server, on_ready: Callable[[int, str | None], None], *, supervised: bool = False) -> None:
-    """Run a server until SIGTERM or SIGINT; one that is supervised leaves too when its stdin, the supervisor, ends."""
+    """Run a server until SIGTERM or SIGINT; one that is supervised leaves too when its stdin, the supervisor, ends.
+
+    One that is alone leaves at SIGHUP as well, unless it was told to ignore that (`nohup`).
+    """
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
+    if not supervised and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        loop.add_signal_handler(signal.SIGHUP, leave.set)
     if supervised:
         loop.add_reader(sys.stdin.fileno(), leave.set)
     port = await server.start()

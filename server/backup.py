@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from kg import backup as graph_backup
 from kg.commits import MARGIN
 from kg.erasure import Erasure, erase_again, erasures_since, user_key
-from kg.errors import BackupError, SnapshotError
+from kg.errors import BackupError, GraphError, SnapshotError
 from kg.progress import SILENT, Progress
 from kg.redaction import redact_all
 from kg.snapshot import Snapshot
@@ -31,7 +31,7 @@ from server.drain import tell_of_trimmed
 from server.journal import Journal, locked
 from server.journal_file import COMMIT, JournalFile
 from server.journal_merge import take_in
-from server.remembered import forget, keep, recall
+from server.remembered import forget, keep, recall, stopped
 
 if TYPE_CHECKING:
     from kg.store import Graph
@@ -204,20 +204,34 @@ def restore(
             if not (graph_of_others or graph_backup.half_restored(graph)):
                 _refuse_graph_of_others(graph, journals)
             graph_backup.verify(folder / "graph")
-            keep(home, remembered)
-            graph_backup.clear(graph)
-        graph_backup.restore(graph, folder / "graph", progress)
-        # No number is given twice: snapshots and other servers' journals tell before and after by it.
-        graph.advance_commits(remembered.reached, MARGIN)
-        known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
-        erase_again(graph, [each for key, each in remembered.erasures.items() if known.get(key, 0) < each.commit])
-        if drop_newer:
-            for old in home.glob("journal*.db*"):
-                old.unlink()
-        _replace_files(home, folder / "home")
-        for path, lock in locks.items():
-            if path.exists() or path.name == "journal.db":
-                _settle(path, lock, graph, remembered.erasures.values())
+        else:
+            graph_backup.refuse_filled(graph)
+        was_stopped = stopped(home)
+        keep(home, remembered)
+
+        def rest() -> None:
+            # No number is given twice: snapshots and other servers' journals tell before and after by it.
+            graph.advance_commits(remembered.reached, MARGIN)
+            known = {each.user_key: each.commit for each in erasures_since(graph, 0)}
+            erase_again(graph, [each for key, each in remembered.erasures.items() if known.get(key, 0) < each.commit])
+            if drop_newer:
+                for old in home.glob("journal*.db*"):
+                    old.unlink()
+            _replace_files(home, folder / "home")
+            for path, lock in locks.items():
+                if path.exists() or path.name == "journal.db":
+                    _settle(path, lock, graph, remembered.erasures.values())
+
+        try:
+            if replace:
+                graph_backup.clear(graph)
+            graph_backup.restore(graph, folder / "graph", progress, rest)
+        except BaseException:  # an interrupt, too
+            if not (replace or was_stopped):
+                with suppress(GraphError):
+                    graph_backup.refuse_filled(graph)
+                    forget(home)  # nothing has changed
+            raise
         forget(home)
         redact_all(home / _SNAPSHOTS, erasures_since(graph, 0))
     return manifest

@@ -1,20 +1,19 @@
 """The models in the artifacts folder, and which of them are in service."""
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kg.errors import KgrankError
+from kg.latest import latest_in
 from kg.snapshot import MANIFEST as SNAPSHOT_MANIFEST
+from kg.whole_files import write_whole
 from model.artifact import Artifact, ArtifactManifest, load_artifact, read_manifest
 from server.errors import ModelRefusedError, UnknownModelError
 from server.traffic import Traffic, read_traffic
 
 ACTIVE = "ACTIVE"
-LATEST = "LATEST"
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,15 @@ class ModelFolder:
         noted = self._noted()
         if noted is None:
             return f"{ACTIVE} is damaged" if (self.folder / ACTIVE).is_file() else None
-        there = (self.folder / noted.active).is_dir()
-        return None if there else f"{ACTIVE} names model {noted.active}, which is not there"
+        gone = self.lacking(noted.versions)
+        if not gone:
+            return None
+        which = f"model {gone[0]}, which is" if len(gone) == 1 else f"models {', '.join(gone)}, which are"
+        return f"{ACTIVE} names {which} not there"
+
+    def lacking(self, versions: Iterable[str]) -> list[str]:
+        """Return those of some versions that have no folder here."""
+        return [version for version in versions if not (self.folder / version).is_dir()]
 
     def returning(self) -> list[ArtifactManifest]:
         """Return the models that are noted as in service, and those before, where rolling back leads."""
@@ -119,18 +125,12 @@ class ModelFolder:
 
     def note(self, traffic: Traffic) -> None:
         """Remember what is in service, so that a restart serves the same; whole or not at all."""
-        # Not named by the process's number: in containers that share the folder it may be the same in all.
-        partial = self.folder / f".{ACTIVE}.{uuid.uuid4().hex}"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(traffic.as_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / ACTIVE)
+        write_whole(self.folder / ACTIVE, f"{traffic.as_json()}\n".encode())
 
 
 def snapshot_folder_for(snapshots: Path, manifest: ArtifactManifest) -> Path | None:
     """Return the folder of the snapshot that a model was trained on, else of the latest one; None where none is."""
-    named = _latest(snapshots)
+    named = latest_in(snapshots)
     trained_on = snapshot_with_hash(snapshots, manifest.snapshot_hash)
     if trained_on is not None:
         return trained_on
@@ -145,14 +145,9 @@ def snapshot_with_hash(snapshots: Path, content_hash: str) -> Path | None:
 def oldest_as_of_ms(snapshots: Path, manifests: Sequence[ArtifactManifest]) -> int | None:
     """Return the moment up to which each snapshot of some models reaches; None where there is none."""
     found, trained_on = list(_snapshots(snapshots)), {manifest.snapshot_hash for manifest in manifests}
-    latest = _latest(snapshots) if trained_on - {content_hash for _, content_hash, _ in found} else None
+    latest = latest_in(snapshots) if trained_on - {content_hash for _, content_hash, _ in found} else None
     served = [as_of_ms for folder, content_hash, as_of_ms in found if content_hash in trained_on or folder == latest]
     return min(served, default=None)
-
-
-def _latest(snapshots: Path) -> Path | None:
-    latest = snapshots / LATEST
-    return snapshots / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
 
 
 def _snapshots(snapshots: Path) -> Iterator[tuple[Path, str, int]]:

@@ -32,6 +32,24 @@ class Remembered:
         return Remembered(known, max([self.reached, reached, *(each.commit for each in known.values())]))
 
 
+def stopped(home: Path) -> bool:
+    """Return whether a restore into this home was stopped, or is under way."""
+    return os.path.exists(home / NOTE)  # noqa: PTH110  (`Path.exists` raises where this user may not enter home)
+
+
+def refuse_stopped(home: Path) -> None:
+    """Raise where a restore into this home has not come to its end: graph and files are neither the old nor the new.
+
+    Raises:
+        BackupError: one was stopped, or is under way.
+    """
+    if stopped(home):
+        raise BackupError(
+            f"a restore was stopped here, or is under way: {home / NOTE} is there, and the graph is not whole",
+            "Run it again, to its end: kgrank restore DIR --replace; only if the graph is as it was, remove the file",
+        )
+
+
 def recall(home: Path) -> Remembered:
     """Return what a restore that was stopped left here; nothing if none was.
 

@@ -14,6 +14,7 @@ import structlog
 
 from kg.commits import Change, ChangeKind, Commit
 from kg.errors import KgrankError
+from server.errors import UnknownModelError
 from server.graph_link import GraphLink
 from server.journal import Journal
 from server.lineup import Lineup
@@ -65,11 +66,14 @@ class Switch:
         self._commit: int | None = None
         self._latest: Change | None = None
         self._to_begin: Traffic | None = None
+        self._leaves = False
+        self._told: tuple[str, ...] = ()
 
     async def start(self, noted: Traffic) -> None:
         """Serve what was in service before the start: at first the active model for everybody, then its trials too.
 
-        What a caller or another server has changed meanwhile stays.
+        What a caller or another server has changed meanwhile stays. Trials that can't be served yet (an artifact has
+        not come to this host) are tried again, until something else is put into service.
         """
         plain = noted.with_trials((), None)
         async with self._one_at_a_time:
@@ -77,23 +81,51 @@ class Switch:
                 return
             self._to_begin = noted if noted != plain else None
         await self._activated()
+        if not await self._trials_begun():
+            self._begin(self._again_until(self._trials_begun, after_s=_FIRST_RETRY_S))
+
+    async def _trials_begun(self) -> bool:
+        """Serve the trials that were served before the start; return whether there is nothing left to do."""
         async with self._one_at_a_time:
-            trials, self._to_begin = self._to_begin, None
-            if trials is None or not await self._begun_with(trials):
-                return
+            trials, latest = self._to_begin, self._latest
+            if trials is None or (latest is not None and latest.commit > trials.commit):
+                return True
+            if not await self._begun_with(trials):
+                return False
+            self._to_begin = None
         await self._activated()
+        return True
 
     async def _begun_with(self, traffic: Traffic) -> bool:
         """Serve what was served before the start; return whether it is."""
         try:
-            await self._serving.change_traffic(lambda _: traffic, self._journal)
+            await self._serve(traffic)
         except KgrankError as error:
-            _log.error("model_refused", models=traffic.versions, reason=error.problem, remedy=error.remedy)
+            self._tell_refusal("model_refused", traffic, error)
             return False
         except Exception:
             _log.exception("model_failed", models=traffic.versions)
             return False
         return True
+
+    async def _serve(self, traffic: Traffic) -> None:
+        """Serve what is tried again where it fails: no model is loaded while the folder of another is not there."""
+        coming = set(traffic.versions) - set(self._serving.versions())
+        if gone := await asyncio.to_thread(self._models.lacking, sorted(coming)):
+            raise UnknownModelError(f"there is no model {gone[0]}", f"Bring its folder to {self._models.folder}.")
+        await self._serving.change_traffic(lambda _: traffic, self._journal)
+        self._told = ()
+
+    def _tell_refusal(self, event: str, traffic: Traffic, error: KgrankError) -> None:
+        """Log why models are not served, once for as long as each try fails for the same reason."""
+        told = (event, *traffic.versions, error.problem)
+        if told != self._told:
+            self._told = told
+            _log.error(event, models=traffic.versions, reason=error.problem, remedy=error.remedy)
+
+    def leave(self) -> None:
+        """Try nothing again: the server leaves."""
+        self._leaves = True
 
     async def change(self, to: To) -> Lineup:
         """Change the traffic for this server and all others; once begun, it is finished whether or not anybody waits.
@@ -144,13 +176,21 @@ class Switch:
             return lineup
 
     async def _follow(self, change: Change) -> None:
+        self._told = ()
+        await self._again_until(lambda: self._followed(change))
+
+    async def _again_until(self, done: Callable[[], Awaitable[bool]], after_s: float = 0.0) -> None:
+        """Try something again and again, after ever longer waits, until it is done or the server leaves."""
         wait_s = _FIRST_RETRY_S
-        while self._latest is change and not await self._followed(change):
+        await asyncio.sleep(after_s)
+        while not self._leaves and not await done():
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
 
     async def _followed(self, change: Change) -> bool:
         """Follow a change; return whether there is nothing left to do."""
+        if self._latest is not change:
+            return True
         async with self._one_at_a_time:
             told = read_traffic(change.key)
             if told is None or change.commit <= await self._known_commit():
@@ -158,12 +198,12 @@ class Switch:
             try:
                 present = self._serving.present
                 if present is None or told != present.traffic:
-                    await self._serving.change_traffic(lambda _: told, self._journal)
+                    await self._serve(told)
                     await self._activated()
                     _log.info("traffic_followed", commit=change.commit, active=told.active)
             except KgrankError as error:
                 # It serves on with what it has.
-                _log.error("traffic_not_followed", models=told.versions, reason=error.problem, remedy=error.remedy)
+                self._tell_refusal("traffic_not_followed", told, error)
             except Exception:
                 _log.exception("traffic_not_followed", models=told.versions)
             else:

@@ -14,6 +14,7 @@ import typer
 from kg.errors import ConfigError, KgrankError, MissingExtraError
 from server.cli import console
 from server.config import Settings, load_settings
+from server.remembered import refuse_stopped
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 """The option that every command has."""
@@ -22,6 +23,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 def settings_of(context: typer.Context) -> Settings:
     """Return the settings that the command line read."""
     settings: Settings = context.obj
+    return settings
+
+
+def settings_of_whole(context: typer.Context) -> Settings:
+    """Return the settings, for a command that a half-restored graph would mislead, or that would write to it.
+
+    Raises:
+        BackupError: a restore into this home has not come to its end.
+    """
+    settings = settings_of(context)
+    refuse_stopped(settings.home)
     return settings
 
 

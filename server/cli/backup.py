@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server.cli import console
-from server.cli.app import Json, settings_of
+from server.cli.app import Json, settings_of, settings_of_whole
 
 Folder = Annotated[Path, typer.Argument(help="The backup's folder.", metavar="DIR")]
 
@@ -24,7 +24,7 @@ def take(context: typer.Context, folder: Folder, json: Json = False) -> None:
     from kg.store import Graph
     from server.backup import backup
 
-    settings = settings_of(context)
+    settings = settings_of_whole(context)
     with (
         Graph.connect(settings.graph, settings.graph_folder, console.say) as graph,
         console.meter("reading the graph", row_count(graph)) as meter,

@@ -8,7 +8,7 @@ import typer
 
 from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
-from server.cli.app import Json, settings_of
+from server.cli.app import Json, settings_of_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def publish_model(
     json: Json = False,
 ) -> None:
     """Write RECOMMENDED relationships and product vectors; readers see the old or the new ones, never a mixture."""
-    settings = settings_of(context)
+    settings = settings_of_whole(context)
     publishing = {"--k": k, "--users": users, "--keep": keep, "--artifact": artifact}
     if remove is not None:
         _refuse(f"--remove {remove} only removes", publishing | {"--snapshot": snapshot, "--activate": activate})

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from kg.errors import ConfigError, MissingExtraError
 from server.cli import console
-from server.cli.app import Json, settings_of
+from server.cli.app import Json, settings_of_whole
 from server.packages import SERVING, absent
 
 if TYPE_CHECKING:
@@ -69,10 +70,11 @@ def serve(
             f"the package {lacking[0]!r} is not installed; serving needs the extra `server`",
             "Install it: pip install '.[server]' in kgrank's clone",
         )
+    from server.open_files import allow_all_files
     from server.spare_memory import share_one_allocator
     from server.watch.logs import log_to_stderr
 
-    settings = settings_of(context)
+    settings = settings_of_whole(context)
     count = processes or settings.serve.processes
     bare_host = None if host is None else host.strip("[]")
     given = (("host", bare_host), ("port", port), ("processes", count))
@@ -83,6 +85,7 @@ def serve(
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={**changed, "access": access})})
     _refuse_too_few_ports(settings)
     log_to_stderr()
+    allow_all_files()
     share_one_allocator()
     if count > 1 and process is None:
         _supervise(settings, json)  # which needs no torch, and so takes neither its memory nor its time to start
@@ -95,16 +98,30 @@ def serve(
     gc.set_threshold(*gc.get_threshold()[:2], _YOUNG_COLLECTIONS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, artifact, _snapshot_folder(settings, snapshot), no_graph, process, json))
+    _end()
+
+
+def _end() -> None:
+    """End this process without the interpreter's own end: all is closed, and libraries would say there what they hold.
+
+    Triton, which torch brings, does so in some thirty lines, and none of them is JSON.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _supervise(settings: "Settings", json: bool) -> None:
     """Run several processes of this very command line, each told which one it is."""
     from server.processes import own_command, supervise
 
-    def command(number: int, port: int) -> list[str]:
-        return own_command([*sys.argv[1:], "--process", str(number), "--port", str(port), "--json"])
-
     serve = settings.serve
+
+    def command(number: int, port: int) -> list[str]:
+        # The last one counts; the configuration file may have another number by the time that one is replaced.
+        shared = ["--processes", str(serve.processes), "--process", str(number), "--port", str(port), "--json"]
+        return own_command([*sys.argv[1:], *shared])
+
     # It drains its calls, then its journal.
     patience_s = 2 * serve.drain_s + _LEAVES_WITHIN_S
     supervise(serve.processes, serve.host, serve.port, command, _teller(settings, json), patience_s)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg.errors import ConfigError, SnapshotError
+from kg.latest import LATEST, note_latest
 from server.cli import console
-from server.cli.app import Json, settings_of
+from server.cli.app import Json, settings_of_whole
 
 if TYPE_CHECKING:
     from kg.snapshot import Snapshot
-
-LATEST = "LATEST"
-"""The file, in the folder of snapshots, that names the newest."""
 
 _NAME_CHARS = 12
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,7 +44,7 @@ def make_snapshot(
     from kg.redaction import put_again, redact_all
     from kg.store import Graph
 
-    settings = settings_of(context)
+    settings = settings_of_whole(context)
     as_of_ms = None if as_of is None else parse_moment_ms(as_of)
     if name is not None and (not name or name.startswith(".") or "/" in name or name == LATEST):
         raise ConfigError(f"snapshot name {name!r} can't be a folder's", "Use letters, digits, dots and dashes.")
@@ -64,9 +62,7 @@ def make_snapshot(
         else:
             snapshot.save(folder)
         name = folder.name
-        pointer = settings.snapshots_folder / f".{LATEST}"
-        pointer.write_text(name + "\n", encoding="utf-8")
-        pointer.replace(settings.snapshots_folder / LATEST)
+        note_latest(settings.snapshots_folder, name)
         # Who was erased meanwhile may be in it; a server that erases from now on finds it. Last: that another snapshot
         # can't be rewritten takes nothing from this one.
         redact_all(settings.snapshots_folder, erasures_since(graph, commit))

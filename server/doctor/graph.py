@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def check_graph(settings: "Settings") -> Iterator[Finding]:
     """Ask the graph; an embedded one that does not run is not started."""
+    from kg.backup import half_restored
     from kg.embedded_files import read_endpoint
     from kg.store import Graph
 
@@ -24,6 +25,12 @@ def check_graph(settings: "Settings") -> Iterator[Finding]:
     try:
         with Graph.connect(settings.graph, folder) as graph:
             yield ok("graph", f"{where} answers")
+            if half_restored(graph):
+                yield problem(
+                    "graph",
+                    "a restore into it was stopped, or is under way: it has a part of a backup",
+                    "Run it again, to its end, in the home where it was begun: kgrank restore DIR --replace",
+                )
             yield from _contents(graph)
             yield from _followed(graph, settings)
     except KgrankError as error:

@@ -43,7 +43,23 @@ def check_service(settings: "Settings") -> Iterator[Finding]:
         yield ok("access", "callers have to say who they are")
     elif serve.insecure_anywhere:
         yield warning("access", "anybody who reaches the port may call", "Set serve.access.required = true.")
+    yield _files(serve.max_calls)
     yield _port(settings)
+
+
+def _files(max_calls: int) -> Finding:
+    """Compare what a server may open with what it opens where every call has a connection of its own."""
+    from server.open_files import most_files, needed_files
+
+    most, needed = most_files(), needed_files(max_calls)
+    if most is None or most >= needed:
+        return ok("files", "a server may open as many files as its calls need")
+    return warning(
+        "files",
+        f"a server of this user may open {most:,} files; with serve.max_calls = {max_calls:,}, each call over a "
+        f"connection of its own, it opens {needed:,}: beyond its limit connections and probes wait unanswered",
+        f"Raise the hard limit (`ulimit -Hn {needed}`, LimitNOFILE= of systemd), or lower serve.max_calls.",
+    )
 
 
 def _port(settings: "Settings") -> Finding:

@@ -1,13 +1,17 @@
 """Prometheus metrics of a server: calls, batches, answers, and what is looked up at each scrape."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import grpc
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.question import UserState
+
+_log = structlog.get_logger(__name__)
 
 _CALL_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.04, 0.08, 0.1, 0.2, 0.5, 1, 2, 5, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -163,14 +167,15 @@ class MethodMetrics:
 
 
 class Gauges(Collector):
-    """Metrics that are looked up when they are scraped.
+    """Metrics that are looked up when they are scraped; what can't be is left out, and the others are told.
 
     Args:
-        read: yields name, help, and values by label; a value that isn't known is left out.
+        readers: each yields name, help, and values by label; a value that isn't known is left out.
     """
 
-    def __init__(self, read: Callable[[], Iterable["Reading"]]) -> None:
-        self._read = read
+    def __init__(self, readers: Sequence["Reader"]) -> None:
+        self._readers = readers
+        self._failing: set[str] = set()
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the registry need not look anything up when this is registered."""
@@ -178,12 +183,33 @@ class Gauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Look the values up."""
-        for name, text, label, values in self._read():
-            family = GaugeMetricFamily(f"kgrank_{name}", text, labels=[label] if label else [])
-            for key, value in values.items():
-                family.add_metric([key] if label else [], value)
-            yield family
+        for reader in self._readers:
+            name = reader.__name__.lstrip("_")
+            try:
+                yield from (_family(*reading) for reading in reader())
+            except Exception:
+                if name not in self._failing:  # a scrape comes every few seconds
+                    self._failing.add(name)
+                    _log.exception("gauges_not_read", gauges=name)
+            else:
+                self._failing.discard(name)
+
+
+def _family(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"kgrank_{name}", text, labels=[label] if label else [])
+    for key, value in values.items():
+        family.add_metric([key] if label else [], value)
+    return family
 
 
 Reading = tuple[str, str, str, dict[str, float]]
 """Name, help, label (empty for none), values by the label's value (by "" without a label)."""
+
+
+class Reader(Protocol):
+    """A function that looks some values up."""
+
+    __name__: str
+
+    def __call__(self) -> Iterable[Reading]:
+        """Yield them."""

@@ -1,8 +1,5 @@
 """A backup taken while a server writes, and put back; nobody who was erased comes back with it."""
 
-import gzip
-import hashlib
-import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +17,7 @@ from kg.store import Graph
 from kgrank.client import Client, event
 from kgrank.errors import NotFoundError
 from server import backup as backups
-from server.backup import MANIFEST, backup, restore
+from server.backup import backup, restore
 from server.errors import JournalError
 from server.journal import Journal
 from server.journal_file import JournalFile, WrittenSearch
@@ -30,6 +27,7 @@ from tests.kg.small_tables import same_rows
 from tests.server.command import CommandLine
 from tests.server.running import running
 from tests.server.shop import tables
+from tests.server.unknown_kind import of_unknown_kind
 from tests.waiting import until
 
 pytestmark = pytest.mark.neo4j
@@ -139,12 +137,7 @@ def test_a_graph_is_not_emptied_for_a_backup_that_can_not_be_restored(tmp_path: 
     graph.write("CREATE (:Note {on: date('2025-01-31')})")
     folder = tmp_path / "backup"
     backup(tmp_path, graph, folder)
-    # As whole as its digests say, and yet of a kind that is not known.
-    nodes = folder / "graph" / graph_backup.NODES
-    nodes.write_bytes(gzip.compress(gzip.decompress(nodes.read_bytes()).replace(b'"date"', b'"day"')))
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["files"][f"graph/{nodes.name}"] = hashlib.blake2b(nodes.read_bytes(), digest_size=16).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    of_unknown_kind(folder)
     with pytest.raises(DataError, match="is damaged"):
         restore(tmp_path, graph, folder, replace=True)
     assert graph.read("MATCH (p:Product) RETURN count(p)") == [[90]]

@@ -1,5 +1,6 @@
 """Settings: precedence, ranges, secrets."""
 
+import json
 import re
 import subprocess
 import sys
@@ -273,6 +274,21 @@ def test_a_folder_that_can_not_be_written_ends_in_one_sentence() -> None:
     assert done.stderr.startswith("error: /sys/kgrank can't be used: ")
     assert "KGRANK_HOME" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_backups_are_tried_beside_the_shop_s_graph_whatever_names_it(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "durability.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```text\n((?:[^`]*\n)?env [^`]* restore backup-of-today)\n```$", page, re.MULTILINE)
+    trial = empty_place / "trial"
+    asked = command.replace("/tmp/trial", str(trial)).replace("restore backup-of-today", "config --json")
+    asked = asked.replace(" kgrank ", f" {sys.executable} -m server.main ")
+    Path("kgrank.toml").write_text('graph.uri = "bolt://shop:7687"')
+    monkeypatch.setenv("KGRANK_GRAPH__URI", "bolt://shop:7687")
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=120)
+    told = json.loads(done.stdout)
+    assert (told["graph"].get("uri"), told["home"]) == (None, str(trial))
 
 
 def run_kgrank(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

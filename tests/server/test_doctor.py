@@ -23,7 +23,9 @@ from kg.store import Graph
 from server.access import tokens
 from server.access.roles import Role
 from server.journal import Journal
+from server.models import ModelFolder
 from server.packages import SERVING
+from server.traffic import Share, Traffic
 from tests.server.certificates import Authority, Issued
 from tests.server.command import CommandLine
 from tests.server.running import running
@@ -75,6 +77,14 @@ def test_a_start_that_would_not_serve_what_was_in_service_is_told(kgrank: Comman
     (home / "artifacts" / "ACTIVE").write_text("gone")
     told = of(found(kgrank, home)[1], "models", "warning")
     assert f"ACTIVE names model gone, which is not there: a start serves model {shop.versions[1]}" in told
+
+
+def test_a_trial_whose_model_is_not_there_is_told(kgrank: CommandLine, home: Path, shop: Shop) -> None:
+    old, new = shop.versions
+    ModelFolder(home / "artifacts").note(Traffic(old, (Share(new, 30.0),)))
+    shutil.rmtree(home / "artifacts" / new)
+    told = of(found(kgrank, home)[1], "models", "warning")
+    assert f"ACTIVE names model {new}, which is not there: a start serves model {old}" in told
 
 
 def test_a_model_of_another_catalogue_is_broken(kgrank: CommandLine, home: Path) -> None:
@@ -211,9 +221,7 @@ def test_open_secrets_and_missing_tokens_are_told(
     assert (code, "all 1 of" in of(findings, "permissions", "problem")) == (1, True)
 
 
-def test_rules_that_this_user_may_not_read_are_not_to_be_removed(
-    kgrank: CommandLine, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rules_that_this_user_may_not_read_are_not_to_be_removed(kgrank: CommandLine, home: Path) -> None:
     (home / "rules.json").mkdir()  # as where the rights are missing, which root has all
 
     def told() -> dict[str, str]:

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -21,7 +23,7 @@ from kgrank.client import Client, event
 from kgrank.errors import OverloadedError
 from kgrank.v1 import common_pb2
 from kgrank.v1.event_service_pb2 import EventOutcome
-from kgrank.v1.ranking_service_pb2 import RecommendRequest
+from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.config import ServeSettings
 from server.drain import rows
@@ -36,10 +38,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def serving(home: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Run `kgrank serve` in a process of its own; yield it and its address once it is ready."""
-    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--json", *arguments]
-    environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT), "KGRANK_SERVE__DRAIN_S": "60"}
+def serving(
+    home: Path, *arguments: str, before: Sequence[str] = (), more_code: Sequence[str] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run `kgrank serve` in a process of its own, by what comes `before`; yield it and its address once it is ready."""
+    command = [*before, sys.executable, "-m", "server.main", "serve", "--port", "0", "--json", *arguments]
+    environment = os.environ | {
+        "KGRANK_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *more_code]),
+        "KGRANK_SERVE__DRAIN_S": "60",
+    }
     with (
         (home / "serve.log").open("w") as log,
         subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True) as process,
@@ -114,6 +122,51 @@ def test_sigterm_leaves_in_order_and_a_taken_port_is_one_sentence(home: Path) ->
     assert f"can't listen on {target}" in second.stderr
     assert "Traceback" not in second.stderr
     assert len(second.stderr.strip().splitlines()) == 2
+
+
+FEW_FILES = ("bash", "-c", 'ulimit -Sn 256 && ulimit -Hn 4096 && exec "$@"', "bash")
+
+
+@pytest.mark.slow
+def test_a_server_alone_leaves_in_order_at_sighup_opens_all_files_that_it_may_and_logs_json_to_the_end(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, signal\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where the tests were started with nohup
+        "atexit.register(os.write, 2, b'leaked\\n')\n"  # as triton does where the process has compiled a model
+    )
+    one_more, asked = threading.Event(), RecommendRequest(user_id="user-01", k=3)
+
+    def requests() -> Iterator[BatchRecommendRequest]:
+        yield BatchRecommendRequest(sequence=1, request=asked)
+        one_more.wait(60)
+        yield BatchRecommendRequest(sequence=2, request=asked)
+
+    with (
+        serving(home, "--no-graph", before=FEW_FILES, more_code=[str(tmp_path)]) as (process, target),
+        grpc.insecure_channel(target) as channel,
+    ):
+        assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE) == (4096, 4096)
+        answers = RankingServiceStub(channel).BatchRecommend(requests(), timeout=120)
+        assert next(answers).sequence == 1
+        process.send_signal(signal.SIGHUP)
+        until(lambda: refuses(target))
+        one_more.set()
+        assert [(each.sequence, len(each.response.results)) for each in answers] == [(2, 3)]
+        assert process.wait(150) == 0
+    log = (home / "serve.log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in log][-1] == "stopped"  # every line is JSON, to the last
+
+
+def refuses(target: str) -> bool:
+    """Return whether a server takes no new calls."""
+    with grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        try:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAVAILABLE)
+    return False
 
 
 LEFT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

@@ -260,6 +260,8 @@ def test_where_the_active_model_is_gone_the_one_before_it_is_served(home: Path, 
     assert models.traffic == Traffic(old, before=("older",))
     assert models.traffic.commit == 0  # of the switch to what is gone it is yet to hear
     assert models.lost == "ACTIVE names model gone, which is not there"
+    models.note(Traffic(old, (Share("gone", 5.0),), "gone-too"))
+    assert models.lost == "ACTIVE names models gone, gone-too, which are not there"
     models.note(Traffic("gone"))
     assert models.active == new
     models.note(Traffic(old))

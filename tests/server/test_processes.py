@@ -171,7 +171,8 @@ def test_a_journal_belongs_to_one_server(tmp_path: Path) -> None:
     ],
 )
 def test_processes_are_killed_and_replaced_without_a_failed_call(home: Path, signals: list[signal.Signals]) -> None:
-    command = [sys.executable, "-m", "server.main", "serve", "--processes", "2", "--port", "0", "--no-graph", "--json"]
+    (home / "kgrank.toml").write_text("serve.processes = 2")
+    command = [sys.executable, "-m", "server.main", "serve", "--port", "0", "--no-graph", "--json"]
     environment = os.environ | {"KGRANK_HOME": str(home), "PYTHONPATH": str(ROOT), "KGRANK_SERVE__SEARCH": "false"}
     with (
         (home / "serve.log").open("w") as log,
@@ -181,6 +182,7 @@ def test_processes_are_killed_and_replaced_without_a_failed_call(home: Path, sig
             assert parent.stdout is not None
             line = parent.stdout.readline()
             assert line, (home / "serve.log").read_text()
+            (home / "kgrank.toml").write_text("serve.processes = 1")  # for the next start: replacements are of two
             calls_go_on(parent, json.loads(line)["target"], signals)
             parent.send_signal(signal.SIGTERM)
             assert parent.wait(60) == 0

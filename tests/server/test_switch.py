@@ -1,15 +1,20 @@
 """What a start puts into service, and what others have switched by then: the later one wins, however late it comes."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kg.commits import Change, ChangeKind, Commit, forget_old_changes
 from kg.store import Graph
+from server.engine import Engine
+from server.engine_loading import EngineLoader
 from server.models import ModelFolder
 from server.serving import Serving
 from server.switch import Switch
@@ -77,6 +82,93 @@ def test_a_start_serves_the_trials_that_nobody_has_ended(home: Path, shop: Shop)
 
     asyncio.run(run())
     assert came == [begun.versions[:1], begun.versions]
+
+
+def test_a_trial_whose_artifact_comes_after_the_start_is_served_then(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.switch._FIRST_RETRY_S", 0.05)
+    old, new = shop.versions
+    models, begun = ModelFolder(home / "artifacts"), Traffic(old, (Share(new, 30.0),), commit=57)
+    models.note(begun)
+    away = (models.folder / new).rename(home / "away")
+    with running(home) as server:
+        assert server.server._serving.lineup.traffic.versions == (old,)
+        assert models.lost == f"ACTIVE names model {new}, which is not there"
+        away.rename(models.folder / new)
+        until(lambda: server.server._serving.lineup.traffic == begun)
+        assert models.lost is None
+
+
+@pytest.mark.parametrize("way", ["start", "follow"])
+def test_while_one_of_several_models_is_away_no_other_is_loaded_and_it_is_told_once(
+    home: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("server.switch._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("server.switch._LONGEST_RETRY_S", 0.01)
+    old, new = shop.versions
+    models = ModelFolder(home / "artifacts")
+    begun = Traffic(old, (Share(new, 30.0), Share("gone", 10.0)), commit=57)
+    loaded: list[str] = []
+    load = EngineLoader.load
+
+    def counted(loader: EngineLoader, version: str, *rest: Any) -> Engine:
+        loaded.append(version)
+        return load(loader, version, *rest)
+
+    looks: list[list[str]] = []
+    lacking = ModelFolder.lacking
+
+    def looked(folder: ModelFolder, versions: Iterable[str]) -> list[str]:
+        looks.append(lacking(folder, versions))
+        return looks[-1]
+
+    async def activated() -> None: ...
+
+    async def run() -> None:
+        with serving_of(home) as (serving, journal):
+            switch = Switch(serving, models, journal, activated)
+            await switch.start(begun if way == "start" else Traffic(old))
+            if way == "follow":
+                await switch.follow([switched(begun, 57)])
+            await asyncio.to_thread(until, lambda: looks.count(["gone"]) > 4)
+            assert serving.versions() == (old,)
+            # A model in service needs its folder no more.
+            shutil.rmtree(models.folder / old)
+            await switch.follow([switched(Traffic(old, (Share(new, 30.0),)), 58)])
+            await asyncio.to_thread(until, lambda: serving.versions() == (old, new))
+            switch.leave()
+
+    monkeypatch.setattr(EngineLoader, "load", counted)
+    monkeypatch.setattr(ModelFolder, "lacking", looked)
+    with capture_logs() as logged:
+        asyncio.run(run())
+    refused = [each for each in logged if each["event"] in ("model_refused", "traffic_not_followed")]
+    assert [each["reason"] for each in refused] == ["there is no model gone"]
+    assert loaded == [old, new]
+
+
+@pytest.mark.parametrize("ended", [ended_by_another_server, ended_here])
+def test_a_trial_that_ends_while_its_artifact_is_away_is_not_begun_when_it_comes(
+    home: Path, shop: Shop, ended: Callable[[Switch, ModelFolder, Traffic], Awaitable[None]]
+) -> None:
+    old, new = shop.versions
+    models, begun = ModelFolder(home / "artifacts"), Traffic(old, (Share(new, 30.0),), commit=57)
+    away = (models.folder / new).rename(home / "away")
+
+    async def activated() -> None: ...
+
+    async def run() -> None:
+        with serving_of(home) as (serving, journal):
+            switch = Switch(serving, models, journal, activated)
+            await switch.start(begun)
+            await ended(switch, models, begun)
+            away.rename(models.folder / new)
+            assert await switch._trials_begun()
+            assert serving.versions() == (old,)
+            switch.leave()
+
+    asyncio.run(run())
 
 
 def test_what_is_activated_before_the_start_stays_when_the_graph_tells_of_what_was_before(

@@ -1,12 +1,12 @@
-"""What the server tells of itself: metrics, probes, traces, logs."""
+"""What the server tells of itself: metrics, probes, logs."""
 
 import asyncio
 import queue
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,6 @@ from pathlib import Path
 import grpc
 import pytest
 import structlog
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
@@ -26,8 +24,10 @@ from kgrank.errors import InvalidRequestError, ServerUnavailableError
 from kgrank.v1.ranking_service_pb2 import BatchRecommendRequest, RecommendRequest
 from kgrank.v1.ranking_service_pb2_grpc import RankingServiceStub
 from server.engine import Engine
+from server.journal_file import JournalFile
 from server.listening import PortTakenError
 from server.question import Question, Ranking
+from server.watch.answers import AnswerWatch
 from server.watch.config import WatchSettings
 from server.watch.metrics import Metrics
 from server.watch.web import Web
@@ -156,6 +156,41 @@ def test_events_wait_for_a_graph_where_there_is_to_be_one(home: Path) -> None:
         else:
             assert told["kgrank_journal_events_waiting",] == 1
             assert 0 <= told["kgrank_journal_lag_seconds",] < 60
+
+
+def test_a_scrape_reads_at_most_one_event_of_the_journal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, connection = list[str](), JournalFile.connection
+
+    @contextmanager
+    def traced(file: JournalFile) -> Iterator[sqlite3.Connection]:
+        with connection(file) as made:
+            if "process_request_thread" in threading.current_thread().name:
+                made.set_trace_callback(read.append)
+            yield made
+
+    monkeypatch.setattr(JournalFile, "connection", traced)
+    for connect in (a_graph_that_is_away(home), None):
+        with watched(home, connect) as (server, port), Client(server.target) as client:
+            client.write_event(event(USER, "product-01", event_id="w-1"))
+            read.clear()
+            assert values(port)["kgrank_journal_readable",] == 1
+        assert read
+        of_events = [each for each in read if "FROM event" in each]
+        assert len(of_events) == (0 if connect is None else 1)
+        assert all(each.endswith("LIMIT 1") for each in of_events)
+
+
+def test_what_can_t_be_read_is_left_out_and_said_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*of: object) -> dict[str, float]:
+        raise RuntimeError("a defect")
+
+    with structlog.testing.capture_logs() as logged, watched(home) as (_, port):
+        monkeypatch.setattr(AnswerWatch, "drift", fail)
+        for _ in range(3):
+            told = values(port)
+            assert told["kgrank_ready",] == told["kgrank_journal_readable",] == told["kgrank_rules_known",] == 1
+            assert ("kgrank_process_start_time_seconds",) in told or ("process_start_time_seconds",) in told
+    assert [each["gauges"] for each in logged if each["event"] == "gauges_not_read"] == ["answered"]
 
 
 def test_searches_that_find_no_room_are_answered_and_counted(home: Path) -> None:
@@ -294,63 +329,6 @@ def test_a_host_that_is_not_this_machine_is_not_taken_for_a_taken_port(host: str
     with pytest.raises(PortTakenError, match=f"the metrics can't listen on {host}:0") as refused:
         Web(WatchSettings(metrics_port=0, metrics_host=host), Metrics().registry, AlwaysWell())
     assert refused.value.remedy.startswith("Check serve.watch.metrics_host")
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans, as an OpenTelemetry collector does."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.lock = threading.Lock()
-
-    def Export(
-        self, request: trace_service_pb2.ExportTraceServiceRequest, context: object
-    ) -> trace_service_pb2.ExportTraceServiceResponse:
-        with self.lock:
-            self.spans += [s for each in request.resource_spans for scope in each.scope_spans for s in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
-@pytest.fixture
-def collector() -> Iterator[tuple[Collector, str]]:
-    made = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(made, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield made, f"127.0.0.1:{port}"
-    server.stop(0).wait()
-
-
-def test_a_call_is_a_span_of_its_caller_s_trace(
-    home: Path, collector: tuple[Collector, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.watch.traces._EXPORT_TIMEOUT_S", 60)
-    taken, where = collector
-    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    metadata = [("traceparent", f"00-{trace}-{parent}-01")]
-    unsampled = [("traceparent", f"00-{trace}-{parent}-00")]
-    with running(home, watch={"traces_to": where}) as server, grpc.insecure_channel(server.target) as channel:
-        stub = RankingServiceStub(channel)
-        stub.Recommend(RecommendRequest(user_id=USER, k=3), metadata=metadata, timeout=20)
-        with pytest.raises(grpc.RpcError):
-            stub.Recommend(RecommendRequest(user_id=USER, k=-3), metadata=metadata, timeout=20)
-        stub.Recommend(RecommendRequest(user_id=USER, k=3), metadata=unsampled, timeout=20)
-    good, bad = sorted(taken.spans, key=lambda span: span.start_time_unix_nano)  # leaving sends what is left
-    assert (good.trace_id.hex(), good.parent_span_id.hex()) == (trace, parent)
-    assert good.name == "kgrank.v1.RankingService/Recommend"
-    assert {each.key for each in good.attributes} == {"rpc.system", "rpc.service", "rpc.method"}
-    codes = [each.value.int_value for each in bad.attributes if each.key == "rpc.grpc.status_code"]
-    assert codes == [grpc.StatusCode.INVALID_ARGUMENT.value[0]]
-    assert USER not in str(taken.spans)
-
-
-def test_an_absent_collector_costs_no_call(home: Path) -> None:
-    with (
-        running(home, watch={"traces_to": "127.0.0.1:1", "traces_share": 1.0}) as server,
-        Client(server.target) as client,
-    ):
-        assert client.recommend("user-01", k=1).results
 
 
 def test_a_call_s_line_has_its_request_id_and_no_person(home: Path) -> None:
