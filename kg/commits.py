@@ -30,7 +30,7 @@ T = TypeVar("T")
 CHANGES_KEPT_MS = 30 * 24 * 3_600_000
 """How long a `Change` stays; a server can't follow from a snapshot that is older."""
 
-_ALWAYS = range(4)
+_ALWAYS = range(5)
 """Which of the columns every event has, in what is read here."""
 _EVENTS_AT_ONCE = 20_000
 _CHANGES_AT_ONCE = 1_000
@@ -97,7 +97,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class CommittedEvent:
-    """An interaction that was written online, with the commit that wrote it; `value` is None where it has none."""
+    """An interaction that was written online, with the commit that wrote it; `value` is None where it has none.
+
+    Those of one user and time stand in the order of `position`, then of `event_id`, as in a snapshot (`kg.freeze`).
+    """
 
     commit: int
     event_id: str
@@ -106,6 +109,7 @@ class CommittedEvent:
     type: InteractionType
     at_ms: int
     value: float | None
+    position: int
 
 
 class _Run(Protocol):
@@ -195,7 +199,7 @@ def forgotten_until(graph: "Graph") -> int:
 def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterator[list[CommittedEvent]]:
     """Yield the interactions of commits above `after`, and up to `until` if given, in blocks.
 
-    They are in the order of commits within a type, not across types: who needs that sorts them by time.
+    They are in the order of commits within a type, not across types: who needs that sorts them by time and position.
     """
     for relationship in schema.INTERACTIONS:
         kind = relationship.interaction
@@ -211,8 +215,8 @@ def events_since(graph: "Graph", after: int, until: int | None = None) -> Iterat
             if rows:
                 last = rows[-1][0]
                 yield [
-                    CommittedEvent(commit, event_id, user_id, product_id, kind, at_ms, value)
-                    for commit, user_id, product_id, at_ms, event_id, value in rows
+                    CommittedEvent(commit, event_id, user_id, product_id, kind, at_ms, value, position)
+                    for commit, user_id, product_id, at_ms, position, event_id, value in rows
                 ]
 
 
@@ -222,17 +226,18 @@ def events_of(graph: "Graph", numbers: Sequence[int]) -> list[CommittedEvent]:
         return []
     branches = " UNION ALL ".join(
         f"WITH number MATCH (u)-[r:{each.type} {{commit: number}}]->(p) USING INDEX SEEK r:{each.type}(commit) "
-        "RETURN type(r) AS type, r.event_id AS event_id, u.id AS user, p.id AS product, r.at AS at, r.value AS value"
+        "RETURN type(r) AS type, r.event_id AS event_id, u.id AS user, p.id AS product, r.at AS at, "
+        "r.position AS position, r.value AS value"
         for each in schema.INTERACTIONS
     )
     query = (
         f"{KEPT_PLAN}UNWIND $numbers AS number CALL {{ {branches} }} "
-        "RETURN number, user, product, at, type, event_id, value ORDER BY number"
+        "RETURN number, user, product, at, position, type, event_id, value ORDER BY number"
     )
     rows = whole_rows(lambda: graph.read(query, numbers=list(numbers)), _ALWAYS)
     return [
-        CommittedEvent(commit, event_id, user_id, product_id, _KIND_OF_TYPE[type_], at_ms, value)
-        for commit, user_id, product_id, at_ms, type_, event_id, value in rows
+        CommittedEvent(commit, event_id, user_id, product_id, _KIND_OF_TYPE[type_], at_ms, value, position)
+        for commit, user_id, product_id, at_ms, position, type_, event_id, value in rows
     ]
 
 
@@ -269,7 +274,8 @@ def advance(graph: "Graph", least: int, margin: int = 0) -> int:
 def _events(graph: "Graph", type_: str, after: int, until: int | None) -> list[list[Any]]:
     query = (
         f"MATCH (u)-[r:{type_}]->(p) WHERE r.commit > $after AND r.commit <= $until "
-        "WITH u, r, p ORDER BY r.commit LIMIT $limit RETURN r.commit, u.id, p.id, r.at, r.event_id, r.value"
+        "WITH u, r, p ORDER BY r.commit LIMIT $limit "
+        "RETURN r.commit, u.id, p.id, r.at, r.position, r.event_id, r.value"
     )
     return graph.read(query, after=after, until=(1 << 62) if until is None else until, limit=_EVENTS_AT_ONCE)
 

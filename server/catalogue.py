@@ -35,12 +35,11 @@ class LiveCatalogue:
 
     Args:
         cache: where text features are cached.
-        catch_up: what has changed since a snapshot was exported.
     """
 
-    def __init__(self, cache: Path, catch_up: CatchUp = lambda snapshot: None) -> None:
+    def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self.catch_up = catch_up
+        self.catch_up: CatchUp = lambda snapshot: None  # until there is who follows the graph
         self._since: dict[str, Extension] = {}  # by content hash
         self._states: dict[str, HiddenStates | None] = {}  # by model version
         self._encoders: dict[TextConfig, TextEncoder] = {}  # a line-up may have more than this process keeps else

@@ -1,6 +1,7 @@
 """The engine: one model over one snapshot, built, warmed and swapped in whole; it answers batches of questions."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,8 @@ from kg.snapshot import Histories, Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from model.artifact import Artifact
-from model.places import Places
-from model.retrieval import ProductIndex
+from model.places import Places, ahead
+from model.retrieval import ProductIndex, searched_length
 from model.scoring import GRAPH, QUERY, TEXT, UserVectors
 from server.errors import ModelRefusedError
 from server.histories import Interaction, LiveHistories
@@ -23,7 +24,7 @@ from server.question import Fit, Question, Ranking, UserState
 from server.rulebook import RuleBook
 from server.search.finder import Finder
 from server.selection import Selection, parts_of, parts_of_one
-from server.users import Encoded, UserEncoder, sampled_users, stacked
+from server.users import Encoded, UserEncoder, no_later, sampled_users, stacked
 from server.wire import ResultWriter
 
 _log = structlog.get_logger(__name__)
@@ -182,16 +183,20 @@ class Engine:
         users = self._users.encode([(each.question.user_id, each.told) for each in resolved], now_ms)
         leant = [self._leant(each.question, user) for each, user in zip(resolved, users, strict=True)]
         users = [user for user, _ in leant]
-        whole = [row for row, each in enumerate(resolved) if each.candidates is None and not each.selected]
-        searched: Iterator[Ranking] = iter(())
-        if whole:
-            searched = self._search([resolved[row] for row in whole], stacked([users[row] for row in whole]))
+        whole: dict[int, list[int]] = defaultdict(list)
+        for row, each in enumerate(resolved):
+            if each.candidates is None and not each.selected:
+                whole[searched_length(each.question.k or 1)].append(row)
+        searched: dict[int, Ranking] = {}
+        for k, rows in whole.items():
+            found = self._search([resolved[row] for row in rows], stacked([users[row] for row in rows]), k)
+            searched |= zip(rows, found, strict=True)
         answers = []
-        for each, user in zip(resolved, users, strict=True):
+        for row, (each, user) in enumerate(zip(resolved, users, strict=True)):
             if each.selected:
                 answers.append(self._select(each, stacked([user])))
             elif each.candidates is None:
-                answers.append(next(searched))
+                answers.append(searched[row])
             else:
                 answers.append(self._rank(each, each.candidates, user))
         return [self._told_apart(ranking, added) for ranking, (_, added) in zip(answers, leant, strict=True)]
@@ -224,7 +229,7 @@ class Engine:
             scores: Float32s = (self.artifact.scorer.matrix @ torch.from_numpy(user.vector)).numpy() + lift
             scores[user.added_index] += user.added_score
             scores[gone] = -np.inf
-            return int(np.count_nonzero(scores > scores[product_index])) + 1
+            return ahead(np.arange(len(scores)), scores, float(scores[product_index]), product_index) + 1
         return self._places.place(product_index, user.vector, user.added_index, user.added_score, gone)
 
     @torch.inference_mode()
@@ -246,8 +251,9 @@ class Engine:
 
     def history(self, question: Question) -> Histories:
         """Return the history that a question is answered from, its context included, as a batch of one."""
-        told, _ = self._told(question, self.now_ms())
-        return self.histories.latest(question.user_id, len(self.index), told)
+        now_ms = self.now_ms()
+        told, _ = self._told(question, now_ms)
+        return no_later(self.histories.latest(question.user_id, len(self.index), told), now_ms)
 
     def now_ms(self) -> int:
         """Return the moment to rank for."""
@@ -271,12 +277,11 @@ class Engine:
         told = {TEXT: parts[TEXT] - share, QUERY: parts.get(QUERY, np.float32(0)) + share}
         return replace(ranking, parts=parts | told)
 
-    def _search(self, resolved: Sequence[_Resolved], users: UserVectors) -> Iterator[Ranking]:
-        """Rank the whole catalogue for the users of a batch."""
-        found = self.index.search(
-            users, [each.leave_out for each in resolved], max(each.question.k or 1 for each in resolved)
-        )
-        parts = parts_of(self.artifact.scorer, self.index, users, found.product_index)
+    def _search(self, resolved: Sequence[_Resolved], users: UserVectors, k: int) -> Iterator[Ranking]:
+        """Rank the whole catalogue for users of a batch who want at most k products each."""
+        found = self.index.search(users, [each.leave_out for each in resolved], k)
+        longest = max(each.question.k or 1 for each in resolved)
+        parts = parts_of(self.artifact.scorer, self.index, users, found.product_index[:, :longest])
         existing = np.isfinite(found.score).sum(1)
         for row, each in enumerate(resolved):
             best = slice(0, min(each.question.k or 1, int(existing[row])))

@@ -35,6 +35,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 _MOST_VIOLATION_BYTES = 4096
 _MOST_MESSAGE_BYTES = 400
 _ATTEMPTS_TAKE_S = 2.0
+_STOPS = (".", "!", "?", ":", ";")
 _NOT_AGAIN = ("grpc-retry-pushback-ms", "-1")  # to a client that tries again by itself
 
 _log = structlog.get_logger(__name__)
@@ -144,7 +145,7 @@ class _Status:
     Args:
         code: gRPC's status.
         reason: ours.
-        retry_after_s: how long to wait before trying again; None: that does not help.
+        retry_after_s: how long to wait before trying again; None: that does not help, whatever the code says.
         told: what the caller is told instead of the error's own text, which says where the graph is.
         traced: the log has the error itself, under an id that the caller gets.
     """
@@ -203,12 +204,12 @@ class Failure:
     reason: str
     message: str
     details: bytes
-    again_later: bool = False
+    not_now: bool = False
 
     @property
     def trailing(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The trailing metadata: what waits for longer than a client's attempts take together is not tried again."""
-        return ((DETAILS_KEY, self.details), *((_NOT_AGAIN,) if self.again_later else ()))
+        """The trailing metadata: what a client's attempts together are too short for is not tried again by itself."""
+        return ((DETAILS_KEY, self.details), *((_NOT_AGAIN,) if self.not_now else ()))
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
@@ -246,7 +247,11 @@ def refused_again(told: Failure) -> Failure | None:
 
 
 def _message(error: Exception) -> str:
-    return _shortened(str(error).replace("\n", " "))
+    """Return an error's text on one line: a sentence for the problem, and one for the remedy."""
+    text = str(error)
+    if isinstance(error, KgrankError) and error.remedy:
+        text = error.problem + ("" if error.problem.endswith(_STOPS) else ".") + f" {error.remedy}"
+    return _shortened(text.replace("\n", " "))
 
 
 def _failure(status: _Status, error: Exception, message: str, metadata: dict[str, str]) -> Failure:
@@ -263,8 +268,9 @@ def _failure(status: _Status, error: Exception, message: str, metadata: dict[str
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     rich = status_pb2.Status(code=status.code.value[0], message=message, details=packed)
-    again_later = status.code is grpc.StatusCode.UNAVAILABLE and (status.retry_after_s or 0) > _ATTEMPTS_TAKE_S
-    return Failure(status.code, status.reason, message, rich.SerializeToString(), again_later)
+    soon = status.retry_after_s is not None and status.retry_after_s <= _ATTEMPTS_TAKE_S
+    not_now = status.code is grpc.StatusCode.UNAVAILABLE and not soon
+    return Failure(status.code, status.reason, message, rich.SerializeToString(), not_now)
 
 
 def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:

@@ -3,10 +3,11 @@
 import struct
 import threading
 import weakref
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import structlog
 
 from kg.people import People
 from kg.snapshot import Histories, Snapshot
+from kg.user_keys import UserKeys
 from kg.vocabulary import MISSING, Vocabulary
 
 Int32s = npt.NDArray[np.int32]
@@ -22,19 +24,34 @@ Int32s = npt.NDArray[np.int32]
 _log = structlog.get_logger(__name__)
 
 _MOST_WAITING = 100_000
+_LONG = 4_096
 _COLUMNS = tuple(Histories.__dataclass_fields__)
-_RECORD = struct.Struct("<ibqd")  # one of `_RECORDS`
-_RECORDS = np.dtype([("product_index", "<i4"), ("type", "i1"), ("at_ms", "<i8"), ("value", "<f8")])
+_RECORDS = np.dtype(
+    [
+        ("product_index", "<i4"),
+        ("type", "i1"),
+        ("at_ms", "<i8"),
+        ("value", "<f8"),
+        ("position", "<i8"),
+        ("arrival", "<i4"),
+    ]
+)
+_RECORD = struct.Struct("<ibqdqi")  # one of `_RECORDS`
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One interaction with a product of the catalogue; `value` is NaN where it has none."""
+    """One interaction with a product of the catalogue; `value` is NaN where it has none.
+
+    Those of equal time stand in the order of `position`, then of their events' ids, as in a snapshot (`kg.freeze`): so
+    every server has them in one order, whichever it heard of first.
+    """
 
     product_index: int
     type: int
     at_ms: int
     value: float
+    position: int = 0
 
 
 @dataclass(slots=True)
@@ -46,29 +63,35 @@ class _Appended:
 
     Args:
         version: changes with every interaction.
-        records: the interactions (`_RECORD`), the latest last; of equal time, in the order they came.
-        event_ids: of all of them.
+        records: the interactions (`_RECORD`), the latest last; of equal time, by position, then by event id.
+        event_ids: of all of them, in the order they came.
         products: every product that is in them.
+        last_product: the one of these that joined the catalogue last.
     """
 
     version: int = 0
     records: bytearray = field(default_factory=bytearray)
     event_ids: dict[str, None] = field(default_factory=dict)
     products: dict[int, None] = field(default_factory=dict)
+    last_product: int = MISSING
 
     def __len__(self) -> int:
         return len(self.records) // _RECORD.size
 
     def add(self, event_id: str, interaction: Interaction) -> None:
-        row = len(self)
-        if row and self._at_ms(row - 1) > interaction.at_ms:
-            row = bisect_right(range(row), interaction.at_ms, key=self._at_ms)
+        row = arrival = len(self)
+        key = interaction.at_ms, interaction.position
+        if row and self._key(row - 1) >= key:
+            row = bisect_left(range(row), key, key=self._key)
+            while row < arrival and self._key(row) == key and self._event_id(row) < event_id:  # as many as journals
+                row += 1
         at = row * _RECORD.size
         self.records[at:at] = _RECORD.pack(
-            interaction.product_index, interaction.type, interaction.at_ms, interaction.value
+            interaction.product_index, interaction.type, interaction.at_ms, interaction.value, key[1], arrival
         )
         self.event_ids[event_id] = None
         self.products[interaction.product_index] = None
+        self.last_product = max(self.last_product, interaction.product_index)
 
     def latest(self, limit: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
         """Return the latest interactions as `_RECORDS`, oldest first; a copy, which no later event changes."""
@@ -76,11 +99,15 @@ class _Appended:
 
     def last_ms(self) -> int:
         """Return when the latest was; 0 without any."""
-        return self._at_ms(len(self) - 1) if self.records else 0
+        return self._key(len(self) - 1)[0] if self.records else 0
 
-    def _at_ms(self, row: int) -> int:
-        _, _, at_ms, _ = _RECORD.unpack_from(self.records, row * _RECORD.size)
-        return int(at_ms)
+    def _key(self, row: int) -> tuple[int, int]:
+        _, _, at_ms, _, position, _ = _RECORD.unpack_from(self.records, row * _RECORD.size)
+        return at_ms, position
+
+    def _event_id(self, row: int) -> str:
+        *_, arrival = _RECORD.unpack_from(self.records, row * _RECORD.size)
+        return next(islice(self.event_ids, arrival, None))
 
 
 _Waiting = tuple[str, Interaction]
@@ -103,10 +130,12 @@ class LiveHistories:
 
     def __init__(self, snapshot: Snapshot, limit: int) -> None:
         self._users = snapshot.users
+        self.user_keys = UserKeys(snapshot.users)
         # A memory map makes each slice a memory map again, at ten times the price of a plain array.
         self._stored = Histories(*(np.asarray(getattr(snapshot.histories, name)) for name in _COLUMNS))
         self.people = People(self._stored, len(snapshot.products))  # for reasons; what others do later is not in it
         self._limit = limit
+        self._products_of_long: dict[int, Int32s] = {}  # by the first row of a stored history
         self._appended: dict[str, _Appended] = {}
         self._count = 0
         self._hidden: set[int] = set()
@@ -121,7 +150,7 @@ class LiveHistories:
         self.followed = snapshot.followed_commit - 1
 
     def append(self, event_id: str, user_id: str, interaction: Interaction) -> None:
-        """Add an event to a user's history, known or new, once; a late one finds its place by time."""
+        """Add an event to a user's history, known or new, once; a late one finds its place."""
         appended = self._appended.get(user_id)
         if appended is None:
             appended = self._appended[user_id] = _Appended()
@@ -201,13 +230,8 @@ class LiveHistories:
             for event_id in [event_id for event_id, (of, _) in waiting.items() if of == user_id]:
                 self._drop(event_id)
 
-    def users(self) -> Iterator[str]:
-        """Yield the id of every user with a history, some of them twice. May be called from any thread."""
-        yield from self.added_users()
-        yield from self._users.array.to_pylist()
-
     def added_users(self) -> Iterator[str]:
-        """Yield the id of every user with something that the snapshot lacks, some of them twice, as `users` does."""
+        """Yield the id of every user with something that the snapshot lacks, some of them twice; for any thread."""
         yield from list(self._appended)
         yield from [user_id for waiting in list(self._waiting.values()) for user_id, _ in list(waiting.values())]
 
@@ -237,23 +261,33 @@ class LiveHistories:
         return stored if appended is None else max(stored, appended.last_ms())
 
     def seen(self, user_id: str, products: int) -> Int32s:
-        """Return every product that a user has had, some of them more than once, in no order.
+        """Return every product that a user has had, in no order; of a short history some more than once.
 
         Args:
             user_id: the user.
             products: how many the asker knows: a catalogue that others see may have grown already.
         """
-        stored = self._stored.product_index[self._rows(user_id)]
+        stored = self._products(self._rows(user_id))
         appended = self._appended.get(user_id)
         if appended is None:
             return stored
         had = np.array(list(appended.products), np.int32)
         return np.concatenate([stored, had[had < products]])
 
+    def _products(self, rows: slice) -> Int32s:
+        """Return the products of a stored history; of a long one each once, which takes time only the first time."""
+        stored = self._stored.product_index[rows]
+        if len(stored) <= _LONG:
+            return stored
+        products = self._products_of_long.get(rows.start)
+        if products is None:
+            products = self._products_of_long[rows.start] = np.flatnonzero(np.bincount(stored)).astype(np.int32)
+        return products
+
     def reaches(self, user_id: str, products: int) -> bool:
         """Return whether a user has had a product beyond the first `products`."""
         appended = self._appended.get(user_id)
-        return appended is not None and any(product >= products for product in list(appended.products))
+        return appended is not None and appended.last_product >= products
 
     def latest(self, user_id: str, products: int, more: Sequence[Interaction] = ()) -> Histories:
         """Return the latest interactions of a user, oldest first, as a batch of one.
@@ -267,16 +301,17 @@ class LiveHistories:
         known = latest.product_index < products
         return latest if known.all() else latest.where(known)
 
-    def whole(self, user_id: str) -> Histories:
-        """Return all interactions of a user, oldest first, as a batch of one."""
-        return self._latest(user_id, (), self.length(user_id))
+    def whole(self, user_id: str, products: int) -> Histories:
+        """Return all interactions of a user with the first `products`, oldest first, as a batch of one."""
+        whole = self._latest(user_id, (), self.length(user_id))
+        return whole.where(whole.product_index < products)
 
     def _latest(self, user_id: str, more: Sequence[Interaction], limit: int) -> Histories:
         rows, stored = self._rows(user_id), self._stored
         rows = slice(max(rows.start, rows.stop - limit), rows.stop)
         history = (stored.product_index[rows], stored.type[rows], stored.at_ms[rows], stored.value[rows])
         appended = self._appended.get(user_id)
-        added = np.array([(each.product_index, each.type, each.at_ms, each.value) for each in more], _RECORDS)
+        added = np.array([(each.product_index, each.type, each.at_ms, each.value, 0, 0) for each in more], _RECORDS)
         if appended is not None:
             added = np.concatenate([appended.latest(limit), added])
         if len(added):

@@ -97,8 +97,9 @@ class Listing:
         for name, part in ((DIVERSITY, made.diversity), (EXPLORATION, made.exploration), (RULE, made.rule)):
             if part.any():
                 parts[name] = parts[name] + part if name in parts else part
-        score = taken.score + made.diversity + made.exploration + made.rule
-        return replace(taken, score=score.astype(np.float32), parts=parts)
+        score = (taken.score + made.diversity + made.exploration + made.rule).astype(np.float32)
+        # What lifts a product is the distance to the next one's score: the sum may miss that by a rounding.
+        return replace(taken, score=np.minimum.accumulate(score), parts=parts)
 
     def most(self, mix: Mix, allowed: Bools | None) -> int:
         """Return how many products caps let through at most, of those that are allowed `[P]`; None allows all."""

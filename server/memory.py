@@ -5,6 +5,7 @@ have one first; each counts once, by its id. A snapshot has no ids, and may have
 exported: an event that equals one of a snapshot in user, product, type and time is taken to be that one.
 """
 
+import asyncio
 import time
 from array import array
 from collections.abc import Callable, Collection, Sequence
@@ -16,6 +17,7 @@ from kg.snapshot import Snapshot
 from kg.tables import CODES, InteractionType
 from kg.vocabulary import MISSING
 from server.contract import WrittenEvent
+from server.drain import AFTER_FILES
 from server.engine import Engine
 from server.histories import Interaction, LiveHistories
 from server.journal import Journal
@@ -56,12 +58,15 @@ class Memory:
         for histories, engine in self._held():
             forget(histories, engine.snapshot, user_id, left)
 
-    def remake(self, histories: LiveHistories, user_ids: Collection[str]) -> None:
+    async def remake(self, histories: LiveHistories, user_ids: Collection[str]) -> None:
         """Let histories have of some users what their snapshot and the own journal have; what others wrote follows."""
+        if not user_ids:
+            return
+        found = await asyncio.to_thread(self._journal.find, user_ids)
         for held, engine in self._held():
             if held is histories:
-                for user_id in user_ids:
-                    remake(histories, engine.snapshot, user_id, self._journal)
+                for user_id, events in self._journal.of_users(user_ids, found).items():
+                    remake(histories, engine.snapshot, user_id, events)
 
     def searched(self) -> set[str]:
         """Return the id of every user whose searches are here. May be called from any thread."""
@@ -121,10 +126,10 @@ def forget(histories: LiveHistories, snapshot: Snapshot, user_id: str, left: Seq
         _add(histories, stored.event, interaction_of(snapshot, stored))
 
 
-def remake(histories: LiveHistories, snapshot: Snapshot, user_id: str, journal: Journal) -> None:
-    """Let histories have of a user what is not forgotten of the snapshot's, and what the own journal has."""
+def remake(histories: LiveHistories, snapshot: Snapshot, user_id: str, events: Sequence[StoredEvent]) -> None:
+    """Let histories have of a user what is not forgotten of the snapshot's, and `events`, all of the own journal."""
     histories.forget_added(user_id)
-    for stored in journal.of_user(user_id):
+    for stored in events:
         interaction = interaction_of(snapshot, stored)
         # What is not applied yet comes with what is written after it.
         if stored.offset <= histories.applied and not _is_held(histories, user_id, interaction):
@@ -158,14 +163,16 @@ def replay(histories: LiveHistories, snapshot: Snapshot, journal: Journal, oldes
 def interaction_of(snapshot: Snapshot, stored: StoredEvent) -> Interaction:
     """Return a stored event as an interaction; its product index is `MISSING` where the catalogue lacks the product."""
     event = stored.event
-    return _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value)
+    position = AFTER_FILES + stored.offset  # as the graph gets it
+    return _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value, position)
 
 
 def _interaction(
-    snapshot: Snapshot, product_id: str, kind: InteractionType, at_ms: int, value: float | None
+    snapshot: Snapshot, product_id: str, kind: InteractionType, at_ms: int, value: float | None, position: int
 ) -> Interaction:
     # Also of a product that was taken out: what users did with it still tells of them.
-    return Interaction(snapshot.products.place(product_id), CODES[kind], at_ms, _NAN if value is None else value)
+    product_index = snapshot.products.place(product_id)
+    return Interaction(product_index, CODES[kind], at_ms, _NAN if value is None else value, position)
 
 
 def _add(histories: LiveHistories, event: WrittenEvent | CommittedEvent, interaction: Interaction) -> None:
@@ -176,7 +183,7 @@ def _add(histories: LiveHistories, event: WrittenEvent | CommittedEvent, interac
 
 
 def _add_once(histories: LiveHistories, snapshot: Snapshot, event: CommittedEvent) -> None:
-    interaction = _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value)
+    interaction = _interaction(snapshot, event.product_id, event.type, event.at_ms, event.value, event.position)
     if not _is_held(histories, event.user_id, interaction):
         _add(histories, event, interaction)
 

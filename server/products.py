@@ -62,15 +62,20 @@ def product_ids(field: str, ids: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(checked))
 
 
-def stated(field: str, facts: Sequence[catalog_service_pb2.Fact]) -> list[Fact]:
+def stated(field: str, facts: Sequence[catalog_service_pb2.Fact], *, removed: bool = False) -> list[Fact]:
     """Return the facts of a request.
+
+    Args:
+        field: where they are.
+        facts: the facts.
+        removed: they are to be removed: also what files alone may tell, so that it can be listed, is accepted.
 
     Raises:
         InvalidRequestError: names every field that can't be accepted.
     """
     check = Checker()
     given = _bounded(check, field, facts, MAX_FACTS)
-    checked = [_fact(check, f"{field}[{place}]", each) for place, each in enumerate(given)]
+    checked = [_fact(check, f"{field}[{place}]", each, removed) for place, each in enumerate(given)]
     check.finish()
     return checked
 
@@ -178,7 +183,7 @@ def _attributes(check: Checker, field: str, given: Mapping[str, str]) -> tuple[t
     return tuple(sorted(set(pairs)))
 
 
-def _fact(check: Checker, field: str, given: catalog_service_pb2.Fact) -> Fact:
+def _fact(check: Checker, field: str, given: catalog_service_pb2.Fact, removed: bool) -> Fact:
     for name in ("head", "tail"):
         _end(check, f"{field}.{name}", getattr(given, name))
     if schema.PRODUCT.kind not in (given.head.kind, given.tail.kind):
@@ -188,10 +193,10 @@ def _fact(check: Checker, field: str, given: catalog_service_pb2.Fact) -> Fact:
     except DataError as error:
         # Its problem quotes the name, which is the caller's text.
         check.refuse(f"{field}.relation", error.remedy or "is not a relation's name")
-    if given.relation in DERIVED:
+    if given.relation in DERIVED and not removed:
         check.refuse(f"{field}.relation", "follows from products: change the product")
     head, tail = given.head, given.tail
-    if (head.kind, head.id) == (tail.kind, tail.id):
+    if (head.kind, head.id) == (tail.kind, tail.id) and not removed:
         check.refuse(field, "joins a node with itself")
     return Fact(given.relation, head.kind, head.id, tail.kind, tail.id)
 

@@ -31,7 +31,7 @@ class Leaning:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Quartiles of the prices of interactions, and the share of the catalogue that is cheaper than the median."""
+    """Quartiles of the prices of interactions, and the share of what the catalogue has that is below the median."""
 
     lower: float
     median: float
@@ -53,16 +53,19 @@ class Profile:
     prices: Prices | None
 
 
-def profile(snapshot: Snapshot, history: Histories, since_ms: int | None, limit: int) -> Profile:
+def profile(snapshot: Snapshot, history: Histories, window: tuple[int, int] | None, limit: int) -> Profile:
     """Return what a history says.
 
     Args:
         snapshot: the catalogue and its facts.
         history: all interactions of the user, a batch of one.
-        since_ms: leave out what happened before.
+        window: leave out what happened before its first moment or after its last, ms since the epoch.
         limit: how many leanings of each sort, those of most weight.
     """
-    kept = history if since_ms is None else history.where(history.at_ms >= since_ms)
+    kept = history
+    if window is not None:
+        first_ms, last_ms = window
+        kept = history.where((history.at_ms >= first_ms) & (history.at_ms <= last_ms))
     if not len(kept.product_index):
         return Profile(0, None, None, {}, [], [], [], None)
     first_ms, last_ms = int(kept.at_ms.min()), int(kept.at_ms.max())
@@ -126,6 +129,7 @@ def _prices(snapshot: Snapshot, history: Histories) -> Prices | None:
     if not len(prices):
         return None
     lower, median, upper = np.percentile(prices, (25, 50, 75))
-    priced = catalogue[np.isfinite(catalogue)]
-    cheaper = ((priced < median).sum() + (priced <= median).sum()) / 2 / len(priced)
+    offered = np.delete(catalogue, snapshot.products.taken_out)
+    priced = offered[np.isfinite(offered)]
+    cheaper = ((priced < median).sum() + (priced <= median).sum()) / 2 / max(1, len(priced))
     return Prices(float(lower), float(median), float(upper), float(cheaper))

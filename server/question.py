@@ -85,13 +85,15 @@ class Fit:
     """What fits a query, and how well, from 0 to 1: `product_index [N]` ascending, `fit [N]`.
 
     `corrected` is the query as it was understood where typing errors were mended, else empty; `whole` says that no
-    other products fit. For what is asked of others later: `text` is what was looked for, `best` the best BM25 for it.
+    other products fit, `whole_near` that no others fit by meaning. For what is asked of others later: `text` is what
+    was looked for, `best` the best BM25 for it.
     """
 
     product_index: Int64s
     fit: Float32s
     corrected: str = ""
     whole: bool = True
+    whole_near: bool = True
     text: str = ""
     best: float = 0.0
 

@@ -46,7 +46,8 @@ class Effect:
         levels: masks `[P]`, each of the products that are lifted alike; one None where all are, and none at all where
             there are more than `MOST_LEVELS` of them.
         blocked_index: what is left out.
-        pins: by position; among rules for one position the one of the smallest id.
+        pins: by position; among rules for one position the one of the smallest id. One product is pinned once, as near
+            to the top as a rule says: so a list of any length goes by those of the positions that it has.
     """
 
     lift: Float32s | None = None
@@ -181,7 +182,7 @@ def _sums(numbers: Mapping[Target, Mapping[str, float]], snapshot: Snapshot, fil
 def _pins(rules: Iterable[Rule], snapshot: Snapshot, filters: CatalogueFilters) -> tuple[Pin, ...]:
     pins: dict[int, Bools] = {}
     named: set[str] = set()
-    for rule in sorted(rules, key=lambda each: each.rule_id):
+    for rule in sorted(rules, key=lambda each: (each.position, each.rule_id)):
         of_product = rule.target is Target.PRODUCT
         if rule.position in pins or (of_product and rule.name in named):
             continue
@@ -191,7 +192,7 @@ def _pins(rules: Iterable[Rule], snapshot: Snapshot, filters: CatalogueFilters) 
         if among.any():
             pins[rule.position] = among
             named |= {rule.name} if of_product else set()
-    return tuple(Pin(position, pins[position]) for position in sorted(pins))
+    return tuple(Pin(position, among) for position, among in pins.items())
 
 
 def _products(target: Target, name: str, snapshot: Snapshot, filters: CatalogueFilters) -> Int64s:

@@ -14,22 +14,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kg.rules import Rule
 from kg.snapshot import Snapshot
 from model.retrieval import ProductIndex, added
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, ScoringModel, UserVectors
 from server.filters import CatalogueFilters
-from server.lifts import Lifts, lifts_of
+from server.lifts import CONTEXT_QUERY_WEIGHT, Lifts, lifts_of
 from server.listing import Listing, depth_of
 from server.question import NO_FILTER, NO_MIX, Fit, Mix, Question, Ranking
-from server.rulebook import NO_EFFECT, Effect, RuleBook, effect_of
+from server.rulebook import NO_EFFECT, Effect, Pin, RuleBook, effect_of
 from server.search.finder import BEST_BY_WORDS, Asked, Finder
 from server.users import Encoded
 
 _SAMPLED_PRODUCTS = 1024
 _FEW_LEFT_OUT = 512
 _MOST_NAMED = 256
+_STEERED = 500  # of the best by model and meaning together, with four for each result: what fits beside what was found
 _MOST_FOUND = 4 * BEST_BY_WORDS  # caps let a search go on to so many: finding more holds up who waits to be ranked
 
 Int64s = npt.NDArray[np.int64]
@@ -158,9 +160,7 @@ class Selection:
             if candidates is not None:
                 products = scope.of(candidates)
             else:
-                products, tops = self._best(question, user, scope, lifts, unit, depth)
-                for pin in pins:  # as many as there are pins: two may be of one brand
-                    products = np.union1d(products, self._nearest(user, scope, pin.among, len(pins)))
+                products, tops = self._best(question, user, scope, lifts, unit, depth, pins)
                 if self.finder is not None and question.fit is not None and not question.fit.whole:
                     passed_over = np.setdiff1d(products, question.fit.product_index)
                     lifts.more(passed_over, self.finder.fits(question.fit, passed_over))
@@ -230,15 +230,15 @@ class Selection:
         allowed, named = self._allowed(question, effect), self._put_forward(effect, question.pinned)
         wanted = k or question.k
         if question.candidates is not None:
-            known = products.indices(question.candidates).astype(np.int64)
-            given = np.unique(known[known >= 0])
             if question.by_rules:
+                known = products.indices(question.candidates).astype(np.int64)
+                given = np.unique(known[known >= 0])
                 among = np.zeros(len(products), np.bool_)
                 among[given] = True
                 allowed = among if allowed is None else among & allowed
                 wanted = wanted if question.only_found else len(question.candidates)
-            else:  # an explanation of one product counts what fits as the list would that it is explained for
-                named = given
+            else:  # the place of a product that is explained is one among all that fit
+                wanted = len(products)
         excluded = products.indices(question.exclude)
         excluded = excluded[excluded >= 0]
         if len(excluded):
@@ -260,25 +260,49 @@ class Selection:
         return float((self._sample @ vector).std()) or 1.0
 
     def _best(
-        self, question: Question, user: UserVectors, scope: _Scope, lifts: Lifts, unit: float, depth: int
+        self,
+        question: Question,
+        user: UserVectors,
+        scope: _Scope,
+        lifts: Lifts,
+        unit: float,
+        depth: int,
+        pins: Sequence[Pin] = (),
     ) -> tuple[Int64s, list[Int64s]]:
         """Return products with the best `depth` of all that may be among them, and the best new ones for a mix.
 
         Also returns those of each level, the best `depth` of it, that has others.
         """
-        lift = lifts.both
-        # Among products that are lifted alike the order is the model's: the best of each level come into question.
-        if not lifts.levels:
-            assert lift is not None
-            found = [self._best_by_all_scores(user, scope, lift * np.float32(unit), depth)]
-        else:
-            found = [self._nearest(user, scope, level, depth) for level in lifts.levels]
+        found = self._of_levels(user, scope, lifts, unit, depth)
         tops = [each for each in found if len(each) >= depth]
+        users = [user]
         if question.fit is not None:  # each of these has a lift of its own
             found.append(scope.of(question.fit.product_index))
-        if question.mix.exploration_share:
-            found.append(self._nearest(user, scope, self._listing.is_fresh, depth))
+            if not question.fit.whole_near:
+                users.append(self._steered(question.fit, user, unit))
+                found += self._of_levels(users[1], scope, lifts, unit, 4 * depth + _STEERED)
+        for each in users:
+            if question.mix.exploration_share:
+                found.append(self._nearest(each, scope, self._listing.is_fresh, depth))
+            for pin in pins:  # as many as there are pins: two may be of one brand
+                found.append(self._nearest(each, scope, pin.among, len(pins)))
         return np.unique(np.concatenate(found)), tops
+
+    def _of_levels(self, user: UserVectors, scope: _Scope, lifts: Lifts, unit: float, depth: int) -> list[Int64s]:
+        """Return the best products of each level: among those that are lifted alike the order is the model's."""
+        if lifts.levels:
+            return [self._nearest(user, scope, level, depth) for level in lifts.levels]
+        assert lifts.both is not None
+        return [self._best_by_all_scores(user, scope, lifts.both * np.float32(unit), depth)]
+
+    def _steered(self, fit: Fit, user: UserVectors, unit: float) -> UserVectors:
+        """Return a user whose scores have what the products gain by their nearness in meaning to a context's query."""
+        pull = None if self.finder is None else self.finder.pull(fit)
+        if pull is None:
+            return user
+        vectors = user.vectors.clone()
+        vectors[:, self._scorer.blocks[TEXT]] += torch.from_numpy(pull * np.float32(CONTEXT_QUERY_WEIGHT * unit))
+        return replace(user, vectors=vectors)
 
     def _nearest(self, user: UserVectors, scope: _Scope, mask: Bools | None, depth: int) -> Int64s:
         """Return the best products of a mask by the model's scores."""

@@ -228,19 +228,6 @@ class Serving:
             )
             return lineup
 
-    async def activate(self, model_version: str, journal: Journal) -> Engine:
-        """Load a model beside the one in service, and swap it in; every trial ends.
-
-        Raises:
-            UnknownModelError: there is no such model.
-            ModelRefusedError: it is damaged, or does not fit any snapshot.
-        """
-
-        def activated(traffic: Traffic | None) -> Traffic:
-            return Traffic(model_version) if traffic is None else traffic.activated(model_version)
-
-        return (await self.change_traffic(activated, journal)).active
-
     async def catalogue_changed(self, change: CatalogueChange) -> bool:
         """Go on with engines over a changed catalogue; return whether they do: not while a model is being loaded."""
         if not self.loaded.is_set():
@@ -277,16 +264,6 @@ class Serving:
                     await self._swap_in(lineup)
         if failed:
             raise next(iter(failed.values()))
-
-    async def replace_engines(self, make: Callable[[Engine], Engine]) -> None:
-        """Replace every engine in service by what `make` returns for it, all at once.
-
-        Args:
-            make: called in another thread, once for each engine; an error leaves the line-up as it is.
-        """
-        async with self._changing:
-            if self._lineup is not None:
-                await self._swap_in(await asyncio.to_thread(self._lineup.mapped, make))
 
     async def _swap_in(self, lineup: Lineup) -> None:
         self._put_in(lineup, await self._end_shadow(lineup))

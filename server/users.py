@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class UserEncoder:
             versions = [self._histories.version(users[row][0]) for row in fresh]
             products = len(self._scorer.matrix)
             histories = stack([self._histories.latest(users[row][0], products, users[row][1]) for row in fresh])
-            made = self._scorer.encode_users(histories, moments(histories, now_ms))
+            made = self._scorer.encode_users(no_later(histories, now_ms), np.full(len(fresh), now_ms))
             vectors = made.vectors.numpy()
             for place, row in enumerate(fresh):
                 encoded = Encoded(versions[place], products, now_ms, vectors[place], *made.added(place))
@@ -98,12 +98,13 @@ class UserEncoder:
         return encoded if abs(now_ms - encoded.at_ms) <= CACHED_FOR_MS else None
 
 
-def moments(histories: Histories, now_ms: int) -> npt.NDArray[np.int64]:
-    """Return the moment to rank for, of each user: now, or the last interaction where a clock ran ahead."""
-    last = np.zeros(len(histories), np.int64)
-    filled = np.diff(histories.offsets) > 0
-    last[filled] = histories.at_ms[histories.offsets[1:][filled] - 1]
-    return np.maximum(last, now_ms)
+def no_later(histories: Histories, now_ms: int) -> Histories:
+    """Return histories as they are ranked with: what is later than the moment to rank for is of that moment.
+
+    A clock ran ahead, or the moment is that of a snapshot of the past: were it moved to the last interaction instead,
+    all that came before would have faded at once, by years.
+    """
+    return replace(histories, at_ms=np.minimum(histories.at_ms, now_ms))
 
 
 def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserVectors:
@@ -113,7 +114,7 @@ def sampled_users(scorer: ScoringModel, snapshot: Snapshot, count: int) -> UserV
     cold = histories.take(np.empty(0, np.int64))
     cold = Histories(np.zeros(2, np.int64), cold.product_index, cold.type, cold.at_ms, cold.value)
     sample = stack([cold, histories.take(drawn)])
-    return scorer.encode_users(sample, moments(sample, snapshot.as_of_ms))
+    return scorer.encode_users(sample, np.full(len(sample), snapshot.as_of_ms))
 
 
 def stacked(users: Sequence[Encoded]) -> UserVectors:

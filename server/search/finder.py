@@ -154,6 +154,16 @@ class Finder:
         vector = None if self.encoder is None else self.encoder.encode([found.text])[0]
         return self._fused(vector, product_index, self.words.scores(found.text, product_index), found.best)
 
+    def pull(self, found: Fit) -> Float32s | None:
+        """Return what a product's text component times this is `[K]`: how well one without the words fits by meaning.
+
+        None where nothing fits by meaning.
+        """
+        if self._meaning is None or self.encoder is None:
+            return None
+        pull: Float32s = np.float32(MEANING_SHARE) * self.encoder.encode([found.text])[0]
+        return pull
+
     def _fit(self, asked: Asked, text: str, corrected: str, vector: Float32s | None) -> Fit:
         fewest = max(BEST_BY_MEANING, 2 * asked.k)
         worded, bm25, whole = self.words.best(text, max(BEST_BY_WORDS, fewest), asked.allowed, fewest)
@@ -168,7 +178,7 @@ class Finder:
         first = bm25[:1] if asked.allowed is None else self.words.find(text, 1)[1]
         best = float(first[0]) if len(first) else 0.0
         fit = self._fused(vector, product_index, by_words, best)
-        return Fit(product_index[fit > 0], fit[fit > 0], corrected, whole and whole_near, text, best)
+        return Fit(product_index[fit > 0], fit[fit > 0], corrected, whole and whole_near, whole_near, text, best)
 
     def _near(self, vector: Float32s | None, depth: int, allowed: Bools | None) -> tuple[Int64s, bool]:
         """Return the products that fit by meaning best, all that are as near as the last, and whether no others fit."""

@@ -22,6 +22,7 @@ KEPT_QUERIES = 20_000
 
 _CANDIDATES = 4  # of the scan, for each one kept
 _INT8 = 127.0
+_MANY = 5
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -97,18 +98,23 @@ class MeaningIndex:
         query = torch.from_numpy(vector)
         count = len(self._vectors) if allowed is None else int(allowed.sum())
         depth = min(_CANDIDATES * k, count)
-        if allowed is None or depth < count:
+        if depth < count:
             codes = (query * (_INT8 / query.abs().max().clamp_min(1e-12))).round().to(torch.int8)
             units = torch._int_mm(codes[None], self._codes)[0]
             if allowed is not None:
                 units.masked_fill_(torch.from_numpy(~allowed), torch.iinfo(torch.int32).min)
             candidates = units.topk(depth, sorted=False).indices
         else:
-            candidates = torch.from_numpy(np.flatnonzero(allowed))
-        cosine, order = (self._vectors[candidates] @ query).topk(min(k, len(candidates)))
+            candidates = torch.arange(count) if allowed is None else torch.from_numpy(np.flatnonzero(allowed))
+        cosine, order = self._cosines(query, candidates).topk(min(k, len(candidates)))
         return candidates[order].numpy(), cosine.numpy()
 
     def cosine(self, vector: Float32s, product_index: Int64s) -> Float32s:
         """Return the cosines of a query and some products."""
-        cosines: Float32s = (self._vectors[torch.from_numpy(product_index)] @ torch.from_numpy(vector)).numpy()
+        cosines: Float32s = self._cosines(torch.from_numpy(vector), torch.from_numpy(product_index)).numpy()
         return cosines
+
+    def _cosines(self, query: Tensor, products: Tensor) -> Tensor:
+        if _MANY * len(products) < len(self._vectors):
+            return self._vectors[products] @ query
+        return (self._vectors @ query)[products]  # the rows of many, gathered, take longer than all of them

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import tantivy
 
 from kg.snapshot import Snapshot
+from kg.taking import taken
 from server.search.lexicon import Lexicon
 from server.search.tokens import AS_TYPED, STEMMED, normalised, stems, typed_words
 
@@ -154,17 +155,19 @@ class WordIndex:
             found, score = self._search(asked, k)
             return found, score, len(found) < k or k == len(self)
         count = int(allowed.sum())
-        if count <= _TERMS_OF_A_SET:
-            found, score = self._search(self._among(asked, np.flatnonzero(allowed)), k)
-            return found, score, len(found) < k or k >= count
-        least = k if least is None else min(k, least)
-        depth = min(len(self), max(k, 2 * least * len(self) // count))
-        while True:
-            found, score = self._search(asked, depth)
-            passes, whole = allowed[found], len(found) < depth or depth == len(self)
-            if whole or passes.sum() >= least:
-                return found[passes][:k], score[passes][:k], whole and int(passes.sum()) <= k
-            depth = min(len(self), 4 * depth)
+        if count > _TERMS_OF_A_SET:
+            least = k if least is None else min(k, least)
+            depth = min(len(self), max(k, 2 * least * len(self) // count))
+            while True:
+                found, score = self._search(asked, depth)
+                passes, whole = allowed[found], len(found) < depth or depth == len(self)
+                if whole or passes.sum() >= least:
+                    return found[passes][:k], score[passes][:k], whole and int(passes.sum()) <= k
+                if depth * least // max(int(passes.sum()), 1) > count:  # the best of the words are others'
+                    break
+                depth = min(len(self), 4 * depth)
+        found, score = self._search(self._among(asked, np.flatnonzero(allowed)), k)
+        return found, score, len(found) < k or k >= count
 
     def scores(self, query: str, product_index: Int64s) -> Float32s:
         """Return how well some products fit a query's words, 0 where one has none of them.
@@ -217,7 +220,7 @@ def _schema() -> tantivy.Schema:
 
 
 def _add(writer: tantivy.IndexWriter, catalogue: pa.Table, product_index: Int64s) -> None:
-    rows = catalogue.take(pa.array(product_index)) if len(product_index) < len(catalogue) else catalogue
+    rows = taken(catalogue, product_index) if len(product_index) < len(catalogue) else catalogue
     columns = [map(normalised, rows[name].to_pylist()) for name in BOOSTS]
     for index, *texts in zip(product_index.tolist(), *columns, strict=True):
         document = tantivy.Document()
@@ -230,7 +233,7 @@ def _add(writer: tantivy.IndexWriter, catalogue: pa.Table, product_index: Int64s
 
 def _typed(catalogue: pa.Table, product_index: Int64s) -> Counter[str]:
     """Return how many of some products have each word."""
-    texts = catalogue["text"].take(pa.array(product_index)).to_pylist()
+    texts = taken(catalogue.select(["text"]), product_index)["text"].to_pylist()
     return Counter(word for text in texts for word in set(typed_words(text)))
 
 

@@ -132,7 +132,7 @@ class CatalogService:
 
     async def DeleteFacts(self, request: DeleteFactsRequest, context: Context) -> DeleteFactsResponse:  # noqa: N802
         """Remove facts."""
-        facts = stated("facts", request.facts)
+        facts = stated("facts", request.facts, removed=True)
         return DeleteFactsResponse(deleted_count=await self._write(lambda graph: withdraw(graph, facts)))
 
     async def _write(self, work: "Callable[[Graph], T]") -> T:

@@ -11,10 +11,12 @@ from typing import Any
 from server.app import Server
 from server.config import ServeSettings
 from server.drain import EventStore
+from server.engine import Engine
 from server.engine_loading import Places
 from server.journal import Journal
 from server.models import ModelFolder
 from server.serving import Serving
+from server.traffic import Traffic
 
 Connect = Callable[[], AbstractContextManager[EventStore]]
 
@@ -70,3 +72,11 @@ def serving_of(home: Path, journal_name: str = "journal.db", **settings: Any) ->
     finally:
         serving.close()
         journal.close()
+
+
+async def activate(serving: Serving, model_version: str, journal: Journal) -> Engine:
+    """Put a model into service, as `ActivateModel` does; return its engine."""
+    lineup = await serving.change_traffic(
+        lambda now: Traffic(model_version) if now is None else now.activated(model_version), journal
+    )
+    return lineup.active

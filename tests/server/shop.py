@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from kg.extending import CatalogueChange
 from kg.freeze import freeze
 from kg.snapshot import Snapshot
-from kg.tables import INTERACTIONS, PRODUCTS, Tables
+from kg.tables import FACTS, INTERACTIONS, PRODUCTS, Tables
 from model.artifact import load_artifact, save_artifact
 from model.config import ModelConfig, TextConfig, TrainConfig
 from model.product_graph import product_graph
@@ -23,6 +24,7 @@ HOUR_MS = 3_600_000
 USER_COUNT = 40
 PRODUCT_COUNT = 90
 BRANDS = ("Acme", "Bolt", "Cora")
+NO_CHANGE = CatalogueChange(PRODUCTS.empty_table(), FACTS.empty_table())
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,7 @@ class Provider:
     checker: WebTokens
     pem: str
 
-    def token(
-        self, algorithm: str = "RS256", key: Any = None, headers: dict[str, str] | None = None, **claims: Any
-    ) -> str:
+    def token(self, key: Any = None, **claims: Any) -> str:
         told = {"iss": "https://id", "aud": "kgrank", "sub": "shop", "exp": time.time() + 60, "roles": ["read"]}
         told = {name: value for name, value in (told | claims).items() if value is not None}
         return jwt.encode(told, key or self.key, algorithm="RS256")

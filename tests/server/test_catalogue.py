@@ -3,8 +3,7 @@
 import base64
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,13 @@ from kgrank.v1.common_pb2 import Context, Filter
 from tests.server.command import CommandLine
 from tests.server.running import Running, running
 from tests.server.shop import tables
+from tests.waiting import until
 
 CREATED, UPDATED, UNCHANGED = (
     ProductOutcome.STATUS_CREATED,
     ProductOutcome.STATUS_UPDATED,
     ProductOutcome.STATUS_UNCHANGED,
 )
-
-
-def soon(holds: Callable[[], bool], timeout_s: float = 60) -> None:
-    """Wait until something holds; two seconds are promised, on a quiet machine."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -47,7 +39,7 @@ def serving(home: Path, graph: Graph, **settings: int) -> Iterator[Client]:
 
 def wait_until_prepared(server: Running) -> None:
     serving_of = server.server._serving
-    soon(lambda: server.server._link.is_open and not serving_of.catalogue.unprepared(serving_of.lineup), 60)
+    until(lambda: server.server._link.is_open and not serving_of.catalogue.unprepared(serving_of.lineup), 60)
 
 
 @pytest.fixture
@@ -67,7 +59,7 @@ def test_a_new_product_is_ranked_found_and_explained_soon_after(client: Client) 
     lamp = product("lamp-1", "Brass desk lamp", brand="Acme", category=["Things", "Kind 1"], price=30.0)
     outcomes = client.upsert_products([lamp, product("bare-1")])
     assert [each.status for each in outcomes] == [CREATED, CREATED]
-    soon(lambda: known(client, "lamp-1") and known(client, "bare-1"))
+    until(lambda: known(client, "lamp-1") and known(client, "bare-1"))
     # `user-00` buys Acme only: the lamp is of that brand.
     listed = client.recommend("user-00", k=92, details=True)
     place = [result.product_id for result in listed.results].index("lamp-1")
@@ -88,7 +80,7 @@ def test_a_product_needs_neither_a_text_nor_facts(client: Client) -> None:
     untold = product("untold-1", brand="Acme", category=["Things", "Kind 1"])
     loose = product("loose-1", "Brass floor lamp", description="stands by the armchair")
     assert [each.status for each in client.upsert_products([untold, loose])] == [CREATED, CREATED]
-    soon(lambda: known(client, "untold-1") and known(client, "loose-1"))
+    until(lambda: known(client, "untold-1") and known(client, "loose-1"))
     assert {"untold-1", "loose-1"} <= {result.product_id for result in client.recommend("user-00", k=92).results}
     assert client.search("floor lamp", k=3).results[0].product_id == "loose-1"
     by_brand, by_text = (client.explain("user-00", each).result for each in ("untold-1", "loose-1"))
@@ -107,7 +99,7 @@ def test_products_are_changed_by_mask_and_facts_join_them(client: Client) -> Non
     assert got.HasField("update_time")
     assert client.upsert_products([got.product])[0].status == UNCHANGED
     only = Filter(only_available=True)
-    soon(lambda: "product-03" not in [r.product_id for r in client.recommend(k=90, filter=only).results])
+    until(lambda: "product-03" not in [r.product_id for r in client.recommend(k=90, filter=only).results])
     link = fact("product-03", "GOES_WITH", "product-04")
     made = fact("product-03", "MADE_OF", "brass", tail_kind="material")
     assert client.upsert_facts([link, made]) == 2
@@ -120,7 +112,7 @@ def test_products_are_changed_by_mask_and_facts_join_them(client: Client) -> Non
         return "GOES_WITH" in {edge.relation for reason in reasons for edge in reason.edges}
 
     # The model has not learned from this relation, so it can be no reason of its score; those it has learned from can.
-    soon(lambda: list(client.list_facts("product-04").facts) == [link])
+    until(lambda: list(client.list_facts("product-04").facts) == [link])
     assert not explained()
     assert client.delete_facts([link, link]) == 1
     assert list(client.list_facts("product-04").facts) == []
@@ -147,7 +139,7 @@ def test_a_deleted_product_is_nowhere_and_its_events_are_refused(client: Client)
     client.write_event(event("late", "product-06", "purchase", event_id="before"))
     outcome = client.delete_products(["product-06", "never"])
     assert (outcome.deleted_count, list(outcome.missing_ids)) == (1, ["never"])
-    soon(lambda: not known(client, "product-06"))
+    until(lambda: not known(client, "product-06"))
     for user in ("user-00", "late", ""):
         assert "product-06" not in [result.product_id for result in client.recommend(user, k=90).results]
     assert "product-06" not in [result.product_id for result in client.similar_products("product-09", k=90).results]
@@ -160,7 +152,7 @@ def test_a_deleted_product_is_nowhere_and_its_events_are_refused(client: Client)
     # What the user did with it still tells of the user.
     assert client.recommend("late", k=3).user_state == client.recommend("newcomer", k=3).user_state
     client.upsert_products([product("product-06", "Thing 6 again", brand="Acme")])
-    soon(lambda: known(client, "product-06"))
+    until(lambda: known(client, "product-06"))
     assert client.get_product("product-06").product.title == "Thing 6 again"
 
 
@@ -171,11 +163,11 @@ def test_a_restart_knows_what_was_written_online(home: Path, graph: Graph) -> No
         client.upsert_products([product("lamp-1", "Brass desk lamp", brand="Acme")])
         client.write_event(event("regular", "product-06", "purchase"))
         client.delete_products(["product-06"])
-        soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+        until(lambda: known(client, "lamp-1") and not known(client, "product-06"))
         client.write_event(event("guest", "lamp-1", "purchase"))
     with serving(home, graph) as client:
-        soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
-        soon(lambda: client.explain("guest", "lamp-1").result.components.history != 0)
+        until(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+        until(lambda: client.explain("guest", "lamp-1").result.components.history != 0)
         assert client.recommend("regular", k=1).user_state == client.recommend("guest", k=1).user_state
         assert client.search("brass lamp", k=1).results[0].product_id == "lamp-1"
 
@@ -184,7 +176,7 @@ def test_a_restart_knows_what_was_written_online(home: Path, graph: Graph) -> No
 def test_another_model_is_put_into_service_over_the_changed_catalogue(client: Client) -> None:
     client.upsert_products([product("lamp-1", "Brass desk lamp", brand="Acme")])
     client.delete_products(["product-06"])
-    soon(lambda: known(client, "lamp-1") and not known(client, "product-06"))
+    until(lambda: known(client, "lamp-1") and not known(client, "product-06"))
     before = client.recommend("user-00", k=1).model_version
     (other,) = (model for model in client.list_models().models if model.model_version != before)
     client.activate_model(other.name)
@@ -193,7 +185,7 @@ def test_another_model_is_put_into_service_over_the_changed_catalogue(client: Cl
     assert list(answer.missing_ids) == ["product-06"]
     assert answer.results[0].components.graph
     client.upsert_products([product("lamp-2", "Brass floor lamp", brand="Acme")])
-    soon(lambda: known(client, "lamp-2"))
+    until(lambda: known(client, "lamp-2"))
 
 
 @pytest.mark.neo4j
@@ -263,7 +255,7 @@ def test_a_page_token_of_half_a_character_is_refused_and_the_graph_stays(home: P
 
     graph.load(tables())
     with running(home, connect) as server, Client(server.target) as client:
-        soon(lambda: server.server.graph_open)
+        until(lambda: server.server.graph_open)
         for call in (
             lambda: client.list_products(page_token=token("products", 1)),
             lambda: client.list_facts("product-01", page_token=token("facts of product-01", 5)),
@@ -353,7 +345,7 @@ def test_the_command_line_sees_and_changes_the_catalogue(
         "product-03,Thing 3,Acme,,4.5,no\n"
     )
     with running(home, lambda: nullcontext(graph)) as server:
-        soon(lambda: server.server._link.is_open)
+        until(lambda: server.server._link.is_open)
         monkeypatch.setenv("KGRANK_TARGET", server.target)
         done = kgrank(home, "products", "upsert", str(file), "--only", "price", "--only", "available", "--json")
         assert json.loads(done.out) == {"created": 1, "updated": 1, "unchanged": 0}
@@ -386,5 +378,5 @@ def test_what_was_written_while_the_graph_was_away_from_this_server_comes_when_i
         # A model that came into service meanwhile, with a snapshot that could not be brought up to date.
         server.loop.call_soon_threadsafe(server.server._follower.go_back, 0)
         there.set()
-        soon(lambda: known(client, "lamp-1"))
+        until(lambda: known(client, "lamp-1"))
         assert client.search("brass lamp", k=1).results[0].product_id == "lamp-1"

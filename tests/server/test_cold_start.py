@@ -12,7 +12,8 @@ from kgrank.v1.common_pb2 import Context, Mix, UserState
 from kgrank.v1.ranking_service_pb2 import RecommendResponse
 from tests.server.running import running
 from tests.server.shop import tables
-from tests.server.test_catalogue import known, soon, wait_until_prepared
+from tests.server.test_catalogue import known, wait_until_prepared
+from tests.waiting import until
 
 pytestmark = pytest.mark.neo4j
 
@@ -30,7 +31,7 @@ def test_a_new_product_and_a_new_user_find_each_other(home: Path, graph: Graph) 
             for number in range(3)
         ]
         client.upsert_products(lamps)
-        soon(lambda: known(client, "lamp-2"))
+        until(lambda: known(client, "lamp-2"))
 
         cold = client.recommend("stranger", k=93)
         assert cold.user_state == UserState.USER_STATE_COLD
@@ -40,6 +41,7 @@ def test_a_new_product_and_a_new_user_find_each_other(home: Path, graph: Graph) 
         inside = client.recommend("stranger", k=10, context=Context(categories=["Things > Kind 1"]))
         assert inside.user_state == UserState.USER_STATE_CONTEXT_ONLY
         of_kind = {*(f"product-{number:02}" for number in range(1, 90, 7)), "lamp-0", "lamp-1", "lamp-2"}
+        assert len(inside.results) == 10
         assert set(ids(inside)) <= of_kind
         assert all(result.components.query > 0 for result in inside.results)
         looking = client.recommend("stranger", k=3, context=Context(query="a lamp made of brass"))
@@ -77,11 +79,11 @@ def test_engines_and_what_they_hold_go_once_the_catalogue_has_changed(home: Path
         sizes = []
         for turn in range(8):
             client.upsert_products([product("lamp", f"Lamp of turn {turn}", brand="Acme")])
-            soon(lambda title=f"Lamp of turn {turn}": title in str(serving.engine.snapshot.catalogue["title"][-1]))
+            until(lambda title=f"Lamp of turn {turn}": title in str(serving.engine.snapshot.catalogue["title"][-1]))
             client.delete_products(["lamp"])
-            soon(lambda: "lamp" not in serving.engine.snapshot.products)
+            until(lambda: "lamp" not in serving.engine.snapshot.products)
             states = serving.catalogue._states[serving.engine.model_version]
             snapshot = serving.engine.snapshot
             sizes.append((snapshot.node_count, len(states.joined), len(serving.engine.artifact.scorer.matrix)))
         assert len(set(sizes)) == 1
-        soon(lambda: first() is None)
+        until(lambda: first() is None)

@@ -3,6 +3,7 @@
 import math
 import time
 
+import numpy as np
 import pytest
 
 from kg.tables import CODES, InteractionType
@@ -12,7 +13,7 @@ from model.artifact import Artifact, load_artifact
 from server.engine import STALE_MS, Engine
 from server.histories import Interaction, LiveHistories
 from server.question import ContextEvent, Question, UserState
-from tests.server.shop import Shop
+from tests.server.shop import PRODUCT_COUNT, Shop
 
 VIEW, CART = CODES[InteractionType.VIEW], CODES[InteractionType.ADD_TO_CART]
 MINUTE_MS = 60_000
@@ -41,9 +42,33 @@ def test_seeds_come_after_what_was_written_since_the_snapshot(engine: Engine, ah
     engine.histories.append("e", "user-03", Interaction(10, CART, written_ms, math.nan))
     seeded = Question("user-03", 5, seeds=("product-20", "product-21"))
     assert latest(engine, seeded)[-3:] == ["product-10", "product-20", "product-21"]
-    assert engine.history(seeded).at_ms[-3:].tolist() == [written_ms] * 3
+    moved_ms = engine.history(seeded).at_ms[-3:]
+    assert len(set(moved_ms.tolist())) == 1
+    assert abs(int(moved_ms[0]) - engine.now_ms()) < MINUTE_MS
     untimed = Question("user-03", 5, events=(ContextEvent("product-30", CART, None, math.nan),), seeds=("product-20",))
     assert latest(engine, untimed)[-3:] == ["product-10", "product-30", "product-20"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_an_event_by_the_clock_ages_nothing_of_a_snapshot_of_the_past(
+    shop: Shop, artifact: Artifact, told: bool
+) -> None:
+    lists = []
+    for by_the_clock in (True, False):
+        engine = Engine.build(artifact, shop.snapshot, LiveHistories(shop.snapshot, 1000), exclude_seen=False)
+        at_ms = time.time_ns() // 1_000_000 if by_the_clock else engine.now_ms()
+        product = int(engine.histories.latest("user-03", PRODUCT_COUNT).product_index[-1])
+        events = [ContextEvent(f"product-{product:02}", VIEW, at_ms, math.nan)] if told else []
+        if not told:
+            engine.histories.append("e", "user-03", Interaction(product, VIEW, at_ms, math.nan))
+            assert engine.histories.last_ms("user-03") == at_ms
+        (ranking,) = engine.answer(
+            [Question("user-03", None, candidates=tuple(engine.product_ids), events=tuple(events))]
+        )
+        by_product = np.argsort(ranking.product_index)
+        assert ranking.parts["history"].any()
+        lists.append(np.stack([ranking.parts["history"], ranking.score])[:, by_product])
+    assert np.abs(lists[0] - lists[1]).max() < 1e-4
 
 
 def test_seeds_come_after_the_events_of_the_same_context(engine: Engine) -> None:

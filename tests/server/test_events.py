@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kg.extending import NO_CHANGE
 from kg.freeze import freeze
 from kg.tables import InteractionType
 from kgrank.client import Client, event
@@ -20,7 +19,7 @@ from server.journal import Journal
 from server.journal_insert import Stored
 from server.services.events import _told
 from tests.server.running import running
-from tests.server.shop import Shop, tables, train_shortly
+from tests.server.shop import NO_CHANGE, Shop, tables, train_shortly
 
 
 def test_an_event_changes_the_next_answer(client: Client) -> None:

@@ -152,7 +152,7 @@ def test_similar_products_have_reasons_from_the_product(client: Client) -> None:
     assert not any(reason.text.startswith("You") for reason in reasons)
 
 
-def test_reasons_differ_and_the_strongest_is_what_the_score_needs_most(client: Client, shop: Shop) -> None:
+def test_reasons_differ_and_the_strongest_is_what_the_score_needs_most(client: Client) -> None:
     several = 0
     for result in client.recommend("user-04", k=10, reasons=True).results:
         starts = [reason.nodes[1].id for reason in result.reasons]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.small_shop import small_shop
+from tests.model.small_shop import saved_shop
 from tests.model.tiny_encoder import tiny_encoder
 from tests.server.command import CommandLine, kgrank
 
@@ -29,8 +29,7 @@ batch_users = 16
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     settings = SETTINGS.format(encoder=tiny_encoder(tmp_path / "tiny"))
     (tmp_path / "kgrank.toml").write_text(settings, encoding="utf-8")
     return tmp_path

@@ -84,8 +84,9 @@ def rule(graph: Graph, rule_id: str) -> None:
 
 
 async def soon(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(120):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 def test_what_is_written_after_a_graph_was_put_back_is_followed_by_who_has_heard_of_more(

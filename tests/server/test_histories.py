@@ -4,6 +4,7 @@ import gc
 import sys
 import threading
 from collections import Counter, deque
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from kg.snapshot import Histories
 from kg.vocabulary import Vocabulary
 from server.histories import Interaction, LiveHistories
 from tests.server.shop import Shop
@@ -27,12 +29,12 @@ moments = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0
 def appended(shop: Shop, user_id: str, events: list[tuple[int, int, int]]) -> tuple[LiveHistories, list[Interaction]]:
     """Return histories with events of one user, and all that the user did, by time."""
     histories = LiveHistories(shop.snapshot, LIMIT)
-    stored = histories.whole(user_id)
+    stored = histories.whole(user_id, ALL)
     begin = int(stored.at_ms[0]) if len(stored.at_ms) else 0
     did = [Interaction(*each, NAN) for each in zip(stored.product_index, stored.type, stored.at_ms, strict=True)]
     for product, kind, at in events:
         step = 86_400_000 // 2  # some come before what the snapshot has, some at the very same moment
-        interaction = Interaction(product, kind, begin + at * step, NAN)
+        interaction = Interaction(product, kind, begin + at * step, NAN, position=len(did))
         histories.append(f"event-{len(did)}", user_id, interaction)
         histories.append(f"event-{len(did)}", user_id, interaction)  # the same one
         did.append(interaction)
@@ -44,12 +46,12 @@ def test_late_early_and_repeated_events_find_their_place(
     shop: Shop, events: list[tuple[int, int, int]], user: str
 ) -> None:
     histories, did = appended(shop, user, events)
-    for found, wanted in ((histories.latest(user, ALL), did[-LIMIT:]), (histories.whole(user), did)):
+    for found, wanted in ((histories.latest(user, ALL), did[-LIMIT:]), (histories.whole(user, ALL), did)):
         told = zip(found.product_index.tolist(), found.type.tolist(), found.at_ms.tolist(), strict=True)
         assert list(told) == [(each.product_index, each.type, each.at_ms) for each in wanted]
     assert histories.length(user) == len(did)
     assert Counter(set(histories.seen(user, ALL).tolist())) == Counter({int(each.product_index) for each in did})
-    stored = LiveHistories(shop.snapshot, LIMIT).whole(user)
+    stored = LiveHistories(shop.snapshot, LIMIT).whole(user, ALL)
     frozen = [Interaction(*each, NAN) for each in zip(stored.product_index, stored.type, stored.at_ms, strict=True)]
     assert all(histories.holds(user, each) for each in frozen)
     assert not histories.holds(user, Interaction(4, 1, 7, NAN))
@@ -86,7 +88,7 @@ def test_what_is_told_only_now_comes_after_what_is_stored_of_that_moment(shop: S
     now = Interaction(4, 1, did[-1].at_ms, NAN)
     assert histories.latest("user-01", ALL, [now]).product_index.tolist()[-2:] == [3, 4]
     assert np.array_equal(
-        histories.latest("user-01", ALL).product_index, histories.whole("user-01").product_index[-LIMIT:]
+        histories.latest("user-01", ALL).product_index, histories.whole("user-01", ALL).product_index[-LIMIT:]
     )
 
 
@@ -98,6 +100,29 @@ def test_who_knows_fewer_products_is_told_of_those(shop: Shop) -> None:
     assert latest.offsets.tolist() == [0, len(latest.product_index)]
     assert set(histories.seen("user-01", len(shop.snapshot.products)).tolist()) == set(known)
     assert histories.latest("user-01", ALL).product_index[-1] == len(shop.snapshot.products)
+
+
+def test_of_a_long_history_every_product_is_told_once(shop: Shop) -> None:
+    generator, events, products = np.random.default_rng(3), 200_000, 2_000
+    lengths = np.zeros(len(shop.snapshot.users), np.int64)
+    lengths[[3, 5]] = events, 7
+    had = generator.integers(products, size=events + 7, dtype=np.int32)
+    nothing = np.zeros(len(had))
+    stored = Histories(
+        np.append(0, lengths.cumsum()), had, nothing.astype(np.int8), nothing.astype(np.int64), nothing.astype("f4")
+    )
+    histories = LiveHistories(replace(shop.snapshot, histories=stored), LIMIT)
+    guest, other = shop.snapshot.users.ids([3, 5])
+    for _ in range(2):
+        seen = histories.seen(guest, ALL)
+        assert len(seen) <= products
+        assert set(seen.tolist()) == set(had[:events].tolist())
+    assert histories.seen(other, ALL).tolist() == had[events:].tolist()
+    histories.append("event", guest, Interaction(products, 0, 0, NAN))
+    assert set(histories.seen(guest, ALL).tolist()) == {*had[:events].tolist(), products}
+    assert (histories.reaches(guest, products), histories.reaches(guest, products + 1)) == (True, False)
+    histories.forget([guest])
+    assert len(histories.seen(guest, ALL)) == 0
 
 
 class _Copies:

@@ -24,8 +24,8 @@ from server.question import Filter as Only
 from server.question import Question, UserState
 from tests.server.running import Running, running
 from tests.server.shop import Shop, tables
-from tests.server.test_catalogue import soon
 from tests.server.test_watch import values
+from tests.waiting import until
 
 
 @contextmanager
@@ -116,11 +116,11 @@ def test_another_model_and_rules_make_other_answers(home: Path, shop: Shop) -> N
 def test_whoever_is_erased_is_in_no_answer(home: Path, graph: Graph) -> None:
     graph.load(tables())
     with running(home, lambda: nullcontext(graph)) as server, Client(server.target, timeout_s=30) as client:
-        soon(lambda: server.server.graph_open)
+        until(lambda: server.server.graph_open)
         assert client.recommend("user-07", k=5).user_state == common_pb2.USER_STATE_WARM
         assert client.recommend("user-07", k=5).user_state == common_pb2.USER_STATE_WARM
         client.erase_user("user-07")
-        soon(lambda: client.recommend("user-07", k=5).user_state == common_pb2.USER_STATE_COLD)
+        until(lambda: client.recommend("user-07", k=5).user_state == common_pb2.USER_STATE_COLD)
 
 
 def test_with_kept_answers_all_is_as_without(home: Path) -> None:

@@ -18,7 +18,7 @@ from server.search.words import WordIndex
 from server.services.ranking import RankingService
 from tests.server.running import running
 from tests.server.shop import Shop
-from tests.server.test_catalogue import soon
+from tests.waiting import until
 
 
 class Held:
@@ -49,7 +49,7 @@ def test_a_call_that_failed_holds_on_to_nothing(home: Path, monkeypatch: pytest.
         for _ in range(3):
             with pytest.raises((NotFoundError, CallError)):
                 client.explain("user-01", "product-01")
-        soon(lambda: [each() for each in held] == [None] * 3)
+        until(lambda: [each() for each in held] == [None] * 3)
 
 
 @pytest.mark.usefixtures("no_collection")
@@ -66,7 +66,7 @@ def test_a_call_that_was_given_up_holds_on_to_nothing(home: Path, monkeypatch: p
         while not held:
             with pytest.raises(CallError):
                 client.explain("user-01", "product-01")
-        soon(lambda: all(each() is None for each in held))
+        until(lambda: all(each() is None for each in held))
 
 
 @pytest.mark.usefixtures("no_collection")

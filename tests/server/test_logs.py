@@ -13,9 +13,7 @@ import structlog
 from server.watch.logs import log_to_stderr
 
 
-def test_the_standard_library_s_log_and_ours_are_json_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_standard_library_s_log_and_ours_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger().handlers[:]
     try:
         log_to_stderr()

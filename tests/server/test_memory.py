@@ -8,17 +8,21 @@ import pyarrow as pa
 import pytest
 
 from kg.commits import CommittedEvent
-from kg.tables import InteractionType
+from kg.exporting import export_interactions
+from kg.freeze import freeze
+from kg.store import Graph
+from kg.tables import InteractionType, Tables
 from kg.vocabulary import Vocabulary
 from server.contract import TYPE_OF_CODE, WrittenEvent
+from server.drain import AFTER_FILES, rows
 from server.histories import LiveHistories
 from server.journal import Journal
 from server.journal_file import StoredEvent
 from server.memory import Memory
-from tests.server.shop import Shop
+from tests.server.shop import Shop, tables
 
 NOW_MS = 1_800_000_000_000
-PURCHASE = InteractionType.PURCHASE
+PURCHASE, VIEW = InteractionType.PURCHASE, InteractionType.VIEW
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def memory(histories: LiveHistories, shop: Shop, tmp_path: Path) -> Iterator[Mem
 
 
 def committed(event_id: str, product_id: str = "product-02") -> CommittedEvent:
-    return CommittedEvent(1, event_id, "stranger", product_id, PURCHASE, NOW_MS, 1.0)
+    return CommittedEvent(1, event_id, "stranger", product_id, PURCHASE, NOW_MS, 1.0, AFTER_FILES)
 
 
 def written(event_id: str, offset: int) -> StoredEvent:
@@ -89,8 +93,43 @@ def test_what_was_committed_while_a_snapshot_was_exported_counts_once(
     type_, at_ms = TYPE_OF_CODE[int(stored.type[row])], int(stored.at_ms[row])
     before = histories.length(user_id)
     late = shop.snapshot.commit + 1  # the snapshot tells of no commit above its own, and may have some of one
-    memory.follow([CommittedEvent(late, "exported", user_id, product_id, type_, at_ms, None)], -1, late)
+    memory.follow([CommittedEvent(late, "exported", user_id, product_id, type_, at_ms, None, 0)], -1, late)
     assert histories.length(user_id) == before
     # A caller that did not hear from the server that took it writes it here, whose journal never had it.
     memory.written([StoredEvent(1, WrittenEvent("exported", user_id, product_id, type_, at_ms, None), NOW_MS)])
     assert histories.length(user_id) == before
+
+
+@pytest.mark.neo4j
+def test_events_of_one_moment_stand_in_one_order_at_every_server_and_in_the_next_snapshot(
+    shop: Shop, graph: Graph, tmp_path: Path
+) -> None:
+    def stored(name: str, offset: int, product: int, type_: InteractionType) -> StoredEvent:
+        event = WrittenEvent(f"{name}-{offset}", "stranger", f"product-{product:02}", type_, NOW_MS, 1.0)
+        return StoredEvent(offset, event, NOW_MS)
+
+    # The later commit has the earlier offset, and one that both journals have; the call of two types is the usual one.
+    first = [stored("a", 5, 50, PURCHASE), stored("a", 6, 60, VIEW), stored("a", 7, 10, PURCHASE)]
+    second = [stored("b", 4, 20, VIEW), stored("b", 5, 30, PURCHASE), stored("b", 6, 40, VIEW)]
+    for name, written_there in (("a", first), ("b", second)):
+        graph.append_events(rows(written_there), name, written_there[-1].offset)
+    exported = Tables(interactions=export_interactions(graph), products=tables().products)
+    wanted = LiveHistories(freeze(exported), 10).latest("stranger", 90).product_index.tolist()
+    assert wanted == [20, 50, 30, 60, 40, 10]
+
+    engine: Any = type("Answering", (), {"snapshot": shop.snapshot})()
+    each_type = [each for block in graph.events_since(0) for each in block]
+    for number, (own, others) in enumerate(
+        (
+            (first, graph.events_of([2])),
+            (second, graph.events_of([1])),
+            ([], graph.events_of([1, 2])),
+            ([], each_type),
+        )
+    ):
+        histories, journal = LiveHistories(shop.snapshot, 10), Journal(tmp_path / f"{number}.db")
+        memory = Memory(lambda kept=histories: [(kept, engine)], journal)  # type: ignore[misc]  # of this round
+        memory.written(own)
+        memory.follow(others, -1, 2)
+        journal.close()
+        assert histories.latest("stranger", 90).product_index.tolist() == wanted

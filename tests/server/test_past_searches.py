@@ -19,7 +19,7 @@ from server.search.finder import Finder
 from server.searches_following import SearchesFollowing
 from tests.server.running import running
 from tests.server.shop import Shop, tables
-from tests.server.test_catalogue import soon
+from tests.waiting import until
 
 HOUR_MS = 3_600_000
 WEIGHT = 5.0
@@ -96,11 +96,11 @@ def test_searches_are_read_once_more_only_where_the_graph_is_another() -> None:
 
     async def run() -> None:
         following = SearchesFollowing(Link(), PastSearches(24, Clock()))  # type: ignore[arg-type]  # a graph that tells
-        for until in (5, 5, 2, 4, 5, 6):  # the follower goes back for a snapshot that is behind
-            await following.follow(until)
+        for commit in (5, 5, 2, 4, 5, 6):  # the follower goes back for a snapshot that is behind
+            await following.follow(commit)
         assert read == [(0, 5), (5, 6)]
-        for until in (0, 4, 6):
-            await following.follow(until)
+        for commit in (0, 4, 6):
+            await following.follow(commit)
 
     asyncio.run(run())
     assert read[2:] == [(0, 4), (4, 6)]
@@ -214,14 +214,14 @@ def test_searches_reach_other_servers_and_later_ones_until_the_user_is_erased(ho
     with running(home, lambda: nullcontext(graph), past_search_weight=WEIGHT) as server, Client(server.target) as one:
         one.search("bolt", user_id="ann", k=3)
         assert counts(one)
-        soon(lambda: graph.read("MATCH (:User {id: 'ann'})-[s:SEARCHED]->() RETURN count(s)") == [[1]])
+        until(lambda: graph.read("MATCH (:User {id: 'ann'})-[s:SEARCHED]->() RETURN count(s)") == [[1]])
         with (
             running(other_home, lambda: nullcontext(graph), past_search_weight=WEIGHT) as later,
             Client(later.target) as other,
         ):
-            soon(lambda: counts(other))
+            until(lambda: counts(other))
             other.search("acme", user_id="bob", k=3)
-            soon(lambda: any(query_part(one.recommend("bob", k=3))))
+            until(lambda: any(query_part(one.recommend("bob", k=3))))
             one.erase_user("ann")
-            soon(lambda: not counts(one) and not counts(other))
+            until(lambda: not counts(one) and not counts(other))
             assert one.recommend("ann", k=3).user_state == common_pb2.USER_STATE_COLD

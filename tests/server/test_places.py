@@ -2,9 +2,8 @@
 
 import logging
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from server.admission import MANY, Admission
 from server.engine import Engine
 from server.question import Question, Ranking
 from tests.server.running import Running, running
+from tests.waiting import until
 
 
 @contextmanager
@@ -49,13 +49,6 @@ def many_wait(admission: Admission, monkeypatch: pytest.MonkeyPatch, wait_s: flo
     """Let as many calls be inside as make others wait, and the next one wait for so long."""
     monkeypatch.setattr(admission, "taken", MANY)
     monkeypatch.setattr(admission, "_each_s", wait_s / MANY)
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @contextmanager

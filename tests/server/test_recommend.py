@@ -19,7 +19,9 @@ def test_results_are_the_best_of_the_whole_catalogue_in_order(client: Client, sh
 
 
 def test_components_add_up_to_the_score(client: Client) -> None:
-    for result in client.recommend("user-03", k=20, exclude_seen=False).results:
+    results = client.recommend("user-03", k=20, exclude_seen=False).results
+    assert len(results) == 20
+    for result in results:
         parts = result.components
         # `query` is there where another test has searched as this user on the server that they share.
         whole = sum(getattr(parts, part.name) for part in parts.DESCRIPTOR.fields)

@@ -15,7 +15,7 @@ from kgrank.channel import Credentials, _Bearer
 from kgrank.client import Client
 from kgrank.errors import CallError
 from kgrank.v1.user_service_pb2 import ExportUserResponse
-from server.errors import ErasureWaitsError, NotServingError, failure
+from server.errors import ErasureWaitsError, NoGraphError, NotServingError, UnknownModelError, failure
 
 
 class Failing(grpc.GenericRpcHandler):
@@ -66,6 +66,28 @@ def test_what_waits_for_longer_than_all_attempts_is_told_at_once() -> None:
     ):
         client.recommend("u")
     assert handler.calls == {"Recommend": 1}
+
+
+def test_a_server_that_has_no_graph_at_all_is_asked_once() -> None:
+    with (
+        failing(NoGraphError("this server runs without a graph", "Start it without --no-graph.")) as (handler, client),
+        pytest.raises(CallError, match="without a graph"),
+    ):
+        client.get_product("p")
+    assert handler.calls == {"GetProduct": 1}
+
+
+@pytest.mark.parametrize(
+    ("problem", "remedy", "message"),
+    [
+        ("there is no model m", "ListModels names those.", "there is no model m. ListModels names those."),
+        ("what is that?", "Say it.", "what is that? Say it."),
+        ("two\nlines.", "Read\nboth.", "two lines. Read both."),
+        ("nothing helps", "", "nothing helps"),
+    ],
+)
+def test_problem_and_remedy_are_told_as_sentences(problem: str, remedy: str, message: str) -> None:
+    assert failure(UnknownModelError(problem, remedy), method="m", request_id="").message == message
 
 
 def test_a_token_is_read_again_when_its_file_changes(tmp_path: Path) -> None:

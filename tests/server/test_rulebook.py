@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kg.extending import NO_CHANGE, extended
+from kg.extending import extended
 from kg.freeze import freeze
 from kg.rules import Action, Rule, Target
 from kg.tables import FACTS
 from server.filters import CatalogueFilters
 from server.rulebook import MOST_LEVELS, RuleBook, effect_of
-from tests.server.shop import Shop, tables
+from tests.server.shop import NO_CHANGE, Shop, tables
 
 
 def rule(action: Action, target: Target, name: str, **more: object) -> Rule:
@@ -109,7 +109,7 @@ def test_who_comes_while_rules_are_prepared_prepares_them_too() -> None:
     assert (before.prepared, between.prepared, after.prepared) == ([rules], [rules], [])
 
 
-def test_what_facts_join_to_a_brand_or_category_is_of_it(shop: Shop) -> None:
+def test_what_facts_join_to_a_brand_or_category_is_of_it() -> None:
     facts = [
         {"head": "product-01", "relation": "HAS_BRAND", "tail": "Acme", "head_kind": "product", "tail_kind": "brand"},
         {

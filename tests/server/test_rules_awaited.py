@@ -19,9 +19,9 @@ from kgrank.errors import ServerUnavailableError
 from tests.server.command import CommandLine
 from tests.server.running import Connect, running
 from tests.server.shop import tables
-from tests.server.test_catalogue import soon
 from tests.server.test_health import NOT_SERVING, SERVING, health
 from tests.server.test_watch import fetch, values
+from tests.waiting import until
 
 NO_BOLT = Rule("no-bolt", Action.BLOCK, Target.BRAND, "Bolt")
 
@@ -70,7 +70,7 @@ def test_a_new_replica_shows_nothing_before_it_has_read_the_rules(home: Path, do
     ):
         port = server.server.metrics_port
         assert port is not None
-        soon(lambda: server.server.active is not None, 60)
+        until(lambda: server.server.active is not None, 60)
         assert health(channel) == NOT_SERVING
         assert fetch(port, "/readyz")[0] == 503
         with pytest.raises(ServerUnavailableError) as refused:
@@ -78,7 +78,7 @@ def test_a_new_replica_shows_nothing_before_it_has_read_the_rules(home: Path, do
         assert refused.value.reason == "NOT_SERVING"
         assert (values(port)["kgrank_ready",], values(port)["kgrank_rules_known",]) == (0, 0)
         door.open()
-        soon(lambda: health(channel) == SERVING, 30)
+        until(lambda: health(channel) == SERVING, 30)
         assert "Bolt" not in shown_brands(client)
         assert (values(port)["kgrank_ready",], values(port)["kgrank_rules_known",]) == (1, 1)
     # It has a copy now: the next start waits for nothing.
@@ -99,7 +99,7 @@ def test_a_replica_that_waited_long_enough_goes_on_and_says_so(home: Path, door:
         assert [each["log_level"] for each in lines if each["event"] == "serving_without_rules"] == ["error"]
         assert values(port)["kgrank_rules_known",] == 0
         door.open()
-        soon(lambda: "Bolt" not in shown_brands(client), 30)
+        until(lambda: "Bolt" not in shown_brands(client), 30)
         assert values(port)["kgrank_rules_known",] == 1
 
 

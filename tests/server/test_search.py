@@ -106,6 +106,7 @@ def test_categories_in_the_context_put_their_products_forward(client: Client) ->
         [result for result in answer.results if int(result.product_id[8:]) % 7 == 3] for answer in (steered, cold)
     )
     assert len(inside) > len(before)
+    assert len(steered.results) == 13
     assert all((result.components.query > 0) == (result in inside) for result in steered.results)
     assert steered.user_state == common_pb2.USER_STATE_CONTEXT_ONLY
     everything = client.recommend("user-02", k=90, exclude_seen=False, context=Context(categories=["Things > Kind 3"]))

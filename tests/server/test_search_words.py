@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+import tantivy
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
@@ -102,6 +103,31 @@ def test_all_that_are_near_come_into_question(words: set[str], asked: str) -> No
             exact = {each for each in words if not each.isdigit() and OSA.distance(asked, each) <= most}
             assert exact <= set(near)
             assert len(near) == len(set(near))
+
+
+def test_where_the_best_of_a_word_are_others_the_allowed_ones_are_searched_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.search.words._TERMS_OF_A_SET", 50)
+    titles = ["lamp"] * 1900 + [f"lamp of {'brass ' * (number % 9)}for the hall" for number in range(100)]
+    snapshot, searched, search = catalogue_of(*titles), list[int](), WordIndex._search
+    words = WordIndex.build(snapshot)
+
+    def counted(index: WordIndex, query: tantivy.Query, k: int) -> tuple[np.ndarray, np.ndarray]:
+        searched.append(k)
+        return search(index, query, k)
+
+    monkeypatch.setattr(WordIndex, "_search", counted)
+    allowed = np.array(["hall" in title for title in snapshot.catalogue["title"].to_pylist()])
+    found, score, whole = words.best("lamp", 10, allowed)
+    assert len(searched) == 2
+    every, every_score = words.find("lamp", 2000)
+    passes = allowed[every]
+    assert score.tolist() == pytest.approx(every_score[passes][:10].tolist())
+    assert (len(set(found.tolist())), bool(allowed[found].all()), whole) == (10, True, False)
+    searched.clear()
+    assert len(words.best("brass", 10, allowed)[0]) == 10
+    assert len(searched) == 1
 
 
 def test_only_the_words_that_are_looked_for_are_mended() -> None:

@@ -135,6 +135,34 @@ def test_a_pin_beyond_the_list_takes_nothing_from_the_places_in_it() -> None:
     assert stand.asked(Question("", 50, pinned=True)).product_index.tolist() == [51, *range(48), 50]
 
 
+def test_of_two_pins_of_one_product_the_one_that_is_in_the_list_holds() -> None:
+    rules = [
+        Rule("a-far", Action.PIN, Target.PRODUCT, "p0050", position=50),
+        Rule("b-near", Action.PIN, Target.PRODUCT, "p0050", position=2),
+        Rule("c-taken", Action.PIN, Target.PRODUCT, "p0060", position=2),
+        Rule("d-next", Action.PIN, Target.PRODUCT, "p0060", position=3),
+    ]
+    stand = Stand(["Thing"] * 100, rules=rules)
+    assert stand.asked(Question("", 1, pinned=True)).product_index.tolist() == [0]
+    assert stand.asked(Question("", 5, pinned=True)).product_index.tolist() == [0, 50, 60, 1, 2]
+    longer = stand.asked(Question("", 60, pinned=True)).product_index.tolist()
+    assert longer == [0, 50, 60, *range(1, 50), *range(51, 59)]
+
+
+def test_a_list_is_sorted_by_score_to_the_last_digit_whatever_is_mixed() -> None:
+    rules = [
+        Rule("lift", Action.BOOST, Target.BRAND, "Acme", strength=0.7),
+        Rule("one", Action.PIN, Target.PRODUCT, "p0250", position=3),
+        Rule("some", Action.PIN, Target.BRAND, "Bolt", position=7),
+    ]
+    stand = Stand(["Thing"] * 300, ["Acme", "Bolt", "Cora"] * 100, known=100, rules=rules)
+    for taste in np.arange(3.7, 140, 1.37).tolist():
+        for mix in (Mix(), Mix(exploration_share=0.3), Mix(diversity=0.3), Mix(max_per_brand=4, exploration_share=0.3)):
+            listed = stand.asked(Question("", 20, pinned=True, mix=mix), taste)
+            assert (np.diff(listed.score) <= 0).all()
+            np.testing.assert_allclose(np.stack(list(listed.parts.values())).sum(0), listed.score, rtol=1e-5, atol=1e-4)
+
+
 def test_a_product_has_the_same_fit_in_a_list_and_by_itself(alike: Stand) -> None:
     last = MANY - 1
     listed = alike.asked(Question("", 3, query="lamp"), taste=-1.0)

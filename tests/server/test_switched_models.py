@@ -17,7 +17,7 @@ from model.joining import HiddenStates
 from server.catalogue import LiveCatalogue
 from server.engine import Engine
 from server.traffic import Share, Traffic
-from tests.server.running import Running, running, serving_of
+from tests.server.running import Running, activate, running, serving_of
 from tests.server.shop import Shop, tables
 from tests.waiting import until
 
@@ -61,10 +61,10 @@ def test_a_model_that_comes_while_another_is_made_ready_to_grow_is_made_ready_to
 
     async def run() -> None:
         with serving_of(home) as (serving, journal):
-            await serving.activate(shop.versions[0], journal)
+            await activate(serving, shop.versions[0], journal)
             preparing = asyncio.create_task(serving.prepare_to_grow())
             assert await asyncio.to_thread(begun.wait, 240)
-            await serving.activate(shop.versions[1], journal)
+            await activate(serving, shop.versions[1], journal)
             go_on.set()
             await preparing
             assert not serving.catalogue.unprepared(serving.lineup)
@@ -86,7 +86,7 @@ def test_a_model_that_can_t_be_made_ready_keeps_no_other_from_it(
 
     async def run() -> None:
         with serving_of(home) as (serving, journal):
-            await serving.activate(broken, journal)
+            await activate(serving, broken, journal)
             await serving.change_traffic(lambda traffic: Traffic(broken, (Share(whole, 30),)), journal)
             with pytest.raises(ModelError, match="its encoder is damaged"):
                 await serving.prepare_to_grow()

@@ -4,7 +4,6 @@ import socket
 import ssl
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from server.config import ServeSettings
 from tests.server.certificates import Authority, Issued
 from tests.server.running import running
 from tests.server.test_watch import values
+from tests.waiting import until
 
 HANDSHAKE_S = 10
 NOTICED_S = 60 + 20
@@ -47,12 +47,6 @@ def answers(target: str, ca: Path, own: Issued | None = None) -> bool:
             return bool(client.recommend("user-01", k=1).results)
         except ServerUnavailableError:
             return False
-
-
-def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
 
 
 def test_only_who_trusts_the_certificate_gets_an_answer(home: Path, tmp_path: Path) -> None:
@@ -194,7 +188,7 @@ def test_loopback_needs_no_certificate(host: str) -> None:
     refuse_exposure(ServeSettings(host=host))
 
 
-def test_production_needs_tls_and_callers_who_say_who_they_are(home: Path, tmp_path: Path) -> None:
+def test_production_needs_tls_and_callers_who_say_who_they_are(tmp_path: Path) -> None:
     files = tls(Authority(tmp_path).issue("server"))
     with pytest.raises(ConfigError, match="without TLS"):
         refuse_exposure(ServeSettings(production=True))

@@ -23,7 +23,7 @@ from server.models import ModelFolder
 from server.question import Question
 from server.shadow import Shadow
 from server.traffic import Share, Traffic, place, read_traffic
-from tests.server.running import running, serving_of
+from tests.server.running import activate, running, serving_of
 from tests.server.shop import Shop, tables
 from tests.waiting import until
 
@@ -153,7 +153,7 @@ def test_a_shadow_of_the_served_model_agrees_with_it(home: Path) -> None:
     async def run() -> None:
         with serving_of(home) as (serving, journal), serving_of(home, "other.db") as (other, other_journal):
             version = ModelFolder(home / "artifacts").manifests()[0].model_version
-            engine, twin = await serving.activate(version, journal), await other.activate(version, other_journal)
+            engine, twin = await activate(serving, version, journal), await activate(other, version, other_journal)
             shadow = Shadow(twin, lambda: False)
             for user in USERS[:5]:
                 shadow.observe(engine, question := Question(user, 7), await serving.answer(engine, question))
@@ -171,7 +171,7 @@ def test_while_the_server_is_busy_a_shadow_waits_and_lets_the_oldest_go(home: Pa
     async def run() -> None:
         with serving_of(home) as (serving, journal):
             version = ModelFolder(home / "artifacts").manifests()[0].model_version
-            engine, question = await serving.activate(version, journal), Question("user-01", 3)
+            engine, question = await activate(serving, version, journal), Question("user-01", 3)
             ranking = await serving.answer(engine, question)
             busy = True
             shadow = Shadow(engine, lambda: busy)
@@ -199,10 +199,10 @@ async def gone(*engines: "weakref.ref[Engine]") -> None:
 def test_a_swap_has_two_engines_in_memory_and_then_one(home: Path, shop: Shop) -> None:
     async def run() -> None:
         with serving_of(home) as (serving, journal):
-            engines = [weakref.ref(await serving.activate(shop.versions[0], journal))]
+            engines = [weakref.ref(await activate(serving, shop.versions[0], journal))]
             for version in (shop.versions[1], shop.versions[0], shop.versions[1]):
                 with serving.admitted(reasons=False) as running_call:
-                    engines.append(weakref.ref(await serving.activate(version, journal)))
+                    engines.append(weakref.ref(await activate(serving, version, journal)))
                     # The call that runs keeps its own; the new one answers already.
                     assert [engine() is not None for engine in engines[-2:]] == [True, True]
                     assert running_call.model_version != serving.active

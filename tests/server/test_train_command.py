@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.model.small_shop import small_shop
+from tests.model.small_shop import saved_shop
 from tests.server.command import CommandLine, kgrank
 from tests.waiting import until
 
@@ -22,8 +22,7 @@ batch_users = 16
 
 
 def test_training_makes_an_artifact_and_points_to_it(tmp_path: Path, kgrank: CommandLine) -> None:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     (tmp_path / "kgrank.toml").write_text(SETTINGS, encoding="utf-8")
     done = kgrank(tmp_path, "--config", str(tmp_path / "kgrank.toml"), "train", "--json")
     assert done.code == 0, done.err
@@ -34,8 +33,7 @@ def test_training_makes_an_artifact_and_points_to_it(tmp_path: Path, kgrank: Com
 
 
 def test_two_trainings_on_a_snapshot_do_not_spoil_each_others_checkpoints(tmp_path: Path, kgrank: CommandLine) -> None:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     (tmp_path / "kgrank.toml").write_text(SETTINGS, encoding="utf-8")
     endless = SETTINGS.replace("epochs = 2", "epochs = 10_000\npatience = 1000")
     (tmp_path / "endless.toml").write_text(endless, encoding="utf-8")
@@ -70,8 +68,7 @@ def tuning_of(folder: Path) -> str:
 
 
 def test_relations_that_are_not_there_are_told_and_misspelt_ones_refused(tmp_path: Path, kgrank: CommandLine) -> None:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     excluded = SETTINGS.replace("[model]", '[model]\nexclude_relations = ["ALSO_BOUGHT", "PROMOTED", "BOUGHT_TOGETER"]')
     (tmp_path / "kgrank.toml").write_text(excluded, encoding="utf-8")
     done = kgrank(tmp_path, "--config", str(tmp_path / "kgrank.toml"), "train")

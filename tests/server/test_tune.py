@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.small_shop import small_shop
+from tests.model.small_shop import saved_shop
 from tests.server.command import CommandLine, kgrank
 
 __all__ = ["kgrank"]  # the fixture
@@ -30,8 +30,7 @@ SPACE = """
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    small_shop().save(tmp_path / "snapshots" / "small")
-    (tmp_path / "snapshots" / "LATEST").write_text("small", encoding="utf-8")
+    saved_shop(tmp_path)
     (tmp_path / "kgrank.toml").write_text(SETTINGS, encoding="utf-8")
     (tmp_path / "space.toml").write_text(SPACE, encoding="utf-8")
     return tmp_path

@@ -59,6 +59,11 @@ def test_a_profile_of_a_time_window_has_what_happened_in_it(client: Client) -> N
     assert client.user_profile("windowed", window_s=3600).interaction_count == 2
     assert client.user_profile("windowed", limit=1).state == common_pb2.USER_STATE_FEW_EVENTS
     assert len(client.user_profile("windowed", limit=1).categories) == 1
+    # Clocks may run ahead.
+    soon = time.time_ns() // 1_000_000 + 200_000
+    client.write_events([event("windowed", "product-09", "view", at_ms=soon)])
+    assert client.user_profile("windowed", window_s=3600).interaction_count == 2
+    assert client.user_profile("windowed").interaction_count == 3
     # The shop's purchases are years old.
     assert client.user_profile("user-02", window_s=3600).interaction_count == 0
     assert client.search("thing", "only searched").results
@@ -110,6 +115,26 @@ def test_an_export_has_all_that_is_stored_wherever_it_is(home: Path, graph: Grap
         "at_ms": of_graph[-1]["at_ms"],
         "value": None,
     }
+
+
+def test_one_user_is_found_in_a_snapshot_without_a_dictionary_of_all(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_ = list[Snapshot](), Snapshot.open
+
+    def noted(folder: Path, *, verify: bool) -> Snapshot:
+        opened.append(open_(folder, verify=verify))
+        return opened[-1]
+
+    monkeypatch.setattr(Snapshot, "open", noted)
+    nothing: Any = None
+    service = UserService(nothing, nothing, nothing, nothing, shop.home / "snapshots")
+    rows = shop.snapshot.histories.rows(shop.snapshot.users.array.to_pylist().index("user-03"))
+    (found,) = service._of_snapshots("user-03")
+    assert found["interactions"] == rows.stop - rows.start
+    assert list(service._of_snapshots("never heard of")) == []
+    assert len(opened) == 2
+    assert not any("_index_of" in vars(each.users) for each in opened)
 
 
 class TakingSearches(GraphLink[Graph]):

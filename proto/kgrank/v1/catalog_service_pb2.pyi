@@ -107,7 +107,8 @@ class Fact(google.protobuf.message.Message):
     TAIL_FIELD_NUMBER: builtins.int
     relation: builtins.str
     """Up to 128 capital letters, digits and underscores: `ALSO_BOUGHT`, `MADE_OF`. `HAS_BRAND`, `IN_CATEGORY`,
-    `HAS_ATTRIBUTE` and `CHILD_OF` follow from products and are refused.
+    `HAS_ATTRIBUTE` and `CHILD_OF` follow from products: `UpsertFacts` refuses them. What files told by them besides
+    is listed and removed like other facts.
     """
     @property
     def head(self) -> global___FactNode:
@@ -464,7 +465,7 @@ class ListFactsResponse(google.protobuf.message.Message):
     """For the next page; empty on the last."""
     @property
     def facts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Fact]:
-        """The facts, whichever end the product is."""
+        """The facts, whichever end the product is, but for those that are made from the fields of a product."""
 
     def __init__(
         self,
@@ -485,7 +486,7 @@ class DeleteFactsRequest(google.protobuf.message.Message):
     FACTS_FIELD_NUMBER: builtins.int
     @property
     def facts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Fact]:
-        """1 to 1000 facts."""
+        """1 to 1000 facts, as `ListFacts` has them; one that is made from a product's field goes with the field alone."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Rule(google.protobuf.message.Message):
         """Not set; refused."""
         ACTION_PIN: Rule._Action.ValueType  # 1
         """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it; of a
-        brand or category the product that suits the user best.
+        brand or category the product that suits the user best. Of two for one product the nearer to the top holds.
         """
         ACTION_BOOST: Rule._Action.ValueType  # 2
         """Lifts by `strength` in Recommend, Rank, Search and Explain."""
@@ -52,7 +52,7 @@ class Rule(google.protobuf.message.Message):
     """Not set; refused."""
     ACTION_PIN: Rule.Action.ValueType  # 1
     """Puts a product at `position` of Recommend and Search, where the filters let it through and the search finds it; of a
-    brand or category the product that suits the user best.
+    brand or category the product that suits the user best. Of two for one product the nearer to the top holds.
     """
     ACTION_BOOST: Rule.Action.ValueType  # 2
     """Lifts by `strength` in Recommend, Rank, Search and Explain."""

@@ -30,7 +30,7 @@ class GetUserProfileRequest(google.protobuf.message.Message):
     """Largest number of brands, categories and interests each, up to 100; 10 if 0."""
     @property
     def window(self) -> google.protobuf.duration_pb2.Duration:
-        """Only what happened in this time before now; all if not set."""
+        """Only what happened in this time before now; all, also what a clock that runs ahead tells of, if not set."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class PriceLevel(google.protobuf.message.Message):
     upper: builtins.float
     """A quarter of the interactions are with dearer products."""
     percentile: builtins.float
-    """Where the median stands among the catalogue's prices, from 0 (cheapest) to 1."""
+    """Where the median stands among the prices of the catalogue as it is now, from 0 (cheapest) to 1."""
     def __init__(
         self,
         *,

@@ -74,6 +74,7 @@ class UserServiceServicer(object):
     def EraseUser(self, request, context):
         """Erases a user from the graph, the journal, memory and published recommendations; later snapshots have nothing of
         it. Repeatable: a call that failed half-way, or whose server died, is finished by the next one or by the next start.
+        What servers receive of the user after the call, or after its last repetition, is new, and kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

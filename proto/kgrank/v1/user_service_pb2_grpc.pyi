@@ -41,6 +41,7 @@ class UserServiceStub:
     ]
     """Erases a user from the graph, the journal, memory and published recommendations; later snapshots have nothing of
     it. Repeatable: a call that failed half-way, or whose server died, is finished by the next one or by the next start.
+    What servers receive of the user after the call, or after its last repetition, is new, and kept.
     """
 
 class UserServiceAsyncStub:
@@ -66,6 +67,7 @@ class UserServiceAsyncStub:
     ]
     """Erases a user from the graph, the journal, memory and published recommendations; later snapshots have nothing of
     it. Repeatable: a call that failed half-way, or whose server died, is finished by the next one or by the next start.
+    What servers receive of the user after the call, or after its last repetition, is new, and kept.
     """
 
 class UserServiceServicer(metaclass=abc.ABCMeta):
@@ -97,6 +99,7 @@ class UserServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[kgrank.v1.user_service_pb2.EraseUserResponse, collections.abc.Awaitable[kgrank.v1.user_service_pb2.EraseUserResponse]]:
         """Erases a user from the graph, the journal, memory and published recommendations; later snapshots have nothing of
         it. Repeatable: a call that failed half-way, or whose server died, is finished by the next one or by the next start.
+        What servers receive of the user after the call, or after its last repetition, is new, and kept.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
