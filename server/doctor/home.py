@@ -21,7 +21,7 @@ _LITTLE_SHARE = 0.05
 def check_home(settings: "Settings") -> Iterator[Finding]:
     """Look at disk and permissions of home, and of what in it may lie on other disks."""
     home = settings.home.resolve()
-    if _there(home) != home:
+    if not home.is_dir():
         yield warning("home", f"{home} does not exist yet", "`kgrank load` or `kgrank demo` makes it.")
     folders = [home, settings.artifacts_folder, settings.snapshots_folder]
     if settings.graph.uri is None:
