@@ -11,7 +11,8 @@ LATEST = "LATEST"
 def latest_in(folder: Path) -> Path | None:
     """Return where the newest is said to be; None where none is named."""
     latest = folder / LATEST
-    return folder / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+    name = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
+    return folder / name if name else None
 
 
 def note_latest(folder: Path, name: str) -> None:

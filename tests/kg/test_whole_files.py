@@ -80,3 +80,5 @@ def test_several_may_name_the_newest_at_once(tmp_path: Path) -> None:
 def test_where_none_is_named_there_is_no_newest(tmp_path: Path) -> None:
     assert latest_in(tmp_path) is None
     assert latest_in(tmp_path / "absent") is None
+    (tmp_path / LATEST).write_text("\n")
+    assert latest_in(tmp_path) is None

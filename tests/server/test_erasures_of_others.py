@@ -69,6 +69,14 @@ def there(journal: Journal) -> list[str]:
     return [each.event.event_id for each in journal.of_user("ann")]
 
 
+def intend(journal: JournalFile) -> int:
+    """Write down that ann is to be erased; return when, once that moment is over: what comes then is after it."""
+    journal.intend_erasure("ann")
+    intended_ms = journal.intended_ms("ann") or 0
+    until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+    return intended_ms
+
+
 @pytest.mark.neo4j
 def test_who_was_erased_twice_does_not_come_back_with_a_graph_from_in_between(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables(products=[{"product_id": "a"}], interactions=[event("e1", "ann", "a")]))
@@ -127,9 +135,7 @@ def test_what_the_graph_took_between_an_intention_and_its_end_is_given_back(tmp_
     with erasing(tmp_path, graph) as (journal, eraser), erasing(tmp_path, graph, "other.db") as (other, following):
         for known, event_id in ((journal, "old-life"), (other, "old-life-there")):
             write(known, event_id)
-        journal.intend_erasure("ann")
-        intended_ms = journal.intended_ms("ann") or 0
-        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        intended_ms = intend(journal)
         for known, event_id in ((journal, "new-life"), (other, "new-life-there")):
             write(known, event_id)
             Drain(known, lambda: nullcontext(graph))._take(graph, 0)
@@ -188,9 +194,7 @@ def test_an_erasure_that_was_asked_for_before_another_and_is_done_after_it_lets_
 ) -> None:
     graph.load(tables(products=[{"product_id": "a"}]))
     with erasing(tmp_path, graph) as (journal, eraser):
-        journal.intend_erasure("ann")
-        intended_ms = journal.intended_ms("ann") or 0
-        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        intend(journal)
         between_ms = write(journal, "between")
 
         def looked_for(graph: Graph, keys: list[str]) -> dict[str, Erasure]:
@@ -208,9 +212,7 @@ def test_an_erasure_that_was_asked_for_before_another_and_is_done_after_it_lets_
 def test_what_the_graph_took_before_a_kill_is_given_back_though_nobody_noted_it(tmp_path: Path, graph: Graph) -> None:
     graph.load(tables(products=[{"product_id": "a"}]))
     with erasing(tmp_path, graph) as (journal, eraser):
-        journal.intend_erasure("ann")
-        intended_ms = journal.intended_ms("ann") or 0
-        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        intend(journal)
         write(journal, "new-life")
         drain = Drain(journal, lambda: nullcontext(graph))
         offset = drain._take(graph, 0)
@@ -226,9 +228,7 @@ def test_a_graph_that_gets_events_back_before_it_has_the_journal_can_be_drained_
 ) -> None:
     graph.load(tables(products=[{"product_id": "a"}]))
     with erasing(tmp_path, graph) as (journal, eraser):
-        journal.intend_erasure("ann")
-        intended_ms = journal.intended_ms("ann") or 0
-        until(lambda: time.time_ns() // 1_000_000 > intended_ms)
+        intend(journal)
         write(journal, "new-life")
         journal.note_drained(journal.last_offset)  # to another graph, that a backup has replaced
         eraser.reconcile(graph)
