@@ -4,12 +4,17 @@
 
 Ours is `kgrank serve` over a synthetic shop; the echo is the same kind of server (grpc.aio) that returns one of ours'
 replies as prebuilt bytes. Both get the same requests from ghz, with the same settings, in turns. Prints one JSON line.
+
+The synthetic shop's model is graph, text and popularity; one that was trained has neighbours besides, some thousand
+products for each user. `--home` takes any home that holds a model, a shop's own too: its users are asked.
 """
 
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +35,12 @@ from benchmarks.server_load import (
     tied_option,
     write_requests,
 )
+from kg.latest import latest_in
+from kg.snapshot import Snapshot
 from kgrank.client import Client
+from model.artifact import Artifact, load_artifact
+from model.scoring import full_scores
+from server.engine import STALE_MS
 
 CALL = f"{RANKING}/Recommend"
 CALLERS, CONNECTIONS = 32, 4
@@ -48,17 +58,47 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parsed(parser)
     with shop(options) as home:
-        print(json.dumps(_measure(options, home)))
+        print(json.dumps(_measure(options, home, _served(home))))
 
 
-def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Served:
+    """What the home's server ranks, for whom and as of when."""
+
+    snapshot: Snapshot
+    artifact: Artifact
+    now_ms: int
+
+    def drawn(self, count: int, seed: int) -> list[str]:
+        """Return ids of users, drawn evenly."""
+        return self.snapshot.users.ids(np.random.default_rng(seed).integers(len(self.snapshot.users), size=count))
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        counts = {name: len(getattr(self.snapshot, name)) for name in ("users", "products")}
+        interactions = len(self.snapshot.histories.product_index)
+        return counts | {"interactions": interactions, "dimensions": self.artifact.scorer.matrix.shape[1]}
+
+
+def _served(home: Path) -> _Served:
+    folders = [home / "snapshots", home / "artifacts"]
+    snapshots, artifacts = (
+        latest_in(folder) or next(path for path in sorted(folder.iterdir()) if path.is_dir()) for folder in folders
+    )
+    snapshot, now_ms = Snapshot.open(snapshots), time.time_ns() // 1_000_000
+    stale = now_ms - snapshot.as_of_ms > STALE_MS  # ranked as of then
+    return _Served(snapshot, load_artifact(artifacts), snapshot.as_of_ms if stale else now_ms)
+
+
+def _measure(options: argparse.Namespace, home: Path, served: _Served) -> dict[str, Any]:
     # Other users in every load: the server keeps a user's vector for an hour, as it does in service.
-    asked = _requests(home, options)
+    asked = _requests(home, options, served)
     how = {"seconds": options.seconds, "callers": CALLERS, "connections": CONNECTIONS}
     with server(home, core=options.server_core, KGRANK_SERVE__SEARCH="false") as (target, process):
         with Client(target, timeout_s=60) as client:
-            recall = _recall(client, home, options)
-            reply = client.recommend("user-0000001", k=options.results).SerializeToString()
+            recall = _recall(client, options, served)
+            (anybody,) = served.drawn(1, 0)
+            reply = client.recommend(anybody, k=options.results).SerializeToString()
         payload = home / "reply.bin"
         payload.write_bytes(reply)
         with echo(payload) as (echo_target, echo_process):
@@ -92,38 +132,30 @@ def _measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "connections": CONNECTIONS,
         "users_asked_per_load": ASKED_USERS,
         **load_sizes(options),
+        **served.sizes(),
     }
 
 
-def _requests(home: Path, options: argparse.Namespace) -> Iterator[Path]:
+def _requests(home: Path, options: argparse.Namespace, served: _Served) -> Iterator[Path]:
     """Write the requests of one load after another: users drawn evenly, the worst case for whatever is kept of them."""
     for seed in range(1000):
-        drawn = np.random.default_rng(seed).integers(options.users, size=ASKED_USERS)
-        yield write_requests(
-            home / f"requests-{seed}.json",
-            [{"user_id": f"user-{user:07}", "k": options.results} for user in drawn.tolist()],
-        )
+        requests = [{"user_id": user_id, "k": options.results} for user_id in served.drawn(ASKED_USERS, seed)]
+        yield write_requests(home / f"requests-{seed}.json", requests)
 
 
-def _recall(client: Client, home: Path, options: argparse.Namespace) -> float:
+def _recall(client: Client, options: argparse.Namespace, served: _Served) -> float:
     """Return the share of the true top k, by scoring everything in float32, that the server returns."""
-    import time
-
-    from kg.snapshot import Snapshot
-    from model.artifact import load_artifact
-    from model.scoring import full_scores
-
-    snapshot = Snapshot.open(home / "snapshots" / "synthetic")
-    artifact = load_artifact(next(path for path in (home / "artifacts").iterdir() if path.is_dir()))
-    users = np.random.default_rng(12).choice(options.users, RECALL_USERS, replace=False)
-    now_ms = np.full(RECALL_USERS, time.time_ns() // 1_000_000)
-    scores = full_scores(artifact.scorer, artifact.scorer.encode_users(snapshot.histories.take(users), now_ms))
+    snapshot, scorer = served.snapshot, served.artifact.scorer
+    count = min(RECALL_USERS, len(snapshot.users))
+    users = np.random.default_rng(12).choice(len(snapshot.users), count, replace=False)
+    scores = full_scores(scorer, scorer.encode_users(snapshot.histories.take(users), np.full(count, served.now_ms)))
     for row, user in enumerate(users.tolist()):
         scores[row, snapshot.histories.product_index[snapshot.histories.rows(user)].astype(np.int64)] = -np.inf
-    truth = scores.topk(options.results, dim=1).indices.numpy()
+    k = min(options.results, len(snapshot.products))
+    truth = scores.topk(k, dim=1).indices.numpy()
     hits = 0
-    for row, user in enumerate(users.tolist()):
-        results = client.recommend(f"user-{user:07}", k=options.results, exclude_seen=True).results
+    for row, user_id in enumerate(snapshot.users.ids(users)):
+        results = client.recommend(user_id, k=k, exclude_seen=True).results
         hits += len({result.product_id for result in results} & set(snapshot.products.ids(truth[row])))
     return hits / truth.size
 

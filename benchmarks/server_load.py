@@ -63,7 +63,11 @@ def tied_option(parser: argparse.ArgumentParser) -> None:
 
 def shop_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the shop."""
-    parser.add_argument("--home", type=Path, help="a shop that `--keep` has left, instead of a new one")
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="a shop that `--keep` has left, instead of a new one; recommend.py takes any home with a model",
+    )
     parser.add_argument("--keep", type=Path, help="make the shop here, and leave it")
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--products", type=int, default=100_000)

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.scan import inner_products
+
 _INT8 = 127
 _ROUNDING = 2e-6  # of float32, relative to the lengths that are multiplied
 _LEAST = 1e-12
@@ -104,7 +106,7 @@ class Places:
 
     def _scores(self, product_index: npt.NDArray[np.integer], vector: Float32s) -> Float32s:
         """Return inner products, each summed up in the same order: equal vectors have equal ones, however many."""
-        scores: Float32s = np.einsum("nd,d->n", self._matrix[product_index], vector)
+        scores: Float32s = inner_products(self._matrix, vector[None], product_index[None])[0]
         return scores
 
     def _coded(self, matrix: Float32s) -> tuple[npt.NDArray[np.int8], float, npt.NDArray[np.bool_]]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.scan import Factors, Scan, factorise
+from model.scan import Factors, Scan, factorise, inner_products
 from model.scoring import ScoringModel, UserVectors
 
 RECALL = 0.995
@@ -215,8 +215,8 @@ class ProductIndex:
 
     def _of_few(self, users: UserVectors, excluded: Sequence[Int64s], k: int, products: Int64s) -> Found:
         """Rank a few products, all of them exactly."""
-        inner_product = users.vectors.numpy() @ self.matrix[products].T
-        product_index = np.broadcast_to(products, inner_product.shape)
+        product_index = np.tile(products, (len(users), 1))
+        inner_product = inner_products(self.matrix, users.vectors.numpy(), product_index)
         _, added = _sparse_part(users, excluded, len(self)).look_up(product_index)
         best, score = _best(product_index, inner_product + added, k)
         lacking = ((0, 0), (0, k - score.shape[1]))
@@ -241,11 +241,12 @@ class ProductIndex:
         enters[place] = False
         if enters.any():
             row, index = sparse.row[enters], sparse.product_index[enters]
-            column = np.arange(len(row)) - np.searchsorted(row, row)
-            more = np.full((len(vectors), int(column.max()) + 1), -np.inf, np.float32)
-            more[row, column] = np.einsum("nd,nd->n", self.matrix[index], vectors[row]) + sparse.score[enters]
-            more_index = np.zeros(more.shape, np.int64)
+            column = np.arange(len(row)) - np.searchsorted(row, np.arange(len(vectors)))[row]
+            more_index = np.full((len(vectors), int(column.max()) + 1), -1)
             more_index[row, column] = index
+            more = inner_products(self.matrix, vectors, more_index)
+            more[row, column] += sparse.score[enters]
+            more_index[more_index < 0] = 0
             best, score = _best(np.hstack([best, more_index]), np.hstack([score, more]), k)
         enough = len(self) >= EXACT_BELOW and depth >= k + _DEEPEST_FOR_TIES
         return Found(best, score), score[:, -1] >= bound if enough else score[:, -1] > bound

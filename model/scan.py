@@ -10,6 +10,9 @@ scores,
     u·Mᵀ = (L⁻¹u)·(M L)ᵀ,  L = E[u uᵀ]^½,  the first R eigenvectors of L Mᵀ M L on both sides,
 
 the low-rank factorisation of least squared error over the users' distribution.
+
+Inner products of given products (`inner_products`) add up in the order of the refinement: a product has one and the
+same, whichever way it came into a list.
 """
 
 from dataclasses import dataclass
@@ -90,6 +93,26 @@ class Scan:
             self._refine.k_factor = candidates / k
         inner_product, product_index = self._index.search(users, k)
         return product_index, inner_product
+
+
+def inner_products(matrix: Float32s, users: Float32s, product_index: npt.NDArray[np.integer]) -> Float32s:
+    """Return the inner products of each user with products of its own, without a copy of their vectors.
+
+    Args:
+        matrix: `[P, D]` the products.
+        users: `[B, D]`.
+        product_index: `[B, K]` of each user's products; -1: none, whose inner product is -inf.
+
+    Returns:
+        `[B, K]`.
+    """
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    users, matrix = (np.ascontiguousarray(each, np.float32) for each in (users, matrix))
+    product_index = np.ascontiguousarray(product_index, np.int64)
+    found = np.empty(product_index.shape, np.float32)
+    places = [faiss.swig_ptr(each) for each in (found, users, matrix, product_index)]
+    faiss.fvec_inner_products_by_idx(*places, matrix.shape[1], *product_index.shape)  # type: ignore[attr-defined]  # SWIG's
+    return found
 
 
 def _coarse(matrix: Float32s, factors: Factors, dimensions: int) -> Any:
