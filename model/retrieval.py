@@ -1,9 +1,10 @@
 """The best k products of the whole catalogue for a batch of users: the nearest by vector, and what is added.
 
 A product's score is an inner product and a sparse part, which few products have. So the best are among the nearest by
-inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the largest
-inner product could not lift them up. How coarse the scan may be is not guessed: an index takes the cheapest plan whose
-recall on held-out users reaches `RECALL`, when it is built and whenever its scan is made anew.
+inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the inner product
+of the last of the nearest, which no product beyond them is above, could not lift them up. How coarse the scan may be is
+not guessed: an index takes the cheapest plan whose recall on held-out users, sparse part and all, reaches `RECALL`, when
+it is built and whenever its scan is made anew.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ _DEEPEST_FOR_TIES = 1_000
 """Of large catalogues: of more products that score the same as the last of a list, any may be in it."""
 
 _DIMENSIONS = (64, 96, 128, 192, 256)
-_OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4)
+_OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4, 6, 8)
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -236,8 +237,8 @@ class ProductIndex:
         if allowed is not None:
             added[~allowed[product_index]] = -np.inf
         best, score = _best(product_index, inner_product + added, k)
-        # Of the sparse part's other products, those that the largest inner product would lift up to the k-th.
-        enters = sparse.score + inner_product[sparse.row, 0] > score[sparse.row, -1]
+        # Of the sparse part's other products, those that could be lifted up to the k-th.
+        enters = sparse.score + bound[sparse.row] > score[sparse.row, -1]
         enters[place] = False
         if enters.any():
             row, index = sparse.row[enters], sparse.product_index[enters]

@@ -87,10 +87,11 @@ def test_small_catalogues_are_ranked_as_the_oracle_does(
         assert not np.isin(found.product_index[row, real], excluded[row]).any()
 
 
-def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost() -> None:
+@pytest.mark.parametrize("repeated", [5, 400], ids=["a few are lifted", "many are lifted"])
+def test_a_large_wide_catalogue_is_searched_in_few_dimensions_with_little_lost(repeated: int) -> None:
     matrix = products(20_000, 160)
-    index = index_of(matrix, users(256, 160, 20_000, 1))
-    asked = users(100, 160, 20_000, 2)
+    index = index_of(matrix, users(256, 160, 20_000, 1, repeated=repeated))
+    asked = users(100, 160, 20_000, 2, repeated=repeated)
     nobody = [np.empty(0, np.int64)] * 100
     truth = np.argsort(-oracle(matrix, asked, nobody), axis=1)[:, :10]
     found = index.search(asked, nobody, 10).product_index
