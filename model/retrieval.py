@@ -1,10 +1,10 @@
 """The best k products of the whole catalogue for a batch of users: the nearest by vector, and what is added.
 
 A product's score is an inner product and a sparse part, which few products have. So the best are among the nearest by
-inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the inner product
-of the last of the nearest, which no product beyond them is above, could not lift them up. How coarse the scan may be is
-not guessed: an index takes the cheapest plan whose recall on held-out users, sparse part and all, reaches `RECALL`, when
-it is built and whenever its scan is made anew.
+inner product (`model.scan`) and the products of the sparse part; these are scored exactly, unless even the inner
+product of the last of the nearest, which no product beyond them is above, could not lift them up. How coarse the scan
+may be is not guessed: an index takes the cheapest plan whose recall on held-out users, sparse part and all, reaches
+`RECALL`, when it is built and whenever its scan is made anew.
 """
 
 from collections.abc import Mapping, Sequence
