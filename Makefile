@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Threads that wait for each other sleep: the tests' two workers have more of them than there are cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test chaos lint format bench report quickreport serve proto constraints clean
 

@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -126,3 +129,13 @@ def test_a_home_that_can_not_be_a_folder_is_named(kgrank: CommandLine, tmp_path:
 def test_a_seed_below_zero_is_a_mistake(kgrank: CommandLine, tmp_path: Path) -> None:
     done = kgrank(tmp_path, "load", "completejourney", "--seed", "-1", "--check-only")
     assert (done.code, "--seed" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(("chosen", "wait"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_sleep_unless_told_otherwise(chosen: dict[str, str], wait: str) -> None:
+    told = "import atexit, os, sys; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); "
+    run = "sys.argv = ['kgrank', '--help']; from server.main import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | chosen
+    command = [sys.executable, "-c", told + run]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert printed.splitlines()[-1] == wait
