@@ -237,8 +237,9 @@ class ProductIndex:
         if allowed is not None:
             added[~allowed[product_index]] = -np.inf
         best, score = _best(product_index, inner_product + added, k)
-        # Of the sparse part's other products, those that could be lifted up to the k-th.
-        enters = sparse.score + bound[sparse.row] > score[sparse.row, -1]
+        # Of the sparse part's other products, those that could be lifted up to the k-th, or to its side and before it.
+        highest = sparse.score + bound[sparse.row]
+        enters = (highest >= score[sparse.row, -1]) & (highest > -np.inf)
         enters[place] = False
         if enters.any():
             row, index = sparse.row[enters], sparse.product_index[enters]
