@@ -29,6 +29,7 @@ from kgrank.v1 import ranking_service_pb2
 ROOT = Path(__file__).parent.parent
 RANKING = "kgrank.v1.RankingService"
 EVENTS = "kgrank.v1.EventService"
+_OF_A_HOME = ("snapshots", "artifacts")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 @contextmanager
 def shop(options: argparse.Namespace) -> Iterator[Path]:
     """Yield a home folder with a snapshot and an artifact; requests and journals go to a folder beside it."""
+    if options.home is not None:
+        _check_home(options.home)
     with tempfile.TemporaryDirectory(prefix="kgrank-benchmark-") as folder:
         home = options.home or options.keep or Path(folder) / "home"
         if options.home is None:
@@ -110,9 +113,17 @@ def shop(options: argparse.Namespace) -> Iterator[Path]:
             )
         work = Path(folder) / "work"
         work.mkdir()
-        for name in ("snapshots", "artifacts"):
+        for name in _OF_A_HOME:
             shutil.copytree(home / name, work / name, copy_function=os.link if options.home is None else shutil.copy2)
         yield work
+
+
+def _check_home(home: Path) -> None:
+    for name in _OF_A_HOME:
+        folder = home / name
+        if not folder.is_dir() or not any(each.is_dir() for each in folder.iterdir()):
+            how = "make a shop with --keep, or a model with `kgrank snapshot` and `kgrank train`"
+            raise SystemExit(f"--home {home}: there are no {name} in it; {how}")
 
 
 def sizes(options: argparse.Namespace) -> dict[str, Any]:

@@ -238,6 +238,15 @@ def test_of_equal_scores_the_first_products_are_found_in_their_order(count: int,
         assert index.search(asked, nobody, 10).product_index[0].tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("lifted", [0, 19, 39])
+def test_a_lifted_product_beyond_the_nearest_that_ties_with_the_last_stands_before_it(lifted: int) -> None:
+    matrix = np.ones((100, 1), np.float32)
+    matrix[40:71] = 2  # all but one of the 32 nearest; the first 40 tie for the last of them
+    index, gain = index_of(matrix, users(64, 1, 100, 1)), np.ones(1, np.float32)
+    user = UserVectors(torch.ones(1, 1), np.array([0, 1]), np.array([lifted], np.int32), gain, gain)
+    assert index.search(user, [], 1).product_index.tolist() == [[lifted]]
+
+
 @given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-40, -1e-40, 3e38, -3e38, np.inf, -np.inf]), max_size=12))
 def test_the_best_are_those_of_a_stable_sort(drawn: list[float]) -> None:
     score = np.array([drawn], np.float32)
