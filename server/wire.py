@@ -6,7 +6,10 @@ every time, and seven numbers. So both are laid side by side (protobuf, "Encodin
 test compares what is read back with the messages.
 """
 
+from functools import cache
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,6 +47,7 @@ _EMPTY["components_tag"] = _tag(_RESULT["components"].number, _LENGTH_DELIMITED)
 _EMPTY["components_length"] = 5 * len(PLAIN)
 for _name in PLAIN:
     _EMPTY[f"{_name}_tag"] = _tag(_COMPONENT[_name].number, _FIXED_32)
+_EMPTY_BYTES = np.frombuffer(_EMPTY.tobytes(), np.uint8)
 
 
 class ResultWriter:
@@ -75,21 +79,33 @@ class ResultWriter:
         count = len(ranking.product_index)
         if not count:
             return b""
-        numbers = np.full(count, _EMPTY)
+        length = self._length[ranking.product_index]
+        width = int(length.max())
+        # As bytes, which are laid down at once; records are, a field after the other.
+        rows = np.empty((count, width + _NUMBERS.itemsize), np.uint8)
+        rows[:, width:] = _EMPTY_BYTES
+        told, numbers = _columns(rows, width)
+        # Beginnings end in the same column; what stands before the shorter ones is cut off.
+        at = np.ndarray((len(self._told) - width + 1,), told.dtype, self._told, strides=(1,))
+        told[:] = at[self._end[ranking.product_index] - width]
         numbers["score"] = ranking.score
         for name, part in ranking.parts.items():
             numbers[name] = part
-        end, length = self._end[ranking.product_index], self._length[ranking.product_index]
-        width = int(length.max())
-        at = np.ndarray((len(self._told) - width + 1, width), np.uint8, self._told, strides=(1, 1))
-        # Beginnings end in the same column; what stands before the shorter ones is cut off.
-        rows = np.empty((count, width + _NUMBERS.itemsize), np.uint8)
-        rows[:, :width] = at[end - width]
-        rows[:, width:] = numbers.view(np.uint8).reshape(count, -1)
         if int(length.min()) == width:
             return rows.tobytes()
         kept = np.arange(rows.shape[1]) >= (width - length)[:, None]
         return bytes(rows[kept].data)
+
+
+def _columns(rows: npt.NDArray[np.uint8], width: int) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Return the beginnings and the numbers of rows of bytes, as views."""
+    records = rows.view(_row(width))[:, 0]
+    return records["told"], records["numbers"]
+
+
+@cache
+def _row(width: int) -> "np.dtype[np.void]":
+    return np.dtype([("told", f"V{width}"), ("numbers", _NUMBERS)])
 
 
 def _before_id(length: int) -> bytes:
