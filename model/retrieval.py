@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.scan import Factors, Scan, factorise, inner_products
+from model.scan import Factors, Scan, best_of, factorise, inner_products
 from model.scoring import ScoringModel, UserVectors
 
 RECALL = 0.995
@@ -35,8 +35,8 @@ _LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 _DEEPEST_FOR_TIES = 1_000
 """Of large catalogues: of more products that score the same as the last of a list, any may be in it."""
 
-_DIMENSIONS = (64, 96, 128, 192, 256)
-_OVERSAMPLING = (1, 1.5, 2, 2.5, 3, 4, 6, 8)
+_TABLES = (64, 96, 128, 192, 256)
+_OVERSAMPLING = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8)
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -49,11 +49,11 @@ class Plan:
     """How coarse the scan is.
 
     Args:
-        dimensions: of the scan; None for an exact one.
+        tables: of the scan; None for an exact one.
         oversampling: by the length of lists (of `JUDGED_AT`), how many candidates it brings for each one kept.
     """
 
-    dimensions: int | None
+    tables: int | None
     oversampling: Mapping[int, float]
 
     def candidates(self, k: int, kept: int) -> int:
@@ -127,19 +127,19 @@ class ProductIndex:
     def _judged(cls, matrix: Float32s, jury: Jury, least: Plan) -> "ProductIndex":
         """Return an index by the cheapest plan that the jury finds good enough, of those not cheaper than `least`."""
         width, truth = matrix.shape[1], _true_best(matrix, jury.users, max(JUDGED_AT))
-        for dimensions in [*(each for each in _DIMENSIONS if each < 0.8 * width), width]:
-            if dimensions < (least.dimensions or 0):
+        for tables in [*(each for each in _TABLES if each < 0.8 * width), width]:
+            if tables < (least.tables or 0):
                 continue
-            scan, enough = Scan(matrix, jury.factors, dimensions), {}
+            scan, enough = Scan(matrix, jury.factors, tables), {}
             for k in JUDGED_AT:
-                cheapest = least.oversampling[k] if dimensions == least.dimensions else 0
+                cheapest = least.oversampling[k] if tables == least.tables else 0
                 for oversampling in (each for each in _OVERSAMPLING if each >= cheapest):
-                    tried = cls(matrix, scan, Plan(dimensions, {k: oversampling}))
+                    tried = cls(matrix, scan, Plan(tables, {k: oversampling}))
                     if _recall(truth[:, :k], tried.search(jury.users, [], k)) >= RECALL:
                         enough[k] = oversampling
                         break
             if len(enough) == len(JUDGED_AT):
-                return cls(matrix, scan, Plan(dimensions, enough), jury)
+                return cls(matrix, scan, Plan(tables, enough), jury)
         return cls(matrix, Scan(matrix), EXACT)
 
     def search(self, users: UserVectors, excluded: Sequence[Int64s], k: int, allowed: Bools | None = None) -> Found:
@@ -198,16 +198,12 @@ class ProductIndex:
         reached = min(depth, scanned)
         candidates = min(self.plan.candidates(k, reached), scanned)
         product_index, inner_product = self._scan.nearest(vectors, reached, candidates)
-        lacking = product_index < 0  # what faiss fills up with, where a vector says nothing
-        if lacking.any():
-            inner_product = np.where(lacking, np.float32(-np.inf), inner_product)
-            product_index = np.where(lacking, 0, product_index)
         bound = inner_product[:, -1]
         if not len(self._fresh):
             return product_index, inner_product, bound
         inner_product = np.where(self._stale[product_index], np.float32(-np.inf), inner_product)
         beside = vectors @ self.matrix[self._fresh].T
-        best, score = _best(
+        best, score = best_of(
             np.hstack([product_index, np.broadcast_to(self._fresh, beside.shape)]),
             np.hstack([inner_product, beside]),
             depth,
@@ -219,7 +215,7 @@ class ProductIndex:
         product_index = np.tile(products, (len(users), 1))
         inner_product = inner_products(self.matrix, users.vectors.numpy(), product_index)
         _, added = _sparse_part(users, excluded, len(self)).look_up(product_index)
-        best, score = _best(product_index, inner_product + added, k)
+        best, score = best_of(product_index, inner_product + added, k)
         lacking = ((0, 0), (0, k - score.shape[1]))
         return Found(np.pad(best, lacking), np.pad(score, lacking, constant_values=-np.inf))
 
@@ -236,7 +232,7 @@ class ProductIndex:
         place, added = sparse.look_up(product_index)
         if allowed is not None:
             added[~allowed[product_index]] = -np.inf
-        best, score = _best(product_index, inner_product + added, k)
+        best, score = best_of(product_index, inner_product + added, k)
         # Of the sparse part's other products, those that could be lifted up to the k-th, or to its side and before it.
         highest = sparse.score + bound[sparse.row]
         enters = (highest >= score[sparse.row, -1]) & (highest > -np.inf)
@@ -249,7 +245,7 @@ class ProductIndex:
             more = inner_products(self.matrix, vectors, more_index)
             more[row, column] += sparse.score[enters]
             more_index[more_index < 0] = 0
-            best, score = _best(np.hstack([best, more_index]), np.hstack([score, more]), k)
+            best, score = best_of(np.hstack([best, more_index]), np.hstack([score, more]), k)
         enough = len(self) >= EXACT_BELOW and depth >= k + _DEEPEST_FOR_TIES
         return Found(best, score), score[:, -1] >= bound if enough else score[:, -1] > bound
 
@@ -328,22 +324,6 @@ def searched_length(k: int) -> int:
     What a coarse scan misses depends on it: lists that are searched together have it in common, and have it alone, too.
     """
     return next((each for each in _LENGTHS if each >= k), k)
-
-
-def _best(product_index: Int64s, score: Float32s, k: int) -> tuple[Int64s, Float32s]:
-    """Return the k best of each row, best first; equal scores in the order of the products."""
-    # Whole numbers sort faster than an order is found: above, the bits of the score, the best the smallest; below, the
-    # product. Those of a negative float32 ascend the other way round, and 0 is added for -0.0.
-    key = (~_ascending((score + np.float32(0)).view(np.int32))).astype(np.int64) << 32
-    key |= product_index
-    key.sort(axis=1)
-    key = key[:, :k]
-    return key & 0xFFFFFFFF, _ascending((~(key >> 32)).astype(np.int32)).view(np.float32)
-
-
-def _ascending(bits: Int32s) -> Int32s:
-    """Return the bits of float32 as whole numbers of the same order; or these as the bits again."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _true_best(matrix: Float32s, users: UserVectors, k: int) -> Int64s:

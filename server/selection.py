@@ -19,6 +19,7 @@ import torch
 from kg.rules import Rule
 from kg.snapshot import Snapshot
 from model.retrieval import ProductIndex, added
+from model.scan import inner_products
 from model.scoring import GRAPH, HISTORY, NEIGHBOURS, TEXT, ScoringModel, UserVectors
 from server.filters import CatalogueFilters
 from server.lifts import CONTEXT_QUERY_WEIGHT, Lifts, lifts_of
@@ -347,11 +348,7 @@ def parts_of(
     scorer: ScoringModel, index: ProductIndex, users: UserVectors, product_index: Int64s
 ) -> dict[str, Float32s]:
     """Return each component's share of the scores of `product_index [B, K]`, as name to `[B, K]`."""
-    products, vectors = index.matrix[product_index], users.vectors.numpy()
-    parts: dict[str, Float32s] = {
-        name: np.einsum("bkd,bd->bk", products[:, :, columns], vectors[:, columns])
-        for name, columns in scorer.blocks.items()
-    }
+    parts = _inner_parts(scorer, index, users.vectors.numpy(), product_index)
     whole, parts[HISTORY] = added(users, product_index, len(index))
     parts[NEIGHBOURS] = whole - parts[HISTORY]
     return parts
@@ -364,11 +361,8 @@ def parts_of_one(
 
     A batch of one takes twice as long: it has no use for what tells users apart.
     """
-    products = index.matrix.take(product_index, axis=0)
-    parts: dict[str, Float32s] = {
-        name: np.einsum("kd,d->k", products[:, columns], user.vector[columns])
-        for name, columns in scorer.blocks.items()
-    }
+    shares = _inner_parts(scorer, index, user.vector[None], product_index[None])
+    parts = {name: share[0] for name, share in shares.items()}
     history, neighbours = (np.zeros(len(product_index), np.float32) for _ in range(2))
     if len(user.added_index):
         place = np.minimum(np.searchsorted(user.added_index, product_index), len(user.added_index) - 1)
@@ -377,3 +371,18 @@ def parts_of_one(
         history[found] = user.added_history[place]
         neighbours[found] = user.added_score[place] - user.added_history[place]
     return parts | {HISTORY: history, NEIGHBOURS: neighbours}
+
+
+def _inner_parts(
+    scorer: ScoringModel, index: ProductIndex, vectors: Float32s, product_index: Int64s
+) -> dict[str, Float32s]:
+    """Return what each block of columns adds to the inner products of `vectors [B, D]`: by its name, `[B, K]`."""
+    parts: dict[str, Float32s] = {}
+    for name, columns in scorer.blocks.items():
+        if columns.stop - columns.start == 1:
+            parts[name] = index.matrix[product_index, columns.start] * vectors[:, columns]
+        else:
+            own = np.zeros_like(vectors)
+            own[:, columns] = vectors[:, columns]
+            parts[name] = inner_products(index.matrix, own, product_index)
+    return parts

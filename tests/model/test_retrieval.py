@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kg.snapshot import Histories
 from model import retrieval
 from model.retrieval import EXACT_BELOW, FEWEST_USERS, ProductIndex
+from model.scan import best_of
 from model.scoring import UserVectors
 
 
@@ -253,7 +254,7 @@ def test_the_best_are_those_of_a_stable_sort(drawn: list[float]) -> None:
     product_index = np.random.default_rng(len(drawn)).permutation(len(drawn))[None] + (1 << 31)
     order = np.lexsort((product_index[0], -score[0]))
     for k in (1, len(drawn)):
-        best, scores = retrieval._best(product_index, score, k)
+        best, scores = best_of(product_index, score, k)
         assert best[0].tolist() == product_index[0, order][:k].tolist()
         assert scores[0].tolist() == score[0, order][:k].tolist()
 

@@ -1,10 +1,11 @@
 """Inner products of given products: those that a search refines to, and none where there is no product."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.scan import Scan, factorise, inner_products
+from model.scan import Scan, _columns, factorise, inner_products
 
 
 @settings(deadline=None)
@@ -45,3 +46,36 @@ def test_a_product_has_one_inner_product_whichever_way_it_came() -> None:
     searched, inner_product = Scan(matrix, factorise(matrix, vectors), 20).nearest(vectors, 30, 60)
     assert inner_product.tolist() == inner_products(matrix, vectors, searched).tolist()
     assert inner_product[:1].tolist() == inner_products(matrix, vectors[:1], searched[:1]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("spread", "tables", "pairs"),
+    [
+        (np.ones(12), 6, 6),  # what is not seen loses more than what shares a table
+        (np.ones(8), 6, 2),
+        (np.ones(8), 8, 0),
+        (10.0 ** -np.arange(12), 6, 1),  # what lies behind loses next to nothing
+        (np.array([100, 1, 1, 1, 1, 1]), 4, 2),
+    ],
+)
+def test_the_dimensions_that_matter_least_share_tables(spread: np.ndarray, tables: int, pairs: int) -> None:
+    columns = _columns(spread.astype(np.float32), tables)
+    assert len(columns) == tables
+    assert columns[columns >= 0].tolist() == list(range(tables + pairs))
+    assert (columns[: tables - pairs] >= 0).sum() == tables - pairs
+
+
+def test_a_scan_by_pairs_misses_less_than_one_that_does_not_see_the_rest() -> None:
+    generator = np.random.default_rng(4)
+    matrix = generator.normal(size=(4000, 64)).astype(np.float32)
+    vectors = generator.normal(size=(400, 64)).astype(np.float32)
+    factors = factorise(matrix, vectors)
+    assert len(_columns((matrix @ factors.products).var(axis=0), 32)[0]) == 2
+    truth = np.argsort(-vectors @ matrix.T, axis=1)[:, :20]
+    found, _ = Scan(matrix, factors, 32).nearest(vectors, 20, 60)
+    seen = vectors @ factors.users[:, :32] @ (matrix @ factors.products[:, :32]).T
+    unseen = np.argsort(-seen, axis=1)[:, :60]
+    by_pairs, by_half = (
+        np.mean([len(np.intersect1d(*each)) for each in zip(truth, lists, strict=True)]) for lists in (found, unseen)
+    )
+    assert by_pairs > by_half + 2

@@ -45,8 +45,8 @@ def test_an_answer_is_the_same_alone_and_beside_who_wants_more(shop: Shop, artif
     sample = sampled_users(artifact.scorer, shop.snapshot, USER_COUNT)
     matrix = artifact.scorer.matrix.numpy()
     jury = Jury(sample, factorise(matrix, sample.vectors.numpy()))
-    scan = Scan(matrix, jury.factors, 2)  # so coarse that it misses much of what it does not look closely at
-    index = ProductIndex(matrix, scan, Plan(2, {10: 1, 100: 1}), jury)
+    scan = Scan(matrix, jury.factors, 1)  # so coarse that it misses much of what it does not look closely at
+    index = ProductIndex(matrix, scan, Plan(1, {10: 1, 100: 1}), jury)
     engine = Engine(artifact, shop.snapshot, histories, index, Places(matrix), exclude_seen=False)
     exact = Engine.build(artifact, shop.snapshot, histories, exclude_seen=False)
     missed = 0
