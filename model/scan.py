@@ -25,7 +25,7 @@ import torch
 
 _CODEBOOK_ROWS = 8192  # for 16 values of each table
 _LOST_ALONE, _LOST_IN_PAIRS = 0.0115, 0.107
-"""Of the variance of a dimension, by 16 values for one (Max 1960) or two (a good lattice; 4 + 4 apart lose .1175)."""
+"""Of a dimension's variance, where 16 values are for one (Max 1960) or for two: by 4 for each they would lose .1175."""
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -94,13 +94,13 @@ class Scan:
         faiss.omp_set_num_threads(torch.get_num_threads())
         if self._refined_by is None:
             inner_product, product_index = self._index.search(users, k)
-            lacking = product_index < 0
         else:
-            _, product_index = self._index.search(users, candidates)
-            inner_product, lacking = inner_products(self._refined_by, users, product_index), product_index < 0
+            _, product_index = self._index.search(users, candidates)  # in an order that is of no use
+            inner_product = inner_products(self._refined_by, users, product_index)
+        lacking = product_index < 0
         if lacking.any():
             inner_product[lacking], product_index[lacking] = -np.inf, 0
-        return (product_index, inner_product) if self._refined_by is None else best_of(product_index, inner_product, k)
+        return best_of(product_index, inner_product, k)
 
 
 def best_of(product_index: Int64s, score: Float32s, k: int) -> tuple[Int64s, Float32s]:
