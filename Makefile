@@ -50,7 +50,7 @@ WITH_GHZ := endurance events overload processes rank recommend search
 LIBRARIES := server_load synthetic_shop
 ALONE := $(filter-out $(GIVEN) $(WITH_GHZ) $(LIBRARIES),$(sort $(notdir $(basename $(wildcard benchmarks/*.py)))))
 
-bench: $(READY) ## the benchmarks that need to be given nothing: JSON lines of ours and a peer in the same run
+bench: $(READY) ## the benchmarks that need to be given nothing, in an hour: JSON lines of ours and a peer in the same run
 	@trap 'exit 130' INT; failed=; names="$(ALONE) $(WITH_GHZ)"; \
 	if ! command -v ghz >/dev/null; then \
 		echo "== skipped, for ghz is not on PATH ($(GHZ)): $(WITH_GHZ)" >&2; names="$(ALONE)"; fi; \

@@ -9,6 +9,7 @@ looked at. Prints one JSON line with the NDCG@10 of each window, newest first.
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,7 @@ def main() -> None:
     assert test_from_ms is not None
     found: dict[str, list[float]] = defaultdict(list)
     for back in range(options.windows):
+        print(f"window {back + 1} of {options.windows}, some minutes each", file=sys.stderr, flush=True)
         moment_ms = test_from_ms - back * options.every * 7 * DAY_MS
         asked = make_split(snapshot, split.model_copy(update={"test_from_ms": moment_ms}))
         case = next(each.validation for each in asked.questions if each.tuned_alone)
