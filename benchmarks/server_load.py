@@ -132,7 +132,7 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
         "users": options.users,
         "products": options.products,
         "interactions": options.interactions,
-        "dimensions": options.graph + options.text + 1,
+        "dimensions": options.graph + options.text + 2,  # popularity, and what is new
         "versions": {name: version(name) for name in ("grpcio", "protobuf", "torch", "numpy")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
