@@ -39,7 +39,6 @@ _TABLES = (64, 96, 128, 192, 256)
 _OVERSAMPLING = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8)
 
 Int64s = npt.NDArray[np.int64]
-Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 

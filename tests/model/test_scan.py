@@ -1,4 +1,4 @@
-"""Inner products of given products: those that a search refines to, and none where there is no product."""
+"""The coarse scan, and inner products of given products: those that a search refines to."""
 
 import numpy as np
 import pytest
